@@ -1,0 +1,70 @@
+"""The region proposal network: a small head on the feature map that says where objects may be.
+
+A: anchors at a cell. K: all anchors, h * w * A. R: proposals. h, w: sides of the feature map.
+"""
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.utils.anchors import enumerate_shifted_anchor, generate_anchor_base
+from model.utils.array import float32_or_wider, on_arrays
+from model.utils.proposal_creator import ProposalCreator
+
+
+class RPNOutput(NamedTuple):
+    """What the RPN says of one image."""
+
+    rpn_loc: Tensor  # (K, 4) shift of every anchor, not normalised
+    rpn_score: Tensor  # (K, 2) logits: background, object
+    fg_score: Tensor  # (K,) probability of an object
+    roi: Tensor  # (R, 4) proposals, best first, without gradient
+    anchor: Tensor  # (K, 4)
+
+
+class RegionProposalNetwork(nn.Module):
+    """A 3x3 convolution, then two sibling 1x1 convolutions (paper 3.1).
+
+    Args:
+        in_channels: of the feature map.
+        mid_channels: of the hidden layer; 512 for VGG16 (3.1).
+        feat_stride: pixels of the input from a cell of the feature map to the next.
+        ratios, anchor_scales: the shapes of the anchors (3.1.1).
+        proposal_creator: a `ProposalCreator`.
+        generator: a torch.Generator for the initial weights, N(0, 0.01) as in 3.1.3; biases are 0.
+    """
+
+    def __init__(self, in_channels=512, mid_channels=512, feat_stride=16, ratios=(0.5, 1, 2),
+                 anchor_scales=(8, 16, 32), proposal_creator=None, generator=None):
+        super().__init__()
+        anchor_base = torch.from_numpy(generate_anchor_base(feat_stride, ratios, anchor_scales))
+        self.register_buffer("anchor_base", anchor_base, persistent=False)  # (A, 4)
+        self.feat_stride = feat_stride
+        self.proposal_creator = proposal_creator or ProposalCreator()
+        self.conv = nn.Conv2d(in_channels, mid_channels, 3, padding=1)
+        self.score = nn.Conv2d(mid_channels, 2 * len(anchor_base), 1)
+        self.loc = nn.Conv2d(mid_channels, 4 * len(anchor_base), 1)
+        for layer in (self.conv, self.score, self.loc):
+            nn.init.normal_(layer.weight, std=0.01, generator=generator)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, feature, img_size, scale, train):
+        """Looks at one image.
+
+        Args:
+            feature: (1, C, h, w) feature map.
+            img_size: (H, W) of the network's input.
+            scale: its resize factor.
+            train: whether to propose as in training or as in prediction.
+
+        Returns:
+            `RPNOutput`, in float32.
+        """
+        hidden = F.relu(self.conv(feature))  # (1, 512, h, w)
+        rpn_loc = float32_or_wider(self.loc(hidden).permute(0, 2, 3, 1).reshape(-1, 4))  # (K, 4)
+        rpn_score = float32_or_wider(self.score(hidden).permute(0, 2, 3, 1).reshape(-1, 2))  # (K, 2)
+        fg_score = rpn_score.softmax(1)[:, 1]  # (K,)
+        anchor = enumerate_shifted_anchor(self.anchor_base, self.feat_stride, *feature.shape[2:])  # (K, 4)
+        roi = on_arrays(self.proposal_creator, rpn_loc, fg_score, anchor, img_size, scale, train)  # (R, 4)
+        return RPNOutput(rpn_loc, rpn_score, fg_score, roi, anchor)

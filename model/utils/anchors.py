@@ -1,0 +1,42 @@
+"""Anchors: the boxes of fixed shapes that the RPN scores and shifts, at every cell of the feature map.
+
+A: anchors at a cell (9: 3 ratios x 3 scales). K: all anchors, height * width * A.
+"""
+import numpy as np
+
+from model.utils.array import as_array_like, get_xp
+
+
+def generate_anchor_base(base_size=16, ratios=(0.5, 1, 2), anchor_scales=(8, 16, 32)):
+    """The anchors of the cell at the origin (paper 3.1.1: areas 128², 256², 512², ratios 1:2, 1:1, 2:1).
+
+    Args:
+        base_size: side of a cell in pixels of the input, the stride of the feature map.
+        ratios: height / width.
+        anchor_scales: square root of the area, in units of `base_size`.
+
+    Returns:
+        (A, 4) float32 boxes, ratio by ratio, centred on the middle of the cell, not rounded.
+    """
+    ratio, scale = np.meshgrid(ratios, anchor_scales, indexing="ij")
+    half_h = 0.5 * base_size * (scale * np.sqrt(ratio)).reshape(-1)  # (A,)
+    half_w = 0.5 * base_size * (scale / np.sqrt(ratio)).reshape(-1)  # (A,)
+    centre = base_size / 2
+    return np.stack((centre - half_h, centre - half_w, centre + half_h, centre + half_w), 1).astype(np.float32)
+
+
+def enumerate_shifted_anchor(anchor_base, feat_stride, height, width):
+    """The anchors of every cell of a feature map.
+
+    Args:
+        anchor_base: (A, 4) anchors of the cell at the origin.
+        feat_stride: pixels from a cell to its neighbour.
+        height, width: of the feature map.
+
+    Returns:
+        (height * width * A, 4) boxes: the anchors of a cell are adjacent, then x runs fastest, as the channels
+        of a (1, A * n, height, width) map do after permute(0, 2, 3, 1). Same library and device as `anchor_base`.
+    """
+    y, x = np.mgrid[:height, :width].reshape(2, -1) * feat_stride  # (height * width,) each
+    shift = as_array_like(np.stack((y, x, y, x), 1).astype(np.float32), anchor_base)  # (height * width, 4)
+    return get_xp(anchor_base).reshape(shift[:, None] + anchor_base[None], (-1, 4))  # (K, 4)

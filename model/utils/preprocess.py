@@ -1,0 +1,61 @@
+"""Resizes and normalises one image, as the weights of the extractor want it.
+
+H, W: sides of the image as it is; H', W': after the resize.
+"""
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+
+class Preprocessing(NamedTuple):
+    """What weights expect of their input. Plain values: a checkpoint stores them."""
+
+    mean: tuple[float, float, float]  # of R, G, B, in units of `value_range`
+    std: tuple[float, float, float]  # of R, G, B
+    value_range: float  # the largest value of an input: 1 or 255
+    channel_order: str  # "RGB" or "BGR": mean and std are permuted with the channels
+
+
+TORCHVISION = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 1.0, "RGB")
+# torchvision's copy of the Caffe features; torchvision documents its mean as 0.48235 0.45882 0.40784 of 255
+TORCHVISION_CAFFE = Preprocessing((123.0, 117.0, 104.0), (1.0, 1.0, 1.0), 255.0, "RGB")
+
+
+def resized_size(height, width, min_size, max_size):
+    """(H', W'): the shorter side `min_size`, but the longer at most `max_size` (paper 3.3), and the factor."""
+    scale = min(min_size / min(height, width), max_size / max(height, width))
+    return max(round(height * scale), 1), max(round(width * scale), 1), scale
+
+
+def prepare(img, preprocessing, min_size, max_size, device):
+    """Makes one image the input of the network.
+
+    The bytes go to the device; there they become float32, are resized (bilinear, no anti-aliasing, half-pixel
+    centres), and are normalised; they are never rounded back.
+
+    Args:
+        img: (H, W, 3) uint8 RGB array.
+        preprocessing: what the weights want.
+        min_size, max_size: of the shorter and the longer side, in pixels.
+        device: of the result.
+
+    Returns:
+        (1, 3, H', W') float32 tensor, channels last in memory, and the resize factor.
+
+    Raises:
+        ValueError: the array is not such an image.
+    """
+    if not isinstance(img, np.ndarray) or img.dtype != np.uint8 or img.ndim != 3 or img.shape[2] != 3 or not img.size:
+        found = f"{img.dtype} {img.shape}" if isinstance(img, np.ndarray) else type(img).__name__
+        raise ValueError(f"an image must be an (H, W, 3) uint8 RGB array, this is {found}")
+    height, width, scale = resized_size(*img.shape[:2], min_size, max_size)
+    pixel = torch.from_numpy(np.ascontiguousarray(img)).to(device)[None].permute(0, 3, 1, 2).float()  # (1, 3, H, W)
+    pixel = F.interpolate(pixel, (height, width), mode="bilinear", align_corners=False)  # (1, 3, H', W')
+    std = torch.tensor(preprocessing.std, device=device).view(3, 1, 1)
+    mean = torch.tensor(preprocessing.mean, device=device).view(3, 1, 1)
+    pixel = (pixel * (preprocessing.value_range / 255) - mean) / std
+    if preprocessing.channel_order == "BGR":
+        pixel = pixel.flip(1)
+    return pixel, scale

@@ -1,0 +1,310 @@
+"""The embedded data set: what is painted, what is annotated, what is written, and that it is worth training on."""
+
+import inspect
+import shutil
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage.draw import polygon
+
+from data import shapes
+from data.shapes import CLASSES, draw_scene, make_shapes
+
+
+def read_files(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return [draw_scene(np.random.default_rng([0, split, index])) for split in (0, 1) for index in range(60)]
+
+
+# What is drawn
+
+
+def test_scene_is_pure_and_typed():
+    first, second = (draw_scene(np.random.default_rng(5)) for _ in range(2))
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_array_equal(a, b)
+    img, bbox, label, difficult, truncated = first
+    assert img.dtype == np.uint8
+    assert img.shape[2:] == (3,)
+    assert bbox.dtype == np.float32
+    assert label.dtype == np.int64
+    assert difficult.dtype == truncated.dtype == bool
+    assert bbox.shape == (len(label), 4)
+    assert difficult.shape == truncated.shape == label.shape
+
+
+def test_sizes_and_counts(scenes):
+    side = np.array([img.shape[:2] for img, *_ in scenes])
+    assert side.min() >= 200
+    assert side.max() <= 320
+    assert (side[:, 0] > side[:, 1]).any()
+    assert (side[:, 0] < side[:, 1]).any()
+    assert {len(label) for _, _, label, *_ in scenes} == {2, 3, 4, 5, 6}
+
+
+def test_classes_are_balanced(scenes):
+    share = np.bincount(np.concatenate([label for _, _, label, *_ in scenes]), minlength=len(CLASSES))
+    share = share / share.sum()
+    assert len(CLASSES) == 5
+    assert share.min() > 0.14
+    assert share.max() < 0.26
+
+
+def test_boxes_use_the_full_range(scenes):
+    side = np.concatenate([(bbox[:, 2:] - bbox[:, :2]) / min(img.shape[:2]) for img, bbox, *_ in scenes])
+    ratio = side[:, 1] / side[:, 0]
+    assert 1 / 12 - 1e-6 <= side.min() < 0.1
+    assert 0.6 < side.max() <= 2 / 3 + 1e-6
+    assert (np.histogram(side, np.linspace(1 / 12, 2 / 3, 7))[0] > 0.05 * side.size).all()
+    assert ratio.max() > 2.5
+    assert ratio.min() < 1 / 2.5
+    for img, bbox, *_ in scenes:
+        assert (bbox[:, :2] >= 0).all()
+        assert (bbox[:, 2:] <= img.shape[:2]).all()
+
+
+def test_objects_overlap(scenes):
+    overlapped = []
+    for _, bbox, *_ in scenes:
+        for i, (y_min, x_min, y_max, x_max) in enumerate(bbox):
+            other = np.delete(bbox, i, axis=0)
+            height = np.minimum(other[:, 2], y_max) - np.maximum(other[:, 0], y_min)
+            width = np.minimum(other[:, 3], x_max) - np.maximum(other[:, 1], x_min)
+            shared = (height.clip(0) * width.clip(0)).max()
+            overlapped.append(shared > 0.05 * (y_max - y_min) * (x_max - x_min))
+    assert np.mean(overlapped) >= 0.2
+
+
+def test_shares_of_difficult_and_truncated(scenes):
+    assert 0.03 <= np.concatenate([difficult for *_, difficult, _ in scenes]).mean() <= 0.08
+    assert 0.05 <= np.concatenate([truncated for *_, truncated in scenes]).mean() <= 0.25
+
+
+def test_truncated_objects_touch_the_border(scenes):
+    for img, bbox, _, _, truncated in scenes:
+        touches = (bbox[:, :2] == 0).any(axis=1) | (bbox[:, 2:] == img.shape[:2]).any(axis=1)
+        assert touches[truncated].all()
+
+
+def test_difficult_follows_from_what_is_visible():
+    n_difficult = 0
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        img_size = rng.integers(200, 321, size=2)
+        pile, visible = shapes._pile(rng, img_size)
+        top = np.zeros(img_size * shapes.FINE)
+        for number, obj in enumerate(pile, start=1):
+            top[obj.row, obj.col] = number
+        share = [(top == number).sum() / obj.n_pixel for number, obj in enumerate(pile, start=1)]
+        np.testing.assert_allclose(visible, share)
+        assert min(share) >= 0.15
+        difficult = draw_scene(np.random.default_rng(seed))[3]
+        np.testing.assert_array_equal(difficult, np.array(share) < 0.45)
+        n_difficult += difficult.sum()
+    assert n_difficult > 0
+
+
+# Boxes and pixels
+
+
+def test_fill_agrees_with_skimage():
+    rng = np.random.default_rng(3)
+    for outline in (shapes._regular(3), shapes._regular(10, 0.4), shapes._SQUARE, rng.uniform(-1, 1, (7, 2))):
+        corner = outline * (23.3, 31.7) + (40.21, 37.43)
+        row, col = shapes._fill(corner)
+        expected = np.zeros((90, 90), bool)
+        expected[polygon(*(corner - 0.5).T)] = True  # there a pixel's centre has whole coordinates
+        filled = np.zeros((90, 90), bool)
+        filled[row, col] = True
+        np.testing.assert_array_equal(filled, expected)
+
+
+def test_bar_beyond_the_border_by_hand():
+    # 8 x 24 pixels around (10, 30): rows 6..14, columns 18..42, of which the image holds those below 35
+    bar = shapes._shape(CLASSES.index("bar"), np.array([10, 30]), np.array([8, 24]), 0.0, np.array([50, 35]))
+    assert bar.bbox == (6, 18, 14, 35)
+    assert bar.n_pixel == 8 * 24 * 4
+    assert len(bar.row) == 8 * 17 * 4
+    stripe = shapes._stripes(*bar.own)
+    assert len(set(stripe[bar.col == 40])) == 1
+    assert set(stripe[bar.row == 20]) == {0, 1}
+
+
+def test_upright_bar_has_stripes_across():
+    bar = shapes._shape(CLASSES.index("bar"), np.array([30, 10]), np.array([24, 8]), np.pi / 2, np.array([60, 60]))
+    assert bar.bbox == (18, 6, 42, 14)
+    stripe = shapes._stripes(*bar.own)
+    assert len(set(stripe[bar.row == 50])) == 1
+    assert set(stripe[bar.col == 20]) == {0, 1}
+
+
+def test_boxes_are_tight_around_the_painted_pixels(monkeypatch):
+    """On black, all objects black but the last, which nothing hides: its white pixels span its box."""
+    is_last = []
+    monkeypatch.setattr(shapes, "_background", lambda rng, height, width: np.zeros((height, width, 3), np.float32))
+    monkeypatch.setattr(shapes, "_surface", lambda rng, obj: np.full((len(obj.row), 3), float(is_last.pop(0))))
+    for seed in range(25):
+        rng = np.random.default_rng(seed)
+        n_object = len(shapes._pile(rng, rng.integers(200, 321, size=2))[0])
+        is_last[:] = [False] * (n_object - 1) + [True]
+        img, bbox, *_ = draw_scene(np.random.default_rng(seed))
+        row, col = img[..., 0].any(axis=1).nonzero()[0], img[..., 0].any(axis=0).nonzero()[0]
+        painted = row[0], col[0], row[-1] + 1, col[-1] + 1
+        np.testing.assert_array_equal([*np.floor(bbox[-1, :2]), *np.ceil(bbox[-1, 2:])], painted)
+        assert np.abs(bbox[-1] - painted).max() <= 0.5
+
+
+def test_objects_stand_out(scenes):
+    """Shrunk to a shorter side of 144, an object in front still differs from the ground around its box."""
+    contrast = []
+    for img, bbox, *_ in scenes[:30]:
+        scale = 144 / min(img.shape[:2])
+        small = Image.fromarray(img).resize([round(s * scale) for s in img.shape[1::-1]], Image.Resampling.BILINEAR)
+        small = np.asarray(small, float)
+        y_min, x_min, y_max, x_max = (bbox[-1] * scale).round().astype(int)
+        around = small[max(y_min - 4, 0) : y_max + 4, max(x_min - 4, 0) : x_max + 4]
+        contrast.append(np.abs(small[y_min:y_max, x_min:x_max] - np.median(around, axis=(0, 1))).mean())
+    assert np.median(contrast) > 30
+
+
+# Files
+
+
+def test_defaults_are_large_enough():
+    default = {name: p.default for name, p in inspect.signature(make_shapes).parameters.items()}
+    assert default["n_test"] >= 60
+    assert default["n_trainval"] >= 200
+
+
+def test_files_depend_on_seed_split_and_index_only(tmp_path):
+    one, two = (make_shapes(tmp_path / name, 3, 2, seed=7) for name in "ab")
+    assert one.name == two.name
+    assert read_files(one) == read_files(two)
+    fewer, other = make_shapes(tmp_path / "a", 1, 1, seed=7), make_shapes(tmp_path / "a", 1, 1, seed=8)
+    assert len({one, fewer, other}) == 3
+    picture = Path("JPEGImages/test_0000.jpg")
+    assert read_files(one)[picture] == read_files(fewer)[picture]
+    assert read_files(one)[picture] != read_files(other)[picture]
+    assert len({data for path, data in read_files(one).items() if path.suffix == ".jpg"}) == 5
+
+
+def test_layout_and_annotations_repeat_the_scenes(tmp_path):
+    folder = make_shapes(str(tmp_path), 3, 2, seed=4)
+    assert folder.parent == tmp_path
+    names = {s: (folder / "ImageSets" / "Main" / f"{s}.txt").read_text().split() for s in ("trainval", "test")}
+    assert {s: len(n) for s, n in names.items()} == {"trainval": 3, "test": 2}
+    every = sorted(names["trainval"] + names["test"])
+    assert sorted(path.stem for path in (folder / "JPEGImages").glob("*.jpg")) == every
+    assert sorted(path.stem for path in (folder / "Annotations").glob("*.xml")) == every
+    assert len(list(folder.rglob("*.*"))) == 12
+    for number, split in enumerate(names):
+        for index, name in enumerate(names[split]):
+            img, bbox, label, difficult, truncated = draw_scene(np.random.default_rng([4, number, index]))
+            decoded = np.asarray(Image.open(folder / "JPEGImages" / f"{name}.jpg"), float)
+            assert decoded.shape == img.shape
+            assert np.abs(decoded - img).mean() < 8
+            root = ET.parse(folder / "Annotations" / f"{name}.xml").getroot()
+            assert root.findtext("filename") == f"{name}.jpg"
+            assert [int(root.findtext(f"size/{key}")) for key in ("height", "width", "depth")] == [*img.shape]
+            assert [CLASSES.index(obj.findtext("name")) for obj in root.iter("object")] == label.tolist()
+            assert [int(obj.findtext("difficult")) for obj in root.iter("object")] == difficult.tolist()
+            assert [int(obj.findtext("truncated")) for obj in root.iter("object")] == truncated.tolist()
+            keys = ("ymin", "xmin", "ymax", "xmax")
+            corner = np.array([[int(obj.findtext(f"bndbox/{k}")) for k in keys] for obj in root.iter("object")])
+            assert corner.min() >= 1
+            assert (corner[:, 2:] <= img.shape[:2]).all()
+            assert np.abs(corner - 1 - bbox).max() <= 1
+
+
+def test_xml_by_hand(tmp_path, monkeypatch):
+    scene = np.zeros((30, 40, 3), np.uint8), np.float32([[2.5, 4, 10, 20.5]]), np.array([1]), [True], [False]
+    monkeypatch.setattr(shapes, "draw_scene", lambda rng: scene)
+    folder = make_shapes(tmp_path, 1, 0, seed=3)
+    assert (folder / "Annotations" / "trainval_0000.xml").read_text() == (
+        """<annotation>
+  <folder>shapes-v1-1-0-3</folder>
+  <filename>trainval_0000.jpg</filename>
+  <size>
+    <width>40</width>
+    <height>30</height>
+    <depth>3</depth>
+  </size>
+  <object>
+    <name>bar</name>
+    <pose>Unspecified</pose>
+    <truncated>0</truncated>
+    <difficult>1</difficult>
+    <bndbox>
+      <xmin>5</xmin>
+      <ymin>3</ymin>
+      <xmax>21</xmax>
+      <ymax>10</ymax>
+    </bndbox>
+  </object>
+</annotation>"""
+    )
+
+
+def test_finished_folder_is_reused(tmp_path, monkeypatch):
+    folder = make_shapes(tmp_path, 1, 1)
+    before = read_files(folder)
+    monkeypatch.setattr(shapes, "draw_scene", lambda rng: pytest.fail("drawn again"))
+    assert make_shapes(tmp_path, 1, 1) == folder
+    assert read_files(folder) == before
+
+
+def test_crash_half_way_leaves_nothing(tmp_path, monkeypatch):
+    drawn = []
+
+    def crash(rng):
+        drawn.append(draw_scene(rng))
+        if len(drawn) == 3:
+            raise KeyboardInterrupt
+        return drawn[-1]
+
+    monkeypatch.setattr(shapes, "draw_scene", crash)
+    with pytest.raises(KeyboardInterrupt):
+        make_shapes(tmp_path, 2, 2)
+    assert len(drawn) == 3
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_loser_of_a_race_uses_the_winners_folder(tmp_path, monkeypatch):
+    winner = make_shapes(tmp_path / "elsewhere", 2, 1)
+    (winner / "winner").touch()
+    here = tmp_path / "here"
+    draw = shapes._write
+
+    def meanwhile(folder, name, rng):
+        draw(folder, name, rng)
+        if name == "trainval_0001":
+            shutil.copytree(winner, here / winner.name)
+
+    monkeypatch.setattr(shapes, "_write", meanwhile)
+    folder = make_shapes(here, 2, 1)
+    assert (folder / "winner").exists()
+    assert list(here.iterdir()) == [folder]
+
+
+def test_failed_rename_is_not_hidden(tmp_path, monkeypatch):
+    def refuse(self, target):
+        raise OSError("no space")
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(OSError, match="no space"):
+        make_shapes(tmp_path, 1, 1)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("wrong", [{"n_trainval": -1}, {"n_test": -2}, {"seed": -3}])
+def test_negative_numbers_are_refused(tmp_path, wrong):
+    (name, value), *_ = wrong.items()
+    with pytest.raises(ValueError, match=f"{name}={value}"):
+        make_shapes(tmp_path, **wrong)

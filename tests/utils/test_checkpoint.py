@@ -1,0 +1,247 @@
+"""Checkpoints: what goes in comes out, nothing is half-written, and each failure is one sentence."""
+
+import os
+import stat
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+
+from utils import checkpoint
+from utils.checkpoint import CheckpointError, load_checkpoint, rng_state, save_checkpoint, set_rng_state
+
+
+@pytest.fixture
+def state():
+    return {
+        "model": OrderedDict(weight=torch.arange(6.0).reshape(2, 3), bias=torch.tensor([7], dtype=torch.int64)),
+        "build": {"name": "vgg16", "n_fg_class": 2},
+        "class_names": ["cat", "dog"],
+        "preprocessing": {"mean": (0.485, 0.456, 0.406), "channels": "RGB"},
+        "config": {"lr": 1e-3, "pretrained": None, "resume": False},
+        "epoch": 3,
+        "step": 41,
+        "optimizer": {"state": {0: {"momentum_buffer": torch.full((2, 3), 0.5)}}, "param_groups": [{"lr": 1e-3}]},
+        "rng": rng_state(),
+    }
+
+
+class RunsCode:
+    """Runs code when it is unpickled: makes the folder whose path it was given."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_round_trip(tmp_path, state, resume):
+    path = tmp_path / "runs" / "new" / "last.pth"  # folders that do not exist yet
+    save_checkpoint(path, state)
+    loaded = load_checkpoint(path, resume=resume)
+    assert loaded.pop("format") == 1
+    assert loaded.keys() == state.keys()
+    for key in ("build", "class_names", "preprocessing", "config", "epoch", "step"):
+        assert loaded[key] == state[key]
+    assert list(loaded["model"]) == ["weight", "bias"]
+    for name, tensor in state["model"].items():
+        assert loaded["model"][name].dtype == tensor.dtype
+        assert torch.equal(loaded["model"][name], tensor)
+    assert torch.equal(loaded["optimizer"]["state"][0]["momentum_buffer"], torch.full((2, 3), 0.5))
+    assert os.listdir(path.parent) == ["last.pth"]
+
+
+def test_the_state_handed_in_is_left_alone(tmp_path, state):
+    before = list(state)
+    save_checkpoint(tmp_path / "a.pth", state)
+    assert list(state) == before
+
+
+def test_weights_only_is_enough_for_all_but_resuming(tmp_path, state):
+    path = tmp_path / "best.pth"
+    del state["optimizer"], state["rng"]
+    save_checkpoint(path, state)
+    assert load_checkpoint(path)["epoch"] == 3
+    with pytest.raises(CheckpointError, match=r"best\.pth has weights but no 'optimizer', 'rng': resume from"):
+        load_checkpoint(path, resume=True)
+
+
+def test_others_may_read_the_file(tmp_path, state):
+    save_checkpoint(tmp_path / "a.pth", state)
+    (tmp_path / "b").touch()
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("a.pth", "b")]
+    assert modes[0] == modes[1]
+
+
+def test_map_location(tmp_path, state):
+    save_checkpoint(tmp_path / "a.pth", state)
+    assert load_checkpoint(tmp_path / "a.pth", map_location="meta")["model"]["weight"].device.type == "meta"
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_loaded_checkpoint_outlives_its_file(tmp_path, state, resume):
+    path = tmp_path / "last.pth"
+    save_checkpoint(path, state)
+    loaded = load_checkpoint(path, resume=resume)
+    save_checkpoint(path, state | {"model": {"weight": torch.zeros(2, 3)}})
+    assert torch.equal(loaded["model"]["weight"], state["model"]["weight"])
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("no"), KeyboardInterrupt()])
+def test_a_failure_half_way_leaves_the_old_file_and_nothing_else(tmp_path, state, monkeypatch, error):
+    path = tmp_path / "last.pth"
+    save_checkpoint(path, state)
+    old = path.read_bytes()
+
+    def write_half(_, file):
+        file.write(old[: len(old) // 2])
+        file.flush()
+        assert len(os.listdir(tmp_path)) == 2  # the unfinished file lies in the same folder
+        raise error
+
+    monkeypatch.setattr(torch, "save", write_half)
+    kind = CheckpointError if isinstance(error, OSError) else type(error)
+    with pytest.raises(kind) as caught:
+        save_checkpoint(path, state | {"epoch": 4})
+    assert kind is not CheckpointError or "last.pth could not be written (No space left on device)" in str(caught.value)
+    assert path.read_bytes() == old
+    assert os.listdir(tmp_path) == ["last.pth"]
+
+
+def test_the_file_is_on_the_disk_before_it_gets_its_name(tmp_path, state, monkeypatch):
+    calls = []
+    for name in ("fsync", "replace"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *args, name=name, real=real: (calls.append(name), real(*args)))
+    save_checkpoint(tmp_path / "a.pth", state)
+    assert calls == ["fsync", "replace"]
+
+
+def test_a_folder_that_cannot_be_made(tmp_path, state):
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointError, match=r"a\.pth could not be written"):
+        save_checkpoint(tmp_path / "file" / "a.pth", state)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"config": {"lr": np.float64(0.1)}}, r"state\['config'\]\['lr'\] is a numpy\.float64"),
+        ({"class_names": ["cat", np.str_("dog")]}, r"state\['class_names'\]\[1\] is a numpy\.str_"),
+        ({"build": {"hook": len}}, r"state\['build'\]\['hook'\] is a builtins\.builtin_function"),
+        ({"build": {np.int64(4): 1}}, r"a key of state\['build'\] is a numpy\.int64"),
+    ],
+)
+def test_what_could_not_be_read_back_is_not_written(tmp_path, state, change, words):
+    with pytest.raises(CheckpointError, match=words):
+        save_checkpoint(tmp_path / "a.pth", state | change)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_state_without_a_key_is_not_written(tmp_path, state):
+    del state["class_names"]
+    with pytest.raises(CheckpointError, match=r"lacks 'class_names'"):
+        save_checkpoint(tmp_path / "a.pth", state)
+    assert not any(tmp_path.iterdir())
+
+
+def test_no_file(tmp_path):
+    for path in (tmp_path / "none.pth", tmp_path):
+        with pytest.raises(CheckpointError, match=r"is not a file: name a checkpoint") as caught:
+            load_checkpoint(path)
+        assert str(caught.value).startswith(str(path))
+
+
+def test_damaged_files(tmp_path, state):
+    path = tmp_path / "a.pth"
+    save_checkpoint(path, state)
+    whole = path.read_bytes()
+    weight = whole.index(state["model"]["weight"].numpy().tobytes())
+    flipped = bytearray(whole)
+    flipped[weight + 5] ^= 1
+    for content in (b"", b"hello, world", whole[:-1], whole[: len(whole) // 2], whole[100:], bytes(flipped)):
+        path.write_bytes(content)
+        for resume in (False, True):
+            with pytest.raises(CheckpointError, match=r"a\.pth is damaged, cut short, or was never a checkpoint"):
+                load_checkpoint(path, resume=resume)
+
+
+def test_no_flipped_bit_goes_unseen(tmp_path, state):
+    path = tmp_path / "a.pth"
+    save_checkpoint(path, state)
+    whole = path.read_bytes()
+    n_refused = 0
+    for i in range(0, len(whole), 89):
+        path.write_bytes(whole[:i] + bytes([whole[i] ^ 16]) + whole[i + 1 :])
+        try:
+            loaded = load_checkpoint(path)
+        except CheckpointError:
+            n_refused += 1
+        else:  # padding between the parts of the file
+            assert torch.equal(loaded["rng"]["cpu"], state["rng"]["cpu"])
+            assert torch.equal(loaded["model"]["weight"], state["model"]["weight"])
+    assert n_refused > 20
+
+
+def test_a_zip_file_of_something_else(tmp_path):
+    np.savez(tmp_path / "weights.npz", a=np.zeros(3))
+    with pytest.raises(CheckpointError, match=r"weights\.npz is damaged, cut short, or was never a checkpoint"):
+        load_checkpoint(tmp_path / "weights.npz")
+
+
+def test_code_is_refused_and_not_run(tmp_path, state):
+    path, trace = tmp_path / "a.pth", tmp_path / "trace"
+    torch.save(state | {"format": 1, "config": RunsCode(trace)}, path)
+    with pytest.raises(CheckpointError, match=r"a\.pth holds \w+\.mkdir, which could run code"):
+        load_checkpoint(path)
+    assert not trace.exists()
+
+
+def test_a_checkpoint_of_somebody_else(tmp_path):
+    path = tmp_path / "a.pth"
+    torch.save({"state_dict": {}, "epoch": 1, **{f"k{i}": i for i in range(20)}}, path)
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path} is no checkpoint of this library: it needs 'format', 'model', 'build', ")
+    assert "lacks 'format', 'model', 'build', 'class_names', 'preprocessing', 'config', 'step', and" in message
+    assert message.endswith("holds 'state_dict', 'epoch', 'k0', 'k1', 'k2', 'k3', 'k4', 'k5', 'k6', 'k7', ...")
+    torch.save([1, 2], path)
+    with pytest.raises(CheckpointError, match="and holds a list$"):
+        load_checkpoint(path)
+
+
+def test_a_newer_format_is_named(tmp_path, state, monkeypatch):
+    monkeypatch.setattr(checkpoint, "FORMAT", 2)
+    save_checkpoint(tmp_path / "a.pth", state)
+    monkeypatch.undo()
+    with pytest.raises(CheckpointError, match=r"a\.pth has format 2, this version reads 1: use a newer version"):
+        load_checkpoint(tmp_path / "a.pth")
+
+
+def test_random_state_goes_on_where_it_was(tmp_path, state):
+    state["rng"] = rng_state()
+    assert state["rng"]["cpu"].dtype == torch.uint8
+    save_checkpoint(tmp_path / "a.pth", state)
+    want = torch.rand(5)
+    torch.rand(3)
+    set_rng_state(load_checkpoint(tmp_path / "a.pth", resume=True)["rng"])
+    assert torch.equal(torch.rand(5), want)
+
+
+def test_random_state_of_a_device_that_is_not_here(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    set_rng_state({"cpu": torch.get_rng_state(), "cuda": [torch.zeros(16, dtype=torch.uint8)]})
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
+def test_random_state_of_cuda():
+    torch.rand(1, device="cuda")
+    before = rng_state()
+    want = torch.rand(5, device="cuda")
+    set_rng_state({key: value if key == "cpu" else [v.cuda() for v in value] for key, value in before.items()})
+    assert torch.equal(torch.rand(5, device="cuda"), want)

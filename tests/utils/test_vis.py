@@ -1,0 +1,193 @@
+"""Tests of utils.vis: colours, tags, pictures and curves."""
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+from skimage.color import rgb2lab
+
+from utils import vis
+from utils.vis import class_color, draw_bbox, plot_curves, side_by_side
+
+GREY = np.full((120, 200, 3), 128, np.uint8)
+CORNERS = np.array([[-5, -9, 30, 40], [0, 170, 30, 200], [100, 0, 120, 30], [90, 160, 140, 230]], np.float32)
+
+
+@pytest.fixture
+def tags(monkeypatch):
+    """The filled rectangles drawn so far, (left, top, right, bottom) with the last pixel included."""
+    filled, rectangle = [], ImageDraw.ImageDraw.rectangle
+
+    def spy(self, xy, fill=None, **kwargs):
+        if fill is not None:
+            filled.append(tuple(xy))
+        return rectangle(self, xy, fill=fill, **kwargs)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "rectangle", spy)
+    return filled
+
+
+def shared(a, b):
+    width = min(a[2], b[2]) - max(a[0], b[0]) + 1
+    height = min(a[3], b[3]) - max(a[1], b[1]) + 1
+    return max(0, width) * max(0, height)
+
+
+def test_class_colors_differ_and_stay():
+    color = np.array([class_color(label) for label in range(20)])
+    lab = rgb2lab(color[None] / 255.0)[0]
+    distance = np.linalg.norm(lab[:, None] - lab[None], axis=2) + 1e3 * np.eye(20)
+    assert distance.min() > 25
+    assert class_color(0) == (255, 0, 0)
+    assert class_color(14) == tuple(color[14].tolist()) == class_color(np.int64(14))
+    assert len(class_color(1000)) == 3
+
+
+def test_box_edges_have_the_class_color():
+    img = GREY.copy()
+    out = draw_bbox(img, np.array([[20, 50, 90, 170]], np.float32), [3])
+    color = class_color(3)
+    for y, x in ((20, 170), (90, 50), (90, 170), (55, 50), (55, 170), (90, 110)):
+        assert tuple(out[y, x]) == color
+    for y, x in ((50, 20), (170 - 51, 90), (91, 110), (55, 171), (55, 49), (55, 110)):
+        assert tuple(out[y, x]) == (128, 128, 128)
+    assert out.shape == (120, 200, 3)
+    assert out.dtype == np.uint8
+    assert (img == 128).all()
+
+
+def test_line_width_and_tag_grow_with_the_image(tags):
+    small = draw_bbox(np.zeros((225, 300, 3), np.uint8), np.array([[100, 50, 200, 250]]), [0])
+    large = draw_bbox(np.zeros((2250, 3000, 3), np.uint8), np.array([[1000, 500, 2000, 2500]]), [0])
+    assert (small[180, :150].any(axis=1)).sum() == 2
+    assert 6 <= (large[1800, :1500].any(axis=1)).sum() <= 12
+    heights = [bottom - top + 1 for _, top, _, bottom in tags]
+    assert 11 <= heights[0] <= 20
+    assert 45 <= heights[1] <= 80
+
+
+def test_tags_stay_inside_and_apart(tags):
+    draw_bbox(GREY, CORNERS, [0, 1, 2, 3], [0.5, 0.25, 1.0, 0.125], ["bird", "cat", "sofa", "tvmonitor"])
+    assert len(tags) == 4
+    for i, (left, top, right, bottom) in enumerate(tags):
+        assert 0 <= left < right < 200
+        assert 0 <= top < bottom < 120
+        assert all(shared(tags[i], tag) == 0 for tag in tags[:i])
+
+
+def test_tags_of_equal_boxes_avoid_each_other(tags):
+    draw_bbox(GREY, np.array([[40, 30, 110, 180]] * 4), [0, 1, 2, 3])
+    assert len(set(tags)) == 4
+    assert not any(shared(a, b) for i, a in enumerate(tags) for b in tags[:i])
+
+
+def test_tag_wider_than_the_image_is_shrunk(tags):
+    draw_bbox(np.zeros((40, 50, 3), np.uint8), np.array([[5, 5, 30, 45]]), [0], [0.5], ["a" * 30])
+    assert tags[0][0] >= 0
+    assert tags[0][2] < 50
+
+
+def test_tag_text(monkeypatch):
+    texts = []
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda self, xy, text, **kwargs: texts.append(text))
+    bbox = np.array([[40, 30, 110, 180], [10, 5, 20, 60]])
+    draw_bbox(GREY, bbox, np.array([1, 0]), np.array([0.987, 0.5]), ["cat", "dog"], np.array([True, False]))
+    draw_bbox(GREY, bbox, np.array([1, 0]))
+    draw_bbox(GREY, bbox)
+    assert texts == ["dog 0.99 (difficult)", "cat 0.50", "1", "0"]
+
+
+@pytest.mark.parametrize("bbox", [[7, 9, 7, 9], [7, 9, 7, 30], [-50, 20, -40, 60], [200, 300, 220, 400]])
+def test_boxes_without_area_or_outside_are_drawn(bbox):
+    out = draw_bbox(GREY, np.array([bbox], np.float32))
+    y, x = min(max(bbox[0], 0), 119), min(max(bbox[1], 0), 199)
+    assert tuple(out[y, x]) == class_color(0)
+
+
+def test_no_boxes_give_an_equal_copy():
+    out = draw_bbox(GREY, np.zeros((0, 4), np.float32), np.zeros(0, int), np.zeros(0), ["cat"])
+    assert (out == GREY).all()
+    out[:] = 0
+    assert (GREY == 128).all()
+
+
+def test_draw_bbox_names_what_does_not_fit():
+    with pytest.raises(ValueError, match=r"img is \(3, 120, 200\)"):
+        draw_bbox(GREY.transpose(2, 0, 1), np.zeros((0, 4)))
+    with pytest.raises(ValueError, match=r"bbox is \(4,\)"):
+        draw_bbox(GREY, np.zeros(4))
+    with pytest.raises(ValueError, match="without NaN"):
+        draw_bbox(GREY, np.full((1, 4), np.nan))
+    with pytest.raises(ValueError, match="score has 2 entries for 1 boxes"):
+        draw_bbox(GREY, np.zeros((1, 4)), [0], [0.1, 0.2])
+
+
+def test_side_by_side_keeps_both_pictures():
+    left, right = np.full((60, 90, 3), 10, np.uint8), np.full((60, 50, 3), 200, np.uint8)
+    out = side_by_side(left, right, ("ground truth", "prediction"))
+    assert out.dtype == np.uint8
+    assert out.shape[1] > 140
+    assert (out[-60:, :90] == 10).all()
+    assert (out[-60:, -50:] == 200).all()
+    bar = out[:-60]
+    assert 10 < len(bar) < 60
+    assert (bar[:, :90] > 150).any()
+    assert (bar[:, -50:] > 150).any()
+    with pytest.raises(ValueError, match="60 pixels tall and right 61"):
+        side_by_side(left, np.zeros((61, 50, 3), np.uint8), ("a", "b"))
+
+
+def run(n_train, n_eval):
+    train = [
+        {"kind": "train", "step": 40 * i, "epoch": 0, "lr": 1e-3, "images_per_second": 2.0}
+        | {name: (k + 1.0) / (i + 1) for k, name in enumerate(vis.LOSSES)}
+        for i in range(1, n_train + 1)
+    ]
+    return train + [
+        {"kind": "eval", "step": 80 * i, "epoch": i, "map": 0.1 * i, "ap": {}} for i in range(1, n_eval + 1)
+    ]
+
+
+@pytest.mark.parametrize(("n_train", "n_eval"), [(0, 0), (1, 0), (2, 1), (0, 2), (300, 6)])
+@pytest.mark.filterwarnings("error")
+def test_curves_are_a_whole_picture(tmp_path, n_train, n_eval):
+    path = tmp_path / "curves.png"
+    plot_curves(run(n_train, n_eval), path)
+    img = np.array(Image.open(path).convert("RGB")).astype(int)
+    assert img.shape == (600, 1200, 3)
+    colorful = img.max(axis=2) - img.min(axis=2) > 80
+    assert colorful[60:, :770].any() == (n_train > 0)  # the losses, below their legend
+    assert colorful[:280, 770:].any() == (n_eval > 0)  # the test mAP
+    assert [file.name for file in tmp_path.iterdir()] == ["curves.png"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_curves_bear_gaps_and_zeros(tmp_path):
+    records = run(40, 3)
+    records[3]["roi_loc"] = 0.0
+    records[5]["total"] = None
+    records[-1]["map"] = None
+    for record in records[:40]:
+        record["lr"] = 0.0
+    plot_curves(records, tmp_path / "curves.png")
+    plot_curves([record | {"map": None} for record in records[40:]], tmp_path / "curves.png")
+    Image.open(tmp_path / "curves.png").verify()
+
+
+def test_failed_drawing_keeps_the_old_curves(tmp_path):
+    path = tmp_path / "curves.png"
+    path.write_bytes(b"old")
+    with pytest.raises(ValueError, match="could not convert"):
+        plot_curves([{"kind": "train", "step": 1, "total": "high"}], path)
+    assert path.read_bytes() == b"old"
+
+
+def test_smoothing_is_a_local_mean_without_gaps():
+    value = np.full(64, 2.0)
+    value[10] = np.nan
+    np.testing.assert_allclose(vis._smooth(value), 2.0)
+    step = np.repeat([1.0, 3.0], 50)
+    smooth = vis._smooth(step)
+    np.testing.assert_allclose(smooth[[0, 99]], [1.0, 3.0])
+    assert (np.diff(smooth) >= -1e-12).all()
+    assert 1.5 < smooth[48] < 2.0
+    np.testing.assert_array_equal(vis._smooth(np.array([1.0, 5.0])), [1.0, 5.0])

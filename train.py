@@ -1,0 +1,263 @@
+"""Trains Faster R-CNN: `python train.py train --env=voc`.
+
+Everything is wired here: options, data, model, trainer, log. The loop is `train` and `train_epoch`.
+"""
+import contextlib
+import json
+import math
+import shutil
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+import fire
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from data import class_names, find_root
+from data.transforms import TrainTransform
+from data.voc import DataError, VOCDataset
+from eval import evaluate, predict_options, table, worker_count
+from model import WeightsError, build
+from model.faster_rcnn import FasterRCNN
+from model.utils.anchor_target_creator import AnchorTargetCreator
+from model.utils.proposal_target_creator import ProposalTargetCreator
+from trainer import FasterRCNNTrainer, Losses
+from utils.checkpoint import CheckpointError, load_checkpoint, rng_state, save_checkpoint, set_rng_state
+from utils.config import OptionError, TrainConfig, command, pick_device, pick_dtype
+from utils.log import Log
+from utils.vis import draw_bbox
+
+RUNS = Path("runs")
+PICTURE_SCORE = 0.5  # detections in the pictures of a run are at least this sure
+
+
+class Run(NamedTuple):
+    """What a training run works with."""
+
+    config: TrainConfig
+    folder: Path
+    train_set: VOCDataset
+    eval_set: VOCDataset
+    model: FasterRCNN
+    trainer: FasterRCNNTrainer
+    n_step: int  # optimizer steps in all
+    epoch_steps: int  # optimizer steps in one epoch
+
+
+def train(config):
+    """Trains as a `TrainConfig` says, evaluates, and keeps everything in runs/<env>/."""
+    run = open_run(config)
+    step = load_state(run) if config.resume else 0
+    print(f"{run.folder}: steps {step} to {run.n_step} on {pick_device(config.device)}, "
+          f"{'bf16' if run.trainer.dtype else 'fp32'}")
+    log = Log(run.folder, config.env, config.visdom, config.visdom_port, asdict(config), step)
+    with contextlib.closing(log):
+        while step < run.n_step:
+            epoch = step // run.epoch_steps
+            end = min((epoch + 1) * run.epoch_steps, run.n_step)
+            train_epoch(run, log, epoch, range(step, end))
+            step = end
+            save_checkpoint(run.folder / "last.pth", state(run, epoch, step) | {
+                "optimizer": run.trainer.optimizer.state_dict(), "rng": rng_state()})
+            if step == run.n_step or (config.eval_every and (epoch + 1) % config.eval_every == 0):
+                test(run, log, epoch, step)
+    print(f"written to {run.folder}: last.pth, best.pth, log.jsonl, curves.png\n"
+          f"next: python eval.py --load-path={run.folder}/last.pth\n"
+          f"      python predict.py IMAGE_OR_FOLDER --load-path={run.folder}/last.pth")
+
+
+def train_epoch(run, log, epoch, steps):
+    """Takes the optimizer steps `steps`, a range of their numbers that lies in epoch `epoch`."""
+    config, dataset = run.config, run.train_set
+    indices = batches(len(dataset), config.batch_size, config.seed, epoch)
+    indices = indices[steps.start - epoch * run.epoch_steps:][:len(steps)]  # an interrupted epoch goes on inside
+    loader = DataLoader(dataset, batch_sampler=indices, collate_fn=list,
+                        num_workers=worker_count(config.num_workers, pick_device(config.device)))
+    transform = TrainTransform(run.model.prepare, config.flip_prob)
+    meter, shown = Meter(), 0.0
+    with tqdm(total=run.n_step, initial=steps.start, desc=f"epoch {epoch + 1}", unit="step", leave=False) as bar:
+        for step, index, samples in zip(steps, indices, loader, strict=True):
+            lr = learning_rate(config, step, epoch)
+            run.trainer.set_lr(lr)
+            rngs = [np.random.default_rng([config.seed, epoch, i]) for i in index]
+            losses = run.trainer.train_step([transform(*pair) for pair in zip(samples, rngs, strict=True)])
+            meter.add(losses, len(samples))
+            bar.update()
+            if time.monotonic() - shown > 1:  # a GPU need not wait more often for its numbers to be read
+                bar.set_postfix({name: f"{loss:.3f}" for name, loss in zip(Losses._fields, losses, strict=True)})
+                shown = time.monotonic()
+            if (step + 1) % config.plot_every == 0:
+                mean, images_per_second = meter.read()
+                log.losses(step + 1, epoch, mean, lr, images_per_second)
+                if log.watched:
+                    show(run, log, samples[-1])
+
+
+def test(run, log, epoch, step):
+    """Evaluates on the split for that, and keeps the weights in best.pth if they were never better."""
+    evaluation = evaluate(run.model, run.eval_set, "voc07", run.trainer.dtype, run.config.num_workers,
+                          **predict_options(run.config))
+    log.evaluation(step, epoch, evaluation.map, evaluation.ap)
+    print(f"epoch {epoch + 1}, step {step}\n{table(evaluation)}")
+    best = run.folder / "best.pth"
+    if not best.exists() or evaluation.map > load_checkpoint(best)["map"]:
+        save_checkpoint(best, state(run, epoch, step) | {"map": evaluation.map})
+
+
+def show(run, log, sample):
+    """Sends to the dashboard what is in an image and what the model sees in it."""
+    with torch.autocast(run.model.loc_std.device.type, run.trainer.dtype, enabled=run.trainer.dtype is not None):
+        bbox, label, score = run.model.predict([sample.img], PICTURE_SCORE, run.config.nms_thresh)
+    classes = run.train_set.classes
+    log.picture("ground truth", draw_bbox(sample.img, sample.bbox, sample.label, None, classes))
+    log.picture("prediction", draw_bbox(sample.img, bbox[0], label[0], score[0], classes))
+
+
+class Meter:
+    """Mean losses and speed since they were last read; nothing leaves the device before."""
+
+    def __init__(self):
+        self._start()
+
+    def _start(self):
+        self._losses, self._n_image, self._since = [], 0, time.monotonic()
+
+    def add(self, losses, n_image):
+        """Adds the `Losses` of one step on `n_image` images."""
+        self._losses.append(torch.stack(losses))  # (5,)
+        self._n_image += n_image
+
+    def read(self):
+        """The mean losses by name, and images a second."""
+        mean = torch.stack(self._losses).mean(0).tolist()
+        speed = self._n_image / (time.monotonic() - self._since)
+        self._start()
+        return dict(zip(Losses._fields, mean, strict=True)), speed
+
+
+def learning_rate(config, step, epoch):
+    """The rate of the weights in step `step`, epoch `epoch`, both counted from 0."""
+    passed = [step >= at for at in config.lr_decay_step] or [epoch >= at for at in config.lr_decay_epoch]
+    return config.lr * config.lr_decay ** sum(passed)
+
+
+def batches(n_image, batch_size, seed, epoch):
+    """Lists of image indices, one an optimizer step, in the order of an epoch: the same whenever it is asked for."""
+    order = np.random.default_rng([seed, epoch, n_image]).permutation(n_image).tolist()
+    return [order[i:i + batch_size] for i in range(0, n_image, batch_size)]
+
+
+def open_run(config):
+    """Opens data, model and trainer, and last, when nothing can go wrong any more, the run's folder."""
+    device = pick_device(config.device)
+    check_folder(config)
+    train_set, eval_set = open_data(config)
+    model = open_model(config, len(train_set.classes)).to(device)
+    trainer = FasterRCNNTrainer(
+        model,
+        AnchorTargetCreator(config.rpn_n_sample, config.rpn_pos_iou, config.rpn_neg_iou, config.rpn_pos_ratio),
+        ProposalTargetCreator(config.n_sample, config.pos_ratio, config.pos_iou, config.neg_iou_hi, config.neg_iou_lo),
+        config.rpn_sigma, config.roi_sigma, config.lr, config.momentum, config.weight_decay,
+        pick_dtype(config.precision, device))
+    epoch_steps = math.ceil(len(train_set) / config.batch_size)
+    n_step = min(config.epoch * epoch_steps, config.max_steps or math.inf)
+    return Run(config, make_folder(config), train_set, eval_set, model, trainer, n_step, epoch_steps)
+
+
+def open_data(config):
+    """Checks the data set; returns the splits to train and to evaluate on."""
+    root = find_root(config.data, config.voc_data_dir, config.download)
+    classes = class_names(config.classes, root, (config.train_split, config.eval_split))
+    train_set = VOCDataset(root, config.train_split, classes, config.use_difficult, config.invalid_boxes)
+    eval_set = VOCDataset(root, config.eval_split, classes, invalid_boxes=config.invalid_boxes)
+    print(f"{root}: {len(train_set)} images to train on, {len(eval_set)} to evaluate on, {len(classes)} classes: "
+          + ", ".join(classes))
+    if train_set.n_skipped or eval_set.n_skipped:
+        print(f"left out boxes without area: {train_set.n_skipped} to train on, {eval_set.n_skipped} to evaluate on")
+    return train_set, eval_set
+
+
+def open_model(config, n_fg_class):
+    """The network, its weights those of `--load-path`, else of `--pretrained`, else random."""
+    torch.manual_seed(config.seed)
+    start = load_checkpoint(config.load_path) if config.load_path else None
+    model = build(**model_options(config, n_fg_class), frozen_convs=config.frozen_convs,
+                  pretrained=None if start or config.resume else config.pretrained,
+                  preprocessing=start["preprocessing"] if start else None)
+    if start:
+        load_weights(model, start, config.load_path)
+    return model
+
+
+def model_options(config, n_fg_class):
+    """What `model.build` needs to make the network again; plain values, stored in checkpoints."""
+    return {"name": "vgg16", "n_fg_class": n_fg_class, "head_width": config.head_width, "dropout": config.dropout,
+            "min_size": config.min_size, "max_size": config.max_size, "anchor_scales": config.anchor_scales,
+            "anchor_ratios": config.anchor_ratios,
+            "proposal": {"nms_thresh": config.rpn_nms_thresh, "min_size": config.rpn_min_size,
+                         "n_train_pre_nms": config.n_train_pre_nms, "n_train_post_nms": config.n_train_post_nms,
+                         "n_test_pre_nms": config.n_test_pre_nms, "n_test_post_nms": config.n_test_post_nms}}
+
+
+def load_weights(model, checkpoint, path):
+    """Fills `model` with a checkpoint's weights; a sentence says what does not fit."""
+    try:
+        model.load_state_dict(checkpoint["model"])
+    except RuntimeError as error:
+        raise CheckpointError(f"{path} does not fit the options (classes, anchors, head width): {error}") from None
+
+
+def state(run, epoch, step):
+    """A checkpoint without what only resuming needs."""
+    return {"model": run.model.state_dict(), "build": model_options(run.config, len(run.train_set.classes)),
+            "class_names": list(run.train_set.classes), "preprocessing": tuple(run.model.preprocessing),
+            "config": asdict(run.config), "epoch": epoch, "step": step}
+
+
+def load_state(run):
+    """Puts model, optimizer and random state back as last.pth has them; returns the number of steps taken."""
+    path = run.folder / "last.pth"
+    checkpoint = load_checkpoint(path, resume=True)
+    load_weights(run.model, checkpoint, path)
+    run.model.preprocessing = type(run.model.preprocessing)(*checkpoint["preprocessing"])
+    run.trainer.optimizer.load_state_dict(checkpoint["optimizer"])
+    set_rng_state(checkpoint["rng"])
+    return checkpoint["step"]
+
+
+def check_folder(config):
+    """Refuses a name that is no plain name, and a run that is there already unless the options say what to do."""
+    if Path(config.env).name != config.env:
+        raise OptionError(f"--env={config.env!r} must be a plain name: it becomes a folder in {RUNS}/")
+    if (RUNS / config.env / "config.json").exists() and not (config.resume or config.overwrite):
+        raise OptionError(f"{RUNS / config.env} holds an earlier run: go on with --resume, replace it with --overwrite, "
+                          "or choose another --env")
+
+
+def make_folder(config):
+    """Makes runs/<env>/, empty unless the run is resumed, with config.json in it."""
+    folder = RUNS / config.env
+    if config.overwrite and not config.resume:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(asdict(config), indent=1), encoding="utf-8")
+    return folder
+
+
+def stored_options(options):
+    """What config.json of a run says that is to be resumed: only what changes has to be said again."""
+    if options.get("resume") != "True":
+        return {}
+    path = RUNS / options.get("env", TrainConfig.env) / "config.json"
+    if not path.is_file():
+        raise OptionError(f"--resume: there is no run to go on with, {path} is missing")
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()}
+
+
+if __name__ == "__main__":
+    fire.Fire({"train": command(TrainConfig, train, (DataError, CheckpointError, WeightsError), stored=stored_options)})

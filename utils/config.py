@@ -1,0 +1,275 @@
+"""The options of every command: one frozen dataclass each, and how a command line becomes one.
+
+A field is `option(topic, default, meaning, source)`; its type says how the text of an option is read. `--help` and the
+table in the README are made from these fields.
+"""
+import dataclasses
+import difflib
+import sys
+import types
+import typing
+from typing import Literal
+
+import fire
+import torch
+
+Numbers = tuple[float, ...]
+Names = tuple[str, ...]
+
+
+def option(topic, default, meaning, source=""):
+    """A field of an options class: what it belongs to, its default, what it means, where the number comes from."""
+    return dataclasses.field(default=default, metadata={"topic": topic, "meaning": meaning, "source": source})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DetectConfig:
+    """What every command that detects has in common."""
+
+    device: str = option("Machine", "auto", "auto (the GPU if there is one), cpu, cuda or cuda:N")
+    precision: Literal["auto", "fp32", "bf16"] = option(
+        "Machine", "auto", "fp32, bf16, or auto: bf16 where the processor has the instructions")
+    score_thresh: float = option("Detection", 0.05, "detections less sure than this are dropped", "py-faster-rcnn")
+    nms_thresh: float = option(
+        "Detection", 0.3, "of two detections of a class with a larger IoU the better stays", "py-faster-rcnn")
+    max_detections: int | None = option(
+        "Detection", None, "keep only the best so many of an image", "py-faster-rcnn: 100")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where images and objects come from."""
+
+    data: Literal["voc", "shapes"] = option(
+        "Data", "voc", "voc: a folder in the VOC layout; shapes: a small data set, drawn on the spot")
+    voc_data_dir: str = option(
+        "Data", "datasets/VOCdevkit/VOC2007", "the folder with Annotations, ImageSets and JPEGImages")
+    classes: Names = option(
+        "Data", (), "names of the classes, or a file with one a line; empty: found in the annotations")
+    invalid_boxes: Literal["error", "skip"] = option(
+        "Data", "error", "boxes without area: error, or skip to leave them out")
+    num_workers: int | None = option("Data", None, "processes that read images; empty: 0 on a CPU, up to 4 with a GPU")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig(DetectConfig, DataConfig):
+    """python train.py train: trains a detector, evaluates it, keeps everything in runs/<env>/."""
+
+    download: bool = option("Data", False, "fetch VOC2007 (450 + 430 MB) into datasets/ first")
+    train_split: str = option("Data", "trainval", "ImageSets/Main/<split>.txt to train on", "paper 4.1")
+    eval_split: str = option("Data", "test", "the split to evaluate on", "paper 4.1")
+    use_difficult: bool = option(
+        "Data", False, "train on objects marked difficult, too", "py-faster-rcnn leaves them out")
+    env: str = option("Run", "main", "name of the run: its folder runs/<env>/ and its Visdom environment")
+    overwrite: bool = option("Run", False, "delete what an earlier run left in runs/<env>/")
+    resume: bool = option("Run", False, "go on where runs/<env>/last.pth stopped")
+    load_path: str | None = option("Run", None, "a checkpoint whose weights to start from")
+    seed: int = option("Run", 0, "of weights, order, flips and sampling")
+    min_size: int = option("Image", 600, "shorter side after the resize, in pixels", "paper 3.3")
+    max_size: int = option("Image", 1000, "longer side at most", "paper 3.3")
+    pretrained: str = option(
+        "Network", "imagenet", "imagenet, caffe, none, or a file with the state of torchvision's VGG16")
+    frozen_convs: int | None = option(
+        "Network", None, "first convolutions that are not trained; empty: 4, without pretrained weights 0", "Fast R-CNN 4.5")
+    head_width: int = option("Network", 4096, "of fc6 and fc7; smaller ones start random", "VGG16")
+    dropout: float = option("Network", 0.0, "after fc6 and fc7", "the reference has 0.5")
+    anchor_scales: Numbers = option(
+        "Network", (8, 16, 32), "side of the square anchor, in units of the stride 16", "paper 3.1.1")
+    anchor_ratios: Numbers = option("Network", (0.5, 1, 2), "height / width of the anchors", "paper 3.1.1")
+    rpn_min_size: float = option(
+        "Proposals", 16, "shortest side of a proposal, in pixels of the image", "py-faster-rcnn")
+    rpn_nms_thresh: float = option(
+        "Proposals", 0.7, "IoU above which the worse of two proposals is dropped", "paper 3.3")
+    n_train_pre_nms: int = option("Proposals", 12000, "proposals before the suppression, in training", "py-faster-rcnn")
+    n_train_post_nms: int = option("Proposals", 2000, "proposals after it, in training", "paper 3.3")
+    n_test_pre_nms: int = option("Proposals", 6000, "proposals before the suppression, at test", "py-faster-rcnn")
+    n_test_post_nms: int = option("Proposals", 300, "proposals after it, at test", "paper 3.3")
+    rpn_n_sample: int = option("Targets", 256, "anchors in a mini-batch", "paper 3.1.3")
+    rpn_pos_ratio: float = option("Targets", 0.5, "positives among them, at most", "paper 3.1.3")
+    rpn_pos_iou: float = option("Targets", 0.7, "IoU from which an anchor is positive", "paper 3.1.2")
+    rpn_neg_iou: float = option("Targets", 0.3, "IoU below which it is negative", "paper 3.1.2")
+    n_sample: int = option("Targets", 128, "RoIs in a mini-batch", "Fast R-CNN 2.3: 64 of each of two images")
+    pos_ratio: float = option("Targets", 0.25, "positives among them, at most", "Fast R-CNN 2.3")
+    pos_iou: float = option("Targets", 0.5, "IoU from which a RoI is positive", "Fast R-CNN 2.3")
+    neg_iou_hi: float = option("Targets", 0.5, "IoU below which a RoI is background", "Fast R-CNN 2.3")
+    neg_iou_lo: float = option(
+        "Targets", 0.0, "IoU from which a RoI is background", "py-faster-rcnn; Fast R-CNN 2.3: 0.1")
+    rpn_sigma: float = option("Loss", 3.0, "smooth L1 of the RPN turns linear at 1 / sigma²", "py-faster-rcnn")
+    roi_sigma: float = option("Loss", 1.0, "the same in the head", "Fast R-CNN 2.3")
+    epoch: int = option(
+        "Optimization", 14, "passes over the training split", "50k and 70k steps on VOC07 trainval, py-faster-rcnn")
+    max_steps: int | None = option("Optimization", None, "stop after so many optimizer steps")
+    batch_size: int = option(
+        "Optimization", 1, "images an optimizer step; they go through the network one by one", "py-faster-rcnn")
+    lr: float = option("Optimization", 1e-3, "learning rate of the weights; biases learn twice as fast", "paper 3.1.3")
+    lr_decay: float = option("Optimization", 0.1, "the rate is multiplied by this", "paper 3.1.3")
+    lr_decay_epoch: Numbers = option("Optimization", (10,), "after this many epochs; several: a,b", "py-faster-rcnn")
+    lr_decay_step: Numbers = option("Optimization", (), "after this many steps instead; several: a,b")
+    momentum: float = option("Optimization", 0.9, "of SGD", "paper 3.1.3")
+    weight_decay: float = option("Optimization", 5e-4, "of the weights, not of the biases", "paper 3.1.3")
+    flip_prob: float = option("Optimization", 0.5, "how often an image is mirrored", "py-faster-rcnn")
+    eval_every: int = option("Watching", 1, "epochs between evaluations; 0: only at the end")
+    plot_every: int = option("Watching", 40, "steps between points of the curves")
+    visdom: Literal["auto", "off"] = option("Watching", "auto", "auto: plot to a Visdom server if one runs; off")
+    visdom_port: int = option("Watching", 8097, "its port on this machine")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalConfig(DetectConfig, DataConfig):
+    """python eval.py: average precision of a checkpoint, class by class."""
+
+    load_path: str = option("Run", dataclasses.MISSING, "the checkpoint")
+    json: str | None = option("Run", None, "a file to write the results to")
+    data: Literal["voc", "shapes"] | None = option(
+        "Data", None, "voc or shapes; empty: what the checkpoint was trained on")
+    voc_data_dir: str | None = option(
+        "Data", None, "the folder in the VOC layout; empty: what the checkpoint was trained on")
+    split: str | None = option("Data", None, "ImageSets/Main/<split>.txt; empty: what training evaluated on")
+    invalid_boxes: Literal["error", "skip"] | None = option("Data", None, "error or skip; empty: as in training")
+    limit: int | None = option("Data", None, "only the first so many images")
+    metric: Literal["voc07", "voc"] = option(
+        "Metric", "voc07", "voc07: 11 points; voc: area under the curve, as from VOC2010 on")
+    precision: Literal["auto", "fp32", "bf16"] = option(
+        "Machine", "fp32", "fp32, bf16, or auto: bf16 where the processor has the instructions")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PredictConfig(DetectConfig):
+    """python predict.py IMAGE_OR_FOLDER ...: boxes drawn into pictures, and a list of them."""
+
+    load_path: str = option("Run", dataclasses.MISSING, "the checkpoint")
+    out: str = option("Run", "predictions", "the folder for <image name>.png and predictions.json")
+    limit: int | None = option("Run", None, "only the first so many images")
+    classes: Names = option("Run", (), "names of the classes, where the checkpoint has none")
+    score_thresh: float = option("Detection", 0.7, "detections less sure than this are dropped")
+
+
+def pick_device(name):
+    """The torch.device that `--device` means."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise OptionError(f"--device must be auto, cpu, cuda or cuda:N, not {name!r}") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise OptionError(f"--device={name}: this machine has {torch.cuda.device_count()} CUDA devices that torch can use")
+    return device
+
+
+def pick_dtype(precision, device):
+    """What autocast computes in, torch.bfloat16 or None (float32 throughout), for `--precision`."""
+    if precision == "auto":
+        fast = (torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else
+                torch.cpu.get_capabilities().get("avx512_bf16", False))
+        precision = "bf16" if fast else "fp32"
+    return torch.bfloat16 if precision == "bf16" else None
+
+
+class OptionError(ValueError):
+    """An option that is not there, or a value that it cannot have; the message says what to do."""
+
+
+def make_config(config_class, options, stored=None):
+    """Builds a config from the texts of a command line.
+
+    Args:
+        config_class: one of the classes above.
+        options: name -> text, as fire gives them, dashes turned into underscores.
+        stored: name -> value, what holds for options that are not given, instead of the defaults.
+
+    Raises:
+        OptionError: an unknown option (names the nearest), a text that its type cannot read, one that is missing.
+    """
+    hints = typing.get_type_hints(config_class)
+    for name in options:
+        if name not in hints:
+            near = difflib.get_close_matches(name, hints, 1, cutoff=0)[0]
+            raise OptionError(f"there is no option --{dashed(name)}: did you mean --{dashed(near)}? --help lists all")
+    values = dict(stored or {}) | {name: _read(name, str(text), hints[name]) for name, text in options.items()}
+    for field in dataclasses.fields(config_class):
+        if field.default is dataclasses.MISSING and field.name not in values:
+            raise OptionError(f"--{dashed(field.name)} is missing: {field.metadata['meaning']}")
+    return config_class(**values)
+
+
+def help_text(config_class):
+    """What `--help` prints: every option with its default, meaning and source, by topic."""
+    lines = [config_class.__doc__]
+    for topic, fields in by_topic(config_class).items():
+        lines.append(f"\n{topic}")
+        for field in fields:
+            source = f" ({field.metadata['source']})" if field.metadata["source"] else ""
+            lines.append(f"  --{dashed(field.name)}={show(field.default)}\n        {field.metadata['meaning']}{source}")
+    return "\n".join(lines)
+
+
+def by_topic(config_class):
+    """Topic -> fields of a config class, both in the order in which they were first written."""
+    topics = {}
+    for field in dataclasses.fields(config_class):
+        topics.setdefault(field.metadata["topic"], []).append(field)
+    return topics
+
+
+def command(config_class, main, errors=(), positional=False, stored=None):
+    """A function for fire that calls `main` with the config of a command line.
+
+    fire complains of what it does not know only after the call; this one takes everything and checks it first.
+
+    Args:
+        config_class: one of the classes above.
+        main: is called with the config, then with the words that are no options.
+        errors: exception classes that are the user's to mend: one line and exit code 1, no stack trace.
+        positional: whether there may be such words.
+        stored: options -> what `make_config` takes under that name.
+    """
+    @fire.decorators.SetParseFn(str)
+    def call(*words, **options):
+        if {"h", "help"} & options.keys():
+            print(help_text(config_class))
+            return
+        try:
+            if words and not positional:
+                raise OptionError(f"{words[0]!r} is not an option: options are written --name=value, --help lists them")
+            main(make_config(config_class, options, stored(options) if stored else None), *words)
+        except (OptionError, *errors) as error:
+            sys.exit(f"error: {error}")
+
+    return call
+
+
+def show(value):
+    """A value as it is written on a command line."""
+    if isinstance(value, tuple):
+        return ",".join(map(show, value))
+    if value is None or value is dataclasses.MISSING:
+        return ""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def dashed(name):
+    """`min_size` as it is written on a command line: min-size."""
+    return name.replace("_", "-")
+
+
+def _read(name, text, hint):
+    """The value of type `hint` that `text` stands for."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):  # X | None
+        if text in ("", "None"):
+            return None
+        hint = typing.get_args(hint)[0]
+    if typing.get_origin(hint) is Literal and text not in typing.get_args(hint):
+        raise OptionError(f"--{dashed(name)} must be one of {', '.join(typing.get_args(hint))}, not {text!r}")
+    try:
+        if typing.get_origin(hint) is Literal:
+            return text
+        if hint is bool:
+            return {"true": True, "false": False}[text.lower()]
+        if typing.get_origin(hint) is tuple:
+            parts = text.strip("()[]").split(",")
+            return tuple(typing.get_args(hint)[0](part.strip(" '\"")) for part in parts if part.strip())
+        return hint(text)
+    except (ValueError, KeyError):
+        wanted = {bool: "True or False", int: "a whole number", float: "a number"}.get(hint, "numbers, as in 8,16,32")
+        raise OptionError(f"--{dashed(name)} must be {wanted}, not {text!r}") from None

@@ -1,0 +1,205 @@
+"""Pictures for people: boxes on an image, two images side by side, the curves of a run.
+
+Shapes: H, W image height and width in pixels; N boxes of one image, or records of one run; S spots for a tag;
+T tags.
+"""
+
+import os
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from PIL import Image, ImageDraw, ImageFont
+from skimage.color import rgb2lab
+
+LOSSES = ("rpn_loc", "rpn_cls", "roi_loc", "roi_cls", "total")
+_LINE_COLORS = dict(zip(LOSSES, ("#1f77b4", "#2ca02c", "#ff7f0e", "#d62728", "#222222"), strict=True))
+_N_COLOR = 256
+_font = cache(ImageFont.load_default)
+
+
+@cache
+def _palette() -> np.ndarray:
+    """(256, 3) uint8: each colour is the vivid one that the eye tells best from all before it."""
+    rgb = np.stack(np.meshgrid(*[np.linspace(0, 255, 11)] * 3), axis=-1).reshape(-1, 3)  # (1331, 3)
+    lab = rgb2lab(rgb / 255)
+    vivid = (lab[:, 0] > 40) & (lab[:, 0] < 90) & (np.hypot(lab[:, 1], lab[:, 2]) > 35)
+    rgb, lab = rgb[vivid], lab[vivid]
+    order = [int(np.abs(rgb - (255, 0, 0)).sum(axis=1).argmin())]
+    distance = np.full(len(lab), np.inf)
+    while len(order) < _N_COLOR:
+        distance = np.minimum(distance, np.linalg.norm(lab - lab[order[-1]], axis=1))
+        order.append(int(distance.argmax()))
+    return rgb[order].round().astype(np.uint8)
+
+
+def class_color(label: int) -> tuple[int, int, int]:
+    """The (red, green, blue) of a class, 0 to 255: always the same, and the first ones differ most."""
+    red, green, blue = _palette()[int(label) % _N_COLOR].tolist()
+    return red, green, blue
+
+
+def _font_size(height: int, width: int) -> int:
+    """A font size that reads well once the picture is scaled to a screen."""
+    return max(11, round((height + width) / 100))
+
+
+def _fit(text: str, size: int, room: int) -> ImageFont.FreeTypeFont:
+    """The font at `size`, or smaller where `text` would be wider than `room` pixels."""
+    width = _font(size).getlength(text)
+    return _font(size) if width <= room else _font(max(1, int(size * room / width)))
+
+
+def _place_tag(box: tuple, tag: tuple, img_size: tuple, taken: np.ndarray) -> np.ndarray:
+    """(4,) where a tag of (height, width) goes: at its box, in the image, least on those `taken` (T, 4)."""
+    (y_min, x_min, y_max, x_max), (height, width) = box, tag
+    along = range(y_min + height, y_max - height, height)
+    tops = [y_min - height, y_min, y_max + 1, y_max + 1 - height, *along]
+    corner = np.array([(top, left) for top in tops for left in (x_min, x_max + 1 - width)])
+    corner = corner.clip(0, (img_size[0] - height, img_size[1] - width))
+    spot = np.concatenate([corner, corner + tag], axis=1)  # (S, 4)
+    shared = np.minimum(spot[:, None, 2:], taken[:, 2:]) - np.maximum(spot[:, None, :2], taken[:, :2])
+    return spot[shared.clip(0).prod(axis=2).sum(axis=1).argmin()]  # shared is (S, T, 2)
+
+
+def draw_bbox(
+    img: np.ndarray,
+    bbox: np.ndarray,
+    label: Sequence[int] | None = None,
+    score: Sequence[float] | None = None,
+    class_names: Sequence[str] | None = None,
+    difficult: Sequence[bool] | None = None,
+) -> np.ndarray:
+    """A copy of an image with its boxes, each in the colour of its class and with a tag that names it.
+
+    `img` is (H, W, 3) uint8 RGB and stays as it is. `bbox` is (N, 4) in pixels of `img`, N may be 0; a box
+    that leaves the image ends at its border. `label`, `score` and `difficult` are (N,), each may be None.
+    Returns (H, W, 3) uint8. Raises ValueError where the shapes do not fit or a coordinate is NaN.
+    """
+    bbox = np.asarray(bbox)
+    if img.ndim != 3 or img.shape[2] != 3 or img.dtype != np.uint8:
+        raise ValueError(f"img is {img.shape} {img.dtype}; draw_bbox wants (H, W, 3) uint8")
+    if bbox.ndim != 2 or bbox.shape[1] != 4 or np.isnan(bbox).any():
+        raise ValueError(f"bbox is {bbox.shape}; draw_bbox wants (N, 4) without NaN")
+    for name, values in (("label", label), ("score", score), ("difficult", difficult)):
+        if values is not None and len(values) != len(bbox):
+            raise ValueError(f"{name} has {len(values)} entries for {len(bbox)} boxes; give one each")
+    height, width = img.shape[:2]
+    size = _font_size(height, width)
+    border = np.array([height - 1, width - 1] * 2)
+    boxes = [tuple(box) for box in np.clip(bbox, 0, border).round().astype(int).tolist()]
+    colors = [class_color(0 if label is None else label[i]) for i in range(len(boxes))]
+    picture = Image.fromarray(img).copy()
+    draw = ImageDraw.Draw(picture)
+    for (y_min, x_min, y_max, x_max), color in zip(boxes, colors, strict=True):
+        draw.rectangle((x_min, y_min, x_max, y_max), outline=color, width=max(2, size // 6))
+    taken = np.zeros((0, 4), int)
+    for i, (box, color) in enumerate(zip(boxes, colors, strict=True)):
+        words = [] if label is None else [class_names[label[i]] if class_names else str(label[i])]
+        words += [] if score is None else [f"{score[i]:.2f}"]
+        words += ["(difficult)"] if difficult is not None and difficult[i] else []
+        if words:
+            text, pad = " ".join(words), max(2, size // 5)
+            font = _fit(text, size, width - 2 * pad)
+            tag = min(height, sum(font.getmetrics()) + pad), min(width, round(font.getlength(text)) + 2 * pad)
+            spot = _place_tag(box, tag, (height, width), taken)
+            taken = np.vstack([taken, spot])
+            top, left, bottom, right = spot.tolist()
+            ink = "white" if np.dot(color, (0.299, 0.587, 0.114)) < 128 else "black"
+            draw.rectangle((left, top, right - 1, bottom - 1), fill=color)
+            draw.text((left + pad, (top + bottom) / 2), text, fill=ink, font=font, anchor="lm")
+    return np.array(picture)
+
+
+def side_by_side(left: np.ndarray, right: np.ndarray, titles: tuple[str, str]) -> np.ndarray:
+    """Two images of one height next to each other, below a bar with their titles.
+
+    `left` is (H, W1, 3) uint8 and `right` (H, W2, 3). Returns (H + bar, W1 + gap + W2, 3) uint8; ValueError
+    where the heights differ.
+    """
+    if left.shape[0] != right.shape[0]:
+        raise ValueError(f"left is {left.shape[0]} pixels tall and right {right.shape[0]}: make them equal")
+    size = _font_size(*left.shape[:2])
+    bar, gap = 2 * size, max(2, size // 3)
+    shape = (bar + left.shape[0], left.shape[1] + gap + right.shape[1])
+    picture = Image.new("RGB", shape[::-1], (32, 32, 32))
+    draw = ImageDraw.Draw(picture)
+    for img, title, x in ((left, titles[0], 0), (right, titles[1], left.shape[1] + gap)):
+        picture.paste(Image.fromarray(img), (x, bar))
+        font = _fit(title, size, img.shape[1])
+        draw.text((x + img.shape[1] / 2, bar / 2), title, fill="white", font=font, anchor="mm")
+    return np.array(picture)
+
+
+def _column(records: list[dict], name: str) -> np.ndarray:
+    """(N,) one value a record, NaN where there is none."""
+    return np.array([record.get(name) for record in records], dtype=float)
+
+
+def _smooth(value: np.ndarray) -> np.ndarray:
+    """(N,) the mean of each value and its neighbours, the near ones counting most; NaN is left out."""
+    kernel = np.hanning(len(value) // 8 + 3)[1:-1]
+    if len(kernel) > len(value):
+        return value
+    known = np.isfinite(value)
+    weight = np.convolve(known, kernel, mode="same")
+    total = np.convolve(np.where(known, value, 0), kernel, mode="same")
+    return np.divide(total, weight, out=np.full(len(value), np.nan), where=weight > 0)
+
+
+def _log_axis(axes: Axes, value: np.ndarray) -> None:
+    """Give `axes` a logarithmic scale with plain numbers that shows the positive ones of `value`."""
+    value = value[np.isfinite(value) & (value > 0)]
+    if len(value):
+        axes.set_yscale("log", nonpositive="mask")
+        axes.set_ylim(value.min() / 1.5, value.max() * 1.5)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter("{x:g}")
+
+
+def plot_curves(records: list[dict], path: Path) -> None:
+    """Draw the losses, the learning rate and the test mAP of a run over its steps into a PNG file.
+
+    `records` are the lines of log.jsonl: those of kind "train" hold `step`, the five losses and `lr`, those
+    of kind "eval" `step` and `map`; None stands for NaN. The file is written whole or not at all.
+    """
+    train = [record for record in records if record["kind"] == "train"]
+    evals = [record for record in records if record["kind"] == "eval"]
+    step, marker = _column(train, "step"), "o" if len(train) <= 20 else None
+    figure = Figure(figsize=(12, 6), dpi=100, layout="constrained")
+    panels = figure.subplot_mosaic([["loss", "map"], ["loss", "lr"]], sharex=True, width_ratios=(2, 1))
+    strong = []
+    for name, color in _LINE_COLORS.items():
+        value = _column(train, name)
+        strong.append(_smooth(value))
+        last = f" {strong[-1][-1]:.3g}" if train else ""
+        panels["loss"].plot(step, value, color=color, alpha=0.18, linewidth=0.8)
+        panels["loss"].plot(step, strong[-1], color=color, linewidth=1.8, marker=marker, label=name + last)
+    _log_axis(panels["loss"], np.concatenate(strong))
+    panels["loss"].set_title("losses" + (", smoothed" if len(train) >= 30 else ""))
+    panels["loss"].legend(loc="upper right", ncols=5, columnspacing=1, handlelength=1, fontsize="small")
+    mean_ap = _column(evals, "map")
+    panels["map"].plot(_column(evals, "step"), mean_ap, color="#1f77b4", marker="o")
+    known = mean_ap[np.isfinite(mean_ap)]
+    panels["map"].set_ylim(0, max(0.05, 1.15 * known.max()) if len(known) else 1)
+    summary = f": last {known[-1]:.4f}, best {known.max():.4f}" if len(known) else ""
+    panels["map"].set_title("test mAP" + summary)
+    rate = _column(train, "lr")
+    panels["lr"].plot(step, rate, color="#9467bd", drawstyle="steps-post", marker=marker)
+    _log_axis(panels["lr"], rate)
+    panels["lr"].set_title("learning rate")
+    for panel in panels.values():
+        panel.grid(alpha=0.3)
+        panel.spines[["top", "right"]].set_visible(False)
+    panels["lr"].xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    for name in ("loss", "lr"):
+        panels[name].set_xlabel("step")
+    path = Path(path)
+    unfinished = path.with_name(path.name + ".tmp")
+    figure.savefig(unfinished, format="png")
+    os.replace(unfinished, path)
