@@ -3,13 +3,11 @@
 L: classes.
 """
 import json
+import math
 import os
-from pathlib import Path
 from typing import NamedTuple
 
 import fire
-import numpy as np
-import torch
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
@@ -18,7 +16,8 @@ from data.voc import DataError, VOCDataset
 from model import restore
 from utils.checkpoint import CheckpointError, load_checkpoint
 from utils.config import EvalConfig, command, pick_device, pick_dtype
-from utils.voc_eval import eval_detection_voc
+from utils.files import write_text
+from utils.voc_eval import count_objects, eval_detection_voc
 
 
 class Evaluation(NamedTuple):
@@ -60,12 +59,9 @@ def evaluate(model, dataset, metric="voc07", dtype=None, num_workers=None, limit
     n_class = len(dataset.classes)
     result = eval_detection_voc(bboxes, labels, scores, gt_bboxes, gt_labels, gt_difficults,
                                 use_07_metric=metric == "voc07", n_class=n_class)
-    n_object = sum(np.bincount(label[~difficult], minlength=n_class)
-                   for label, difficult in zip(gt_labels, gt_difficults, strict=True))
-    n_detection = sum(np.bincount(label, minlength=n_class) for label in labels)
-    by_name = [dict(zip(dataset.classes, column, strict=True)) for column in
-               ([None if np.isnan(ap) else float(ap) for ap in result["ap"]], n_object.tolist(), n_detection.tolist())]
-    return Evaluation(float(result["map"]), *by_name)
+    columns = ([None if math.isnan(ap) else ap for ap in result["ap"].tolist()],
+               count_objects(gt_labels, gt_difficults, n_class).tolist(), count_objects(labels, None, n_class).tolist())
+    return Evaluation(result["map"], *(dict(zip(dataset.classes, column, strict=True)) for column in columns))
 
 
 def _as_it_is(sample):
@@ -117,7 +113,7 @@ def main(config):
     print(", ".join(f"{key} {value}" for key, value in about.items()))
     print(table(evaluation))
     if config.json:
-        Path(config.json).write_text(json.dumps(about | evaluation._asdict(), indent=1), encoding="utf-8")
+        write_text(config.json, json.dumps(about | evaluation._asdict(), indent=1, ensure_ascii=False))
         print(f"written to {config.json}")
 
 

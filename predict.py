@@ -1,5 +1,6 @@
 """Pictures in, boxes out: `python predict.py IMAGE_OR_FOLDER ... --load-path=runs/voc/last.pth`."""
 import json
+from collections import Counter
 from pathlib import Path
 
 import fire
@@ -12,6 +13,7 @@ from eval import predict_options
 from model import restore
 from utils.checkpoint import CheckpointError, load_checkpoint
 from utils.config import OptionError, PredictConfig, command, pick_device, pick_dtype
+from utils.files import replacing, write_text
 from utils.vis import draw_bbox
 
 
@@ -30,6 +32,10 @@ def find_images(paths):
             found.append(path)
         else:
             raise DataError(f"{path} is neither an image nor a folder")
+    twice = [stem for stem, n in Counter(path.stem for path in found).items() if n > 1]
+    if twice:
+        raise OptionError(f"several images are called {twice[0]!r}, and {twice[0]}.png can be written only once: "
+                          "give them different names, or call once a folder")
     return found
 
 
@@ -48,10 +54,11 @@ def main(config, *paths):
         for path in tqdm(images, desc="predict", unit="img"):
             img = read_image(path)
             bbox, label, score = (values[0] for values in model.predict([img], **predict_options(config)))
-            Image.fromarray(draw_bbox(img, bbox, label, score, names)).save(out / f"{path.stem}.png")
+            with replacing(out / f"{path.stem}.png") as partial:
+                Image.fromarray(draw_bbox(img, bbox, label, score, names)).save(partial)
             rows += [{"image": str(path), "bbox": [round(float(x), 2) for x in b], "label": int(i), "name": names[i],
                       "score": round(float(s), 4)} for b, i, s in zip(bbox, label, score, strict=True)]
-    (out / "predictions.json").write_text(json.dumps(rows, indent=1, ensure_ascii=False), encoding="utf-8")
+    write_text(out / "predictions.json", json.dumps(rows, indent=1, ensure_ascii=False))
     print(f"{len(rows)} objects in {len(images)} images, boxes are [y_min, x_min, y_max, x_max]: "
           f"pictures and predictions.json are in {out}")
 

@@ -28,8 +28,9 @@ from model.utils.proposal_target_creator import ProposalTargetCreator
 from trainer import FasterRCNNTrainer, Losses
 from utils.checkpoint import CheckpointError, load_checkpoint, rng_state, save_checkpoint, set_rng_state
 from utils.config import OptionError, TrainConfig, command, pick_device, pick_dtype
+from utils.files import write_text
 from utils.log import Log
-from utils.vis import draw_bbox
+from utils.vis import draw_bbox, side_by_side
 
 RUNS = Path("runs")
 PICTURE_SCORE = 0.5  # detections in the pictures of a run are at least this sure
@@ -113,8 +114,9 @@ def show(run, log, sample):
     with torch.autocast(run.model.loc_std.device.type, run.trainer.dtype, enabled=run.trainer.dtype is not None):
         bbox, label, score = run.model.predict([sample.img], PICTURE_SCORE, run.config.nms_thresh)
     classes = run.train_set.classes
-    log.picture("ground truth", draw_bbox(sample.img, sample.bbox, sample.label, None, classes))
-    log.picture("prediction", draw_bbox(sample.img, bbox[0], label[0], score[0], classes))
+    log.picture("objects", side_by_side(
+        draw_bbox(sample.img, sample.bbox, sample.label, None, classes),
+        draw_bbox(sample.img, bbox[0], label[0], score[0], classes), ("ground truth", "prediction")))
 
 
 class Meter:
@@ -244,7 +246,7 @@ def make_folder(config):
     if config.overwrite and not config.resume:
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(asdict(config), indent=1), encoding="utf-8")
+    write_text(folder / "config.json", json.dumps(asdict(config), indent=1))
     return folder
 
 

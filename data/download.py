@@ -11,11 +11,13 @@ from pathlib import Path
 from torchvision.datasets.utils import calculate_md5, check_integrity, download_url, extract_archive
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
+from data.voc import DataError
+
 VOC2007 = (DATASET_YEAR_DICT["2007"], DATASET_YEAR_DICT["2007-test"])
 TIMEOUT = 20.0  # seconds without a byte after which a server counts as gone
 
 
-class DownloadError(RuntimeError):
+class DownloadError(DataError):
     """An archive cannot be had; the message is one sentence that says why and what to do instead."""
 
 

@@ -3,7 +3,6 @@
 A checkpoint is one dict of tensors and plain Python values, written by torch.save.
 """
 
-import os
 import pickle
 import re
 import zipfile
@@ -11,6 +10,8 @@ from collections import OrderedDict
 from pathlib import Path
 
 import torch
+
+from utils.files import replacing
 
 FORMAT = 1
 KEYS = ("model", "build", "class_names", "preprocessing", "config", "epoch", "step")
@@ -34,20 +35,13 @@ def save_checkpoint(path: str | Path, state: dict) -> None:
     state = {**state, "format": FORMAT}
     _check(path, state)
     _check_plain(state, "state")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        reason = error.strerror or error
+        with replacing(path) as partial:
+            torch.save(state, partial)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as the latter
+        reason = str(error).splitlines()[0]
         raise CheckpointError(f"{path} could not be written ({reason}): nothing was changed there") from error
-    finally:
-        if partial.exists():
-            partial.unlink()
 
 
 def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu", resume: bool = False) -> dict:

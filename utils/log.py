@@ -33,7 +33,6 @@ class VisdomBoard:
     def __init__(self, env: str, port: int):
         self.env, self.port = env, port
         self.client = None
-        self._n_shown = {"losses": 0, "test mAP": 0}
 
     def connect(self, options: Mapping) -> None:
         """Find the server and show the options of the run."""
@@ -68,28 +67,24 @@ class VisdomBoard:
         except BoardError as error:
             raise BoardError(
                 f"No Visdom server on {where}; training goes on. To have one next time: "
+                f"python -m visdom.server -bind_local -port {self.port} (downloads its page first); offline: "
                 'python -c "from visdom.server.run_server import start_server; '
                 f"start_server({self.port}, base_url='', bind_local=True)\""
             ) from error
         self.client = client
 
     def curves(self, records: list[dict]) -> None:
-        """Add those of the run's records that are not shown yet to the windows "losses" and "test mAP"."""
+        """Draw the run's records so far into the windows "losses" and "test mAP"."""
         for win, kind, names, look in (
             ("losses", "train", LOSSES, {"ytype": "log"}),
             ("test mAP", "eval", ("map",), {"markers": True}),
         ):
             rows = [record for record in records if record["kind"] == kind]
-            new = rows[self._n_shown[win] :]
-            if new:
-                self.client.line(
-                    np.array([[row[name] for name in names] for row in new], dtype=float),
-                    np.array([row["step"] for row in new]),
-                    win=win,
-                    update="append" if self._n_shown[win] else None,
-                    opts={"title": win, "xlabel": "step", "legend": list(names)} | look,
-                )
-                self._n_shown[win] = len(rows)
+            if rows:  # all of them: the server takes a new curve far faster than it appends to an old one
+                value = np.array([[row[name] for name in names] for row in rows], dtype=float)
+                step = np.array([row["step"] for row in rows])
+                look |= {"title": win, "xlabel": "step", "legend": list(names)}
+                self.client.line(value, step, win=win, opts=look)
 
     def picture(self, name: str, img: np.ndarray) -> None:
         """Show an image, (H, W, 3) uint8, in the window `name`."""

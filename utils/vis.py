@@ -4,7 +4,6 @@ Shapes: H, W image height and width in pixels; N boxes of one image, or records 
 T tags.
 """
 
-import os
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -15,6 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from PIL import Image, ImageDraw, ImageFont
 from skimage.color import rgb2lab
+
+from utils.files import replacing
 
 LOSSES = ("rpn_loc", "rpn_cls", "roi_loc", "roi_cls", "total")
 _LINE_COLORS = dict(zip(LOSSES, ("#1f77b4", "#2ca02c", "#ff7f0e", "#d62728", "#222222"), strict=True))
@@ -49,9 +50,9 @@ def _font_size(height: int, width: int) -> int:
 
 
 def _fit(text: str, size: int, room: int) -> ImageFont.FreeTypeFont:
-    """The font at `size`, or smaller where `text` would be wider than `room` pixels."""
+    """The font at `size`, or as small as 8 where `text` would be wider than `room` pixels."""
     width = _font(size).getlength(text)
-    return _font(size) if width <= room else _font(max(1, int(size * room / width)))
+    return _font(size) if width <= room else _font(max(8, int(size * room / width)))
 
 
 def _place_tag(box: tuple, tag: tuple, img_size: tuple, taken: np.ndarray) -> np.ndarray:
@@ -178,10 +179,10 @@ def plot_curves(records: list[dict], path: Path) -> None:
         value = _column(train, name)
         strong.append(_smooth(value))
         last = f" {strong[-1][-1]:.3g}" if train else ""
-        panels["loss"].plot(step, value, color=color, alpha=0.18, linewidth=0.8)
+        panels["loss"].plot(step, value, color=color, alpha=0.18, linewidth=0.6)
         panels["loss"].plot(step, strong[-1], color=color, linewidth=1.8, marker=marker, label=name + last)
     _log_axis(panels["loss"], np.concatenate(strong))
-    panels["loss"].set_title("losses" + (", smoothed" if len(train) >= 30 else ""))
+    panels["loss"].set_title("losses" + (", smoothed" if len(train) >= 8 else ""))
     panels["loss"].legend(loc="upper right", ncols=5, columnspacing=1, handlelength=1, fontsize="small")
     mean_ap = _column(evals, "map")
     panels["map"].plot(_column(evals, "step"), mean_ap, color="#1f77b4", marker="o")
@@ -196,10 +197,8 @@ def plot_curves(records: list[dict], path: Path) -> None:
     for panel in panels.values():
         panel.grid(alpha=0.3)
         panel.spines[["top", "right"]].set_visible(False)
-    panels["lr"].xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    panels["lr"].xaxis.set_major_locator(MaxNLocator(5, steps=(1, 2, 5, 10), integer=True))
     for name in ("loss", "lr"):
         panels[name].set_xlabel("step")
-    path = Path(path)
-    unfinished = path.with_name(path.name + ".tmp")
-    figure.savefig(unfinished, format="png")
-    os.replace(unfinished, path)
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png")

@@ -84,18 +84,6 @@ def count_objects(
     return np.bincount(label, minlength=n_class)
 
 
-def format_table(
-    result: dict, class_names: Sequence[str], n_object: np.ndarray, n_detection: np.ndarray
-) -> str:
-    """Lay out what `eval_detection_voc` returned: a line for each of L classes and the mean, in percent."""
-    width = max(len(name) for name in ["class", *class_names])
-    lines = [f"{'class':{width}}   AP % objects detections"]
-    for name, ap, n_obj, n_det in zip(class_names, result["ap"], n_object, n_detection, strict=True):
-        lines.append(f"{name:{width}} {100 * ap:6.2f} {n_obj:7d} {n_det:10d}")
-    lines.append(f"{'mean':{width}} {100 * result['map']:6.2f} {n_object.sum():7d} {n_detection.sum():10d}")
-    return "\n".join(lines)
-
-
 def _flatten(name, arrays, sizes, dtype, shape=()):
     """Join the arrays of all images, of `sizes` rows each, to a new one (sum of sizes, *shape)."""
     flat = [np.zeros((0, *shape), dtype)]

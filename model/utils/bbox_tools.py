@@ -60,7 +60,7 @@ def loc2bbox(src_bbox, loc):
 
 def clip_bbox(bbox, img_size):
     """(N, 4) boxes cut at the border of an image of size (H, W)."""
-    height, width = img_size
+    height, width = map(float, img_size)  # a NumPy integer would widen float32
     xp = get_xp(bbox)
     y_min, x_min = bbox[..., 0].clip(0, height), bbox[..., 1].clip(0, width)
     y_max, x_max = bbox[..., 2].clip(0, height), bbox[..., 3].clip(0, width)

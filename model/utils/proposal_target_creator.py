@@ -57,26 +57,20 @@ class ProposalTargetCreator:
         """
         xp = get_xp(roi)
         roi = xp.concatenate((roi, bbox))  # (R + G, 4)
-        if len(bbox):
-            iou = bbox_iou(roi, bbox)  # (R + G, G)
-            nearest, max_iou = iou.argmax(1), iou.max(1)  # (R + G,) each
-        else:
-            max_iou = xp.zeros(len(roi), np.float32)
+        iou = bbox_iou(roi, bbox)  # (R + G, G)
+        max_iou = iou.max(1) if len(bbox) else xp.zeros(len(roi), np.float32)  # (R + G,)
 
         key = random_key(rng, roi)
         positive = keep_smallest(max_iou >= self.pos_iou_thresh, key, round(self.pos_ratio * self.n_sample))
         negative = (max_iou >= self.neg_iou_thresh_lo) & (max_iou < self.neg_iou_thresh_hi)
         negative = keep_smallest(negative, key, self.n_sample - positive.sum())
-        n_positive = int(positive.sum())
         sample = xp.concatenate((xp.flatnonzero(positive), xp.flatnonzero(negative)))  # (S,)
 
         sample_roi = roi[sample]
-        gt_roi_loc = xp.zeros_like(sample_roi)
-        gt_roi_label = xp.zeros(len(sample), np.int64)
-        if n_positive:
-            assigned = nearest[sample[:n_positive]]
-            loc = bbox2loc(sample_roi[:n_positive], bbox[assigned])
-            mean, std = as_array_like(self.loc_mean, roi), as_array_like(self.loc_std, roi)
-            gt_roi_loc[:n_positive] = (loc - mean) / std
-            gt_roi_label[:n_positive] = label[assigned] + 1
+        if not len(bbox):
+            return ProposalTarget(sample_roi, xp.zeros_like(sample_roi), xp.zeros(len(sample), np.int64))
+        nearest = iou.argmax(1)[sample]  # (S,)
+        mean, std = as_array_like(self.loc_mean, roi), as_array_like(self.loc_std, roi)
+        gt_roi_loc = (bbox2loc(sample_roi, bbox[nearest]) - mean) / std
+        gt_roi_label = xp.where(positive[sample], label[nearest] + 1, 0)
         return ProposalTarget(sample_roi, gt_roi_loc, gt_roi_label)

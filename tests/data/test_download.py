@@ -15,8 +15,8 @@ import pytest
 from data import download
 from data.download import VOC2007, DownloadError, download_voc2007
 
-TRAINVAL = {"VOCdevkit/VOC2007/Annotations/000005.xml": b"<five/>", "VOCdevkit/VOC2007/lists/trainval.txt": b"000005\n"}
-TEST = {"VOCdevkit/VOC2007/Annotations/000001.xml": b"<one/>", "VOCdevkit/VOC2007/lists/test.txt": b"000001\n"}
+TRAINVAL = {"VOCdevkit/VOC2007/jpg/5.jpg": b"five", "VOCdevkit/VOC2007/lists/trainval.txt": b"000005\n"}
+TEST = {"VOCdevkit/VOC2007/jpg/1.jpg": b"one", "VOCdevkit/VOC2007/lists/test.txt": b"000001\n"}
 
 
 class Handler(SimpleHTTPRequestHandler):
@@ -50,7 +50,8 @@ def server(tmp_path, monkeypatch):
 
 
 def test_the_real_archives_are_described_in_full():
-    assert [archive["filename"] for archive in VOC2007] == ["VOCtrainval_06-Nov-2007.tar", "VOCtest_06-Nov-2007.tar"]
+    names = [archive["filename"] for archive in VOC2007]
+    assert names == ["VOCtrainval_06-Nov-2007.tar", "VOCtest_06-Nov-2007.tar"]
     assert all(archive["url"].endswith("/" + archive["filename"]) for archive in VOC2007)
     assert all(len(archive["md5"]) == 32 for archive in VOC2007)
 
@@ -86,8 +87,8 @@ def test_a_wrong_checksum_is_refused_before_unpacking(server, tmp_path):
     server.archives[1]["md5"], found = "0" * 32, server.archives[1]["md5"]
     with pytest.raises(DownloadError) as caught:
         download_voc2007(tmp_path / "datasets", server.archives)
-    message = str(caught.value)
-    assert message.startswith(f"test.tar from {server.archives[1]['url']} has md5 {found} instead of {'0' * 32}")
+    url, wanted = server.archives[1]["url"], "0" * 32
+    assert str(caught.value).startswith(f"test.tar from {url} has md5 {found} instead of {wanted}, and")
     assert os.listdir(tmp_path / "datasets") == ["trainval.tar"]  # whole, and kept for the next try
 
 
@@ -106,7 +107,8 @@ def assert_one_sentence(caught, url):
     assert "--voc-data-dir" in message
     assert "--data=shapes" in message
     assert "\n" not in message
-    assert caught.value.__suppress_context__  # nothing above it in a traceback
+    assert caught.value.__cause__ is None  # nothing above it in a traceback
+    assert caught.value.__suppress_context__
 
 
 def test_a_server_that_is_gone(server, tmp_path):

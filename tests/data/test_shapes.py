@@ -145,6 +145,15 @@ def test_upright_bar_has_stripes_across():
     assert set(stripe[bar.col == 20]) == {0, 1}
 
 
+@pytest.mark.parametrize("label", range(len(CLASSES)))
+def test_turned_shape_fills_its_box_and_its_own_frame(label):
+    obj = shapes._shape(label, np.array([60, 80]), np.array([70, 110]), 0.25, np.array([140, 160]))
+    np.testing.assert_allclose(obj.bbox, (25, 25, 95, 135), atol=1.5)
+    outline = shapes._KINDS[CLASSES[label]].outline
+    np.testing.assert_allclose(obj.own.min(axis=1), outline.min(axis=0), atol=0.03)
+    np.testing.assert_allclose(obj.own.max(axis=1), outline.max(axis=0), atol=0.03)
+
+
 def test_boxes_are_tight_around_the_painted_pixels(monkeypatch):
     """On black, all objects black but the last, which nothing hides: its white pixels span its box."""
     is_last = []

@@ -6,7 +6,9 @@ import json
 import socket
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import numpy as np
 import pytest
@@ -44,8 +46,13 @@ def start_server(folder):
 
 
 @pytest.fixture(scope="module")
-def port(tmp_path_factory):
-    server, port = start_server(tmp_path_factory.mktemp("visdom"))
+def server_folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("visdom")
+
+
+@pytest.fixture(scope="module")
+def port(server_folder):
+    server, port = start_server(server_folder)
     yield port
     server.kill()
     server.wait()
@@ -161,7 +168,7 @@ def test_missing_visdom_is_one_line(tmp_path, capsys, monkeypatch):
     assert len(lines(tmp_path)) == 2
 
 
-def test_live_view_shows_the_numbers(tmp_path, port, window, capfd):
+def test_live_view_shows_the_numbers(tmp_path, port, window, server_folder, capfd):
     log = Log(tmp_path, "numbers", "auto", port, {"lr": 0.001, "note": "<b>"})
     log.losses(40, 0, LOSSES, 1e-3, 2.5)
     twice = {name: 2 * loss for name, loss in LOSSES.items()}
@@ -173,6 +180,7 @@ def test_live_view_shows_the_numbers(tmp_path, port, window, capfd):
     log.picture("prediction", img)
     log.close()
     assert capfd.readouterr() == ("", "")
+    assert (server_folder / "numbers.json").exists()
 
     losses = window("numbers", "losses")
     assert [curve["name"] for curve in losses["content"]["data"]] == list(LOSSES)
@@ -198,6 +206,13 @@ def test_live_view_of_a_resumed_run_shows_each_step_once(tmp_path, port, window)
     assert window("resumed", "losses")["content"]["data"][4]["x"] == [40, 80, 121, 161]
 
 
+def test_live_view_goes_past_a_proxy(tmp_path, port, capfd, monkeypatch):
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("no_proxy", "")
+    Log(tmp_path, "proxy", "auto", port, {}).losses(40, 0, LOSSES, 1e-3, 2.5)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_no_server_is_one_line_with_a_command_that_starts_one(tmp_path, capfd):
     pytest.importorskip("visdom")
     port = free_port()
@@ -211,6 +226,7 @@ def test_no_server_is_one_line_with_a_command_that_starts_one(tmp_path, capfd):
     command = out.split('python -c "')[1].rstrip().removesuffix('"')
     compile(command, "command", "exec")
     assert f"start_server({port}, base_url='', bind_local=True)" in command
+    assert f"python -m visdom.server -bind_local -port {port} " in out
     assert len(lines(tmp_path)) == 1
 
 
@@ -244,4 +260,18 @@ def test_server_that_never_answers_does_not_hang(tmp_path, capfd, monkeypatch):
         assert time.monotonic() - start < 5
     out, err = capfd.readouterr()
     assert out.startswith(f"No Visdom server on localhost:{port};")
+    assert (out.count("\n"), err) == (1, "")
+
+
+def test_another_server_on_the_port_is_one_line(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("visdom")
+    monkeypatch.setattr(BaseHTTPRequestHandler, "log_message", lambda *args: None)
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as other:  # refuses every POST
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        log = Log(tmp_path, "test", "auto", other.server_port, {})
+        log.losses(40, 0, LOSSES, 1e-3, 2.5)
+        log.losses(80, 0, LOSSES, 1e-3, 2.5)
+        other.shutdown()
+    out, err = capsys.readouterr()
+    assert out.startswith(f"No Visdom server on localhost:{other.server_port};")
     assert (out.count("\n"), err) == (1, "")

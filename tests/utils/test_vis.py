@@ -80,10 +80,14 @@ def test_tags_of_equal_boxes_avoid_each_other(tags):
     assert not any(shared(a, b) for i, a in enumerate(tags) for b in tags[:i])
 
 
-def test_tag_wider_than_the_image_is_shrunk(tags):
-    draw_bbox(np.zeros((40, 50, 3), np.uint8), np.array([[5, 5, 30, 45]]), [0], [0.5], ["a" * 30])
-    assert tags[0][0] >= 0
-    assert tags[0][2] < 50
+def test_tag_wider_than_the_image_shrinks_and_ends_with_the_image(tags):
+    img, bbox = np.zeros((40, 70, 3), np.uint8), np.array([[20, 5, 39, 45]])
+    out = draw_bbox(img, bbox, [0], [0.5], ["w" * 7])
+    left, top, right, bottom = tags[0]
+    assert 0 <= left < right < 70
+    assert (out[top : bottom + 1, right - 1 : right + 1] == class_color(0)).all()  # no letter is cut off
+    draw_bbox(img, bbox, [0], [0.5], ["w" * 30])
+    assert tags[1][::2] == (0, 69)
 
 
 def test_tag_text(monkeypatch):
@@ -173,11 +177,16 @@ def test_curves_bear_gaps_and_zeros(tmp_path):
     Image.open(tmp_path / "curves.png").verify()
 
 
-def test_failed_drawing_keeps_the_old_curves(tmp_path):
+def test_failed_drawing_keeps_the_old_curves(tmp_path, monkeypatch):
+    def fill_the_disk(self, path, **kwargs):
+        path.write_bytes(b"half a picture")
+        raise OSError("disk full")
+
     path = tmp_path / "curves.png"
     path.write_bytes(b"old")
-    with pytest.raises(ValueError, match="could not convert"):
-        plot_curves([{"kind": "train", "step": 1, "total": "high"}], path)
+    monkeypatch.setattr(vis.Figure, "savefig", fill_the_disk)
+    with pytest.raises(OSError, match="disk full"):
+        plot_curves(run(2, 1), path)
     assert path.read_bytes() == b"old"
 
 
