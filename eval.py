@@ -8,6 +8,7 @@ import os
 from typing import NamedTuple
 
 import fire
+import torch
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 

@@ -95,7 +95,7 @@ def train_epoch(run, log, epoch, steps):
                 mean, images_per_second = meter.read()
                 log.losses(step + 1, epoch, mean, lr, images_per_second)
                 if log.watched:
-                    show(run, log, samples[-1])
+                    show_objects(run, log, samples[-1])
 
 
 def test(run, log, epoch, step):
@@ -109,7 +109,7 @@ def test(run, log, epoch, step):
         save_checkpoint(best, state(run, epoch, step) | {"map": evaluation.map})
 
 
-def show(run, log, sample):
+def show_objects(run, log, sample):
     """Sends to the dashboard what is in an image and what the model sees in it."""
     with torch.autocast(run.model.loc_std.device.type, run.trainer.dtype, enabled=run.trainer.dtype is not None):
         bbox, label, score = run.model.predict([sample.img], PICTURE_SCORE, run.config.nms_thresh)
@@ -236,8 +236,8 @@ def check_folder(config):
     if Path(config.env).name != config.env:
         raise OptionError(f"--env={config.env!r} must be a plain name: it becomes a folder in {RUNS}/")
     if (RUNS / config.env / "config.json").exists() and not (config.resume or config.overwrite):
-        raise OptionError(f"{RUNS / config.env} holds an earlier run: go on with --resume, replace it with --overwrite, "
-                          "or choose another --env")
+        raise OptionError(f"{RUNS / config.env} holds an earlier run: go on with --resume, replace it with "
+                          "--overwrite, or choose another --env")
 
 
 def make_folder(config):
@@ -255,8 +255,9 @@ def stored_options(options):
     if options.get("resume") != "True":
         return {}
     path = RUNS / options.get("env", TrainConfig.env) / "config.json"
-    if not path.is_file():
-        raise OptionError(f"--resume: there is no run to go on with, {path} is missing")
+    for needed in (path, path.with_name("last.pth")):
+        if not needed.is_file():
+            raise OptionError(f"--resume: there is nothing to go on with, {needed} is missing: start with --overwrite")
     stored = json.loads(path.read_text(encoding="utf-8"))
     return {name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()}
 

@@ -73,7 +73,7 @@ def read_annotation(path):
                   for obj in objects]
         difficult = [bool(int(obj.findtext("difficult") or 0)) for obj in objects]
     except FileNotFoundError:
-        raise DataError(f"{path} is missing: each image of a split needs one, without objects if it shows none") from None
+        raise DataError(f"{path} is missing: each image needs one, without objects if it shows none") from None
     except (ET.ParseError, AttributeError, TypeError, ValueError) as error:
         raise DataError(f"{path} is not an annotation in the VOC format ({error}): each object needs a name and a "
                         "bndbox with the numbers xmin, ymin, xmax, ymax") from None
@@ -81,7 +81,7 @@ def read_annotation(path):
 
 
 def find_classes(root, splits):
-    """The class names of a data set: VOC's own in their usual order if there are no others, else those found, sorted."""
+    """The class names of a data set: VOC's in their usual order if there are no others, else those found, sorted."""
     root = Path(root)
     ids = {image_id for split in splits for image_id in read_ids(root, split)}
     found = {name for image_id in ids for name in read_annotation(root / "Annotations" / f"{image_id}.xml").name}

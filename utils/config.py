@@ -70,7 +70,7 @@ class TrainConfig(DetectConfig, DataConfig):
     pretrained: str = option(
         "Network", "imagenet", "imagenet, caffe, none, or a file with the state of torchvision's VGG16")
     frozen_convs: int | None = option(
-        "Network", None, "first convolutions that are not trained; empty: 4, without pretrained weights 0", "Fast R-CNN 4.5")
+        "Network", None, "first convolutions that are not trained; empty: 4, random weights: 0", "Fast R-CNN 4.5")
     head_width: int = option("Network", 4096, "of fc6 and fc7; smaller ones start random", "VGG16")
     dropout: float = option("Network", 0.0, "after fc6 and fc7", "the reference has 0.5")
     anchor_scales: Numbers = option(
@@ -153,7 +153,7 @@ def pick_device(name):
     except RuntimeError:
         raise OptionError(f"--device must be auto, cpu, cuda or cuda:N, not {name!r}") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise OptionError(f"--device={name}: this machine has {torch.cuda.device_count()} CUDA devices that torch can use")
+        raise OptionError(f"--device={name}: this machine has {torch.cuda.device_count()} CUDA devices for torch")
     return device
 
 
@@ -200,7 +200,8 @@ def help_text(config_class):
         lines.append(f"\n{topic}")
         for field in fields:
             source = f" ({field.metadata['source']})" if field.metadata["source"] else ""
-            lines.append(f"  --{dashed(field.name)}={show(field.default)}\n        {field.metadata['meaning']}{source}")
+            lines.append(f"  --{dashed(field.name)}={as_text(field.default)}")
+            lines.append(f"        {field.metadata['meaning']}{source}")
     return "\n".join(lines)
 
 
@@ -239,10 +240,10 @@ def command(config_class, main, errors=(), positional=False, stored=None):
     return call
 
 
-def show(value):
+def as_text(value):
     """A value as it is written on a command line."""
     if isinstance(value, tuple):
-        return ",".join(map(show, value))
+        return ",".join(map(as_text, value))
     if value is None or value is dataclasses.MISSING:
         return ""
     return f"{value:g}" if isinstance(value, float) else str(value)

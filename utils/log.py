@@ -6,13 +6,13 @@ Shapes: H, W image height and width in pixels.
 import html
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
+from utils.files import write_text
 from utils.vis import LOSSES, plot_curves
 
 _REDRAW_AFTER = 30  # seconds
@@ -138,9 +138,7 @@ class Log:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
             self.records = _read(self.path, start_step) if start_step else []
-            unfinished = self.path.with_name("log.jsonl.tmp")
-            unfinished.write_text("".join(json.dumps(record) + "\n" for record in self.records))
-            os.replace(unfinished, self.path)
+            write_text(self.path, "".join(json.dumps(record) + "\n" for record in self.records))
 
     @property
     def watched(self) -> bool:

@@ -105,7 +105,7 @@ def test_resuming_keeps_the_lines_up_to_its_step(tmp_path):
     second.losses(120, 0, LOSSES, 1e-3, 2.5)
     assert [line["step"] for line in lines(tmp_path)] == [40, 80, 120]
     assert [record["step"] for record in second.records] == [40, 80, 120]
-    assert not (tmp_path / "log.jsonl.tmp").exists()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["curves.png", "log.jsonl"]
 
 
 def test_a_last_line_without_its_end_is_kept_where_it_is_whole(tmp_path):
