@@ -5,6 +5,7 @@ L: classes.
 import json
 import math
 import os
+from pathlib import Path
 from typing import NamedTuple
 
 import fire
@@ -12,11 +13,11 @@ import torch
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
-from data import find_root
+from data import find_root, read_names
 from data.voc import DataError, VOCDataset
 from model import restore
 from utils.checkpoint import CheckpointError, load_checkpoint
-from utils.config import EvalConfig, command, pick_device, pick_dtype
+from utils.config import EvalConfig, OptionError, command, pick_device, pick_dtype
 from utils.files import write_text
 from utils.voc_eval import count_objects, eval_detection_voc
 
@@ -49,7 +50,7 @@ def evaluate(model, dataset, metric="voc07", dtype=None, num_workers=None, limit
     bboxes, labels, scores = [], [], []
     device = model.loc_std.device
     loader = DataLoader(Subset(dataset, range(n_image)), batch_size=None, collate_fn=_as_it_is,
-                        num_workers=worker_count(num_workers, device))
+                        num_workers=worker_count(num_workers, device), generator=torch.Generator())  # see train.py
     with torch.autocast(device.type, dtype, enabled=dtype is not None):
         for sample in tqdm(loader, desc="evaluate", unit="img", leave=False, dynamic_ncols=True):
             bbox, label, score = model.predict([sample.img], **predict_options)
@@ -93,17 +94,28 @@ def worker_count(num_workers, device):
     return min(4, os.cpu_count() or 1) if device.type == "cuda" else 0
 
 
+def names_for(checkpoint, classes):
+    """The names of a checkpoint's classes: those that `--classes` means, else those it was trained with."""
+    names = read_names(classes) or tuple(checkpoint["class_names"])
+    if len(names) != checkpoint["build"]["n_fg_class"]:
+        raise OptionError(f"the checkpoint knows {checkpoint['build']['n_fg_class']} classes, but there are "
+                          f"{len(names)} names: {', '.join(names)}: mend --classes")
+    return names
+
+
 def main(config):
     """Evaluates as `EvalConfig` says; prints a table."""
     device = pick_device(config.device)
     dtype = pick_dtype(config.precision, device)
     checkpoint = load_checkpoint(config.load_path)
     trained = checkpoint["config"]
-    classes = config.classes or checkpoint["class_names"]
+    classes = names_for(checkpoint, config.classes)
     own_folder = "voc" if config.voc_data_dir else None
     root = find_root(config.data or own_folder or trained["data"], config.voc_data_dir or trained["voc_data_dir"])
     split = config.split or trained["eval_split"]
     dataset = VOCDataset(root, split, classes, invalid_boxes=config.invalid_boxes or trained["invalid_boxes"])
+    if config.json:
+        Path(config.json).parent.mkdir(parents=True, exist_ok=True)
     model = restore(checkpoint).to(device)
     evaluation = evaluate(model, dataset, config.metric, dtype, config.num_workers, config.limit,
                           **predict_options(config))

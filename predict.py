@@ -9,7 +9,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from data.voc import SUFFIXES, DataError, read_image
-from eval import predict_options
+from eval import names_for, predict_options
 from model import restore
 from utils.checkpoint import CheckpointError, load_checkpoint
 from utils.config import OptionError, PredictConfig, command, pick_device, pick_dtype
@@ -45,7 +45,7 @@ def main(config, *paths):
     device = pick_device(config.device)
     dtype = pick_dtype(config.precision, device)
     checkpoint = load_checkpoint(config.load_path)
-    names = config.classes or checkpoint["class_names"]
+    names = names_for(checkpoint, config.classes)
     model = restore(checkpoint).to(device)
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)

@@ -53,6 +53,7 @@ def train(config):
     """Trains as a `TrainConfig` says, evaluates, and keeps everything in runs/<env>/."""
     run = open_run(config)
     step = load_state(run) if config.resume else 0
+    make_folder(config)  # now that nothing can go wrong any more
     print(f"{run.folder}: steps {step} to {run.n_step} on {pick_device(config.device)}, "
           f"{'bf16' if run.trainer.dtype else 'fp32'}")
     log = Log(run.folder, config.env, config.visdom, config.visdom_port, asdict(config), step)
@@ -77,7 +78,8 @@ def train_epoch(run, log, epoch, steps):
     indices = batches(len(dataset), config.batch_size, config.seed, epoch)
     indices = indices[steps.start - epoch * run.epoch_steps:][:len(steps)]  # an interrupted epoch goes on inside
     loader = DataLoader(dataset, batch_sampler=indices, collate_fn=list,
-                        num_workers=worker_count(config.num_workers, pick_device(config.device)))
+                        num_workers=worker_count(config.num_workers, pick_device(config.device)),
+                        generator=torch.Generator())  # else it draws from torch's own, which dropout uses
     transform = TrainTransform(run.model.prepare, config.flip_prob)
     meter, shown = Meter(), 0.0
     with tqdm(total=run.n_step, initial=steps.start, desc=f"epoch {epoch + 1}", unit="step", leave=False) as bar:
@@ -154,7 +156,7 @@ def batches(n_image, batch_size, seed, epoch):
 
 
 def open_run(config):
-    """Opens data, model and trainer, and last, when nothing can go wrong any more, the run's folder."""
+    """Opens data, model and trainer; writes nothing yet."""
     device = pick_device(config.device)
     check_folder(config)
     train_set, eval_set = open_data(config)
@@ -167,7 +169,7 @@ def open_run(config):
         pick_dtype(config.precision, device))
     epoch_steps = math.ceil(len(train_set) / config.batch_size)
     n_step = min(config.epoch * epoch_steps, config.max_steps or math.inf)
-    return Run(config, make_folder(config), train_set, eval_set, model, trainer, n_step, epoch_steps)
+    return Run(config, RUNS / config.env, train_set, eval_set, model, trainer, n_step, epoch_steps)
 
 
 def open_data(config):
@@ -186,8 +188,11 @@ def open_data(config):
 def open_model(config, n_fg_class):
     """The network, its weights those of `--load-path`, else of `--pretrained`, else random."""
     torch.manual_seed(config.seed)
-    start = load_checkpoint(config.load_path) if config.load_path else None
-    model = build(**model_options(config, n_fg_class), frozen_convs=config.frozen_convs,
+    start = load_checkpoint(config.load_path) if config.load_path and not config.resume else None
+    frozen_convs = config.frozen_convs
+    if frozen_convs is None:  # here, since weights from a checkpoint are not random either
+        frozen_convs = 0 if config.pretrained == "none" else 4
+    model = build(**model_options(config, n_fg_class), frozen_convs=frozen_convs,
                   pretrained=None if start or config.resume else config.pretrained,
                   preprocessing=start["preprocessing"] if start else None)
     if start:
@@ -210,7 +215,9 @@ def load_weights(model, checkpoint, path):
     try:
         model.load_state_dict(checkpoint["model"])
     except RuntimeError as error:
-        raise CheckpointError(f"{path} does not fit the options (classes, anchors, head width): {error}") from None
+        first = str(error).splitlines()[1:2] or [str(error)]
+        raise CheckpointError(f"{path} does not fit the options (classes, anchors, head width): {first[0].strip()}"
+                              ) from None
 
 
 def state(run, epoch, step):
@@ -233,7 +240,7 @@ def load_state(run):
 
 def check_folder(config):
     """Refuses a name that is no plain name, and a run that is there already unless the options say what to do."""
-    if Path(config.env).name != config.env:
+    if config.env in ("", "..") or Path(config.env).name != config.env:
         raise OptionError(f"--env={config.env!r} must be a plain name: it becomes a folder in {RUNS}/")
     if (RUNS / config.env / "config.json").exists() and not (config.resume or config.overwrite):
         raise OptionError(f"{RUNS / config.env} holds an earlier run: go on with --resume, replace it with "
@@ -247,12 +254,11 @@ def make_folder(config):
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "config.json", json.dumps(asdict(config), indent=1))
-    return folder
 
 
 def stored_options(options):
     """What config.json of a run says that is to be resumed: only what changes has to be said again."""
-    if options.get("resume") != "True":
+    if options.get("resume", "").lower() != "true":
         return {}
     path = RUNS / options.get("env", TrainConfig.env) / "config.json"
     for needed in (path, path.with_name("last.pth")):

@@ -23,8 +23,13 @@ def find_root(data, voc_data_dir, download=False):
 
 
 def class_names(classes, root, splits):
-    """The names that `--classes` means: a list, a file with one name a line, or, if empty, those in the annotations."""
+    """The names that `--classes` means: see `read_names`; if it is empty, those in the annotations."""
+    return read_names(classes) or find_classes(root, splits)
+
+
+def read_names(classes):
+    """The names in `classes`, a list of them or of one file with one name a line."""
     if len(classes) == 1 and Path(classes[0]).is_file():
         lines = Path(classes[0]).read_text(encoding="utf-8").splitlines()
         classes = tuple(line.strip() for line in lines if line.strip())
-    return tuple(classes) or find_classes(root, splits)
+    return tuple(classes)

@@ -16,13 +16,14 @@ from skimage.color import hsv2rgb
 from skimage.filters import gaussian
 from skimage.transform import resize
 
-FORMAT_VERSION = 1  # part of the folder's name: raise it when pictures or files change
-IMAGE_SIDE = (200, 320)  # shortest and longest side of an image, pixels
+FORMAT_VERSION = 2  # part of the folder's name: raise it when pictures or files change
+IMAGE_SIDES = (200, 240, 280, 320)  # of an image, pixels; a few, because a CPU prepares anew for each new size
 N_OBJECT = (2, 6)  # fewest and most objects of an image
 BOX_SIDE = (1 / 12, 2 / 3)  # shortest and longest side of a box, as a share of its image's shorter side
 DIFFICULT_BELOW = 0.45  # an object of which a smaller share is visible is difficult
 LEAST_VISIBLE = 0.25  # no object shows a smaller share of itself
 BORDER_SHARE = 0.3  # of the objects, about: the others keep off the border
+ODD_COLOR = 0.1  # of the objects, about, have a colour that is not usual for their class
 FINE = 2
 
 
@@ -204,9 +205,13 @@ def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray
 
 
 def _surface(rng: np.random.Generator, obj: _Object) -> np.ndarray:
-    """Colours (P, 3) of an object: its class's pattern in two random colours, lit from the upper left."""
+    """Colours (P, 3) of an object: its class's pattern in two colours, lit from the upper left.
+
+    The first colour is a hint, as in nature: of the class's fifth of the circle of hues, but for every tenth object
+    of any. The second is as random as that allows.
+    """
     kind = _KINDS[CLASSES[obj.label]]
-    hue = rng.random()
+    hue = rng.random() if rng.random() < ODD_COLOR else (obj.label + rng.uniform(-0.5, 0.5)) / len(CLASSES)
     first = _rgb(hue, rng.uniform(0.65, 0.9), rng.uniform(0.85, 1))
     second = _rgb(hue + rng.uniform(0.3, 0.7), *((0.15, 1.0) if rng.random() < 0.5 else (0.85, 0.35)))
     color = first + kind.pattern(*obj.own)[:, None] * (second - first)
@@ -240,7 +245,7 @@ def draw_scene(
     objects on top or not; label (G,) int64, an index of CLASSES; difficult (G,) bool, less than DIFFICULT_BELOW
     of the object is visible; truncated (G,) bool, the object reaches over the border. Later objects lie on top.
     """
-    img_size = rng.integers(IMAGE_SIDE[0], IMAGE_SIDE[1] + 1, size=2)
+    img_size = rng.choice(IMAGE_SIDES, size=2)
     pile, visible = _pile(rng, img_size)
     img = _background(rng, *img_size)
     for obj in pile:

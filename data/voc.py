@@ -66,16 +66,19 @@ def read_ids(root, split):
 
 def read_annotation(path):
     """The `Annotation` in the XML file `path`. A missing `difficult` counts as 0; coordinates may be fractions."""
+    number, name, corner, difficult = 0, [], [], []
     try:
-        objects = ET.parse(path).getroot().findall("object")
-        name = [obj.findtext("name").strip() for obj in objects]
-        corner = [[float(obj.find("bndbox").findtext(key)) for key in ("ymin", "xmin", "ymax", "xmax")]
-                  for obj in objects]
-        difficult = [bool(int(obj.findtext("difficult") or 0)) for obj in objects]
+        for obj in ET.parse(path).getroot().findall("object"):
+            number += 1
+            name.append(obj.findtext("name").strip())
+            corner.append([float(obj.findtext(f"bndbox/{key}")) for key in ("ymin", "xmin", "ymax", "xmax")])
+            difficult.append(bool(int(obj.findtext("difficult") or 0)))
     except FileNotFoundError:
         raise DataError(f"{path} is missing: each image needs one, without objects if it shows none") from None
     except (ET.ParseError, AttributeError, TypeError, ValueError) as error:
-        raise DataError(f"{path} is not an annotation in the VOC format ({error}): each object needs a name and a "
+        where = f"{path}, object {number}," if number else path
+        reason = "something is missing" if isinstance(error, AttributeError | TypeError) else error
+        raise DataError(f"{where} is not an annotation in the VOC format ({reason}): each object needs a name and a "
                         "bndbox with the numbers xmin, ymin, xmax, ymax") from None
     return Annotation(name, np.array(corner, np.float32).reshape(-1, 4) - 1, np.array(difficult, bool))  # (G, 4), (G,)
 
@@ -113,7 +116,7 @@ class VOCDataset:
         for image_id in read_ids(root, split):
             path = root / "Annotations" / f"{image_id}.xml"
             name, bbox, difficult = read_annotation(path)
-            valid = (bbox[:, 2:] > bbox[:, :2]).all(1)  # (G,)
+            valid = (bbox[:, 2:] > bbox[:, :2]).all(1) & np.isfinite(bbox).all(1)  # (G,)
             for i in np.flatnonzero(~valid):
                 y_min, x_min, y_max, x_max = bbox[i] + 1
                 offenders.append(f"{path} object {i + 1} ({name[i]}): "

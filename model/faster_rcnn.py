@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
 from model.rpn import RPNOutput
-from model.utils.array import float32_or_wider
 from model.utils.bbox_tools import clip_bbox, loc2bbox
 from model.utils.preprocess import prepare
 
@@ -105,9 +104,9 @@ class FasterRCNN(nn.Module):
         roi_index, label = (prob[:, 1:] > score_thresh).nonzero(as_tuple=True)  # (D,) each, before suppression
         score = prob[roi_index, label + 1]
         loc = output.roi_cls_loc[roi_index, label + 1] * self.loc_std + self.loc_mean  # (D, 4)
-        bbox = clip_bbox(loc2bbox(output.rpn.roi[roi_index], loc), img_size)
+        bbox = loc2bbox(output.rpn.roi[roi_index], loc)
         ratio = [original / resized for original, resized in zip(original_size, img_size, strict=True)]
-        bbox = float32_or_wider(bbox * bbox.new_tensor(ratio * 2))
+        bbox = clip_bbox(bbox * bbox.new_tensor(ratio * 2), original_size)  # last: rounding leaves none outside
         keep = batched_nms(bbox, score, label, nms_thresh)
         return bbox[keep], label[keep], score[keep]
 

@@ -2,7 +2,6 @@
 
 R: RoIs. L: classes of objects; 0 is the background inside the head. h, w: sides of the feature map, H/16, W/16.
 """
-import urllib.error
 import warnings
 
 import torch
@@ -134,14 +133,14 @@ def _fetch(pretrained):
     if pretrained in known:
         try:
             return known[pretrained].get_state_dict(progress=True, check_hash=True)
-        except (urllib.error.URLError, OSError) as error:
+        except (OSError, RuntimeError) as error:  # no network; half a file, or not the right one
             raise WeightsError(
                 f"the weights --pretrained={pretrained} could not be fetched from {known[pretrained].url} ({error}): "
                 "fetch that file elsewhere and name it, --pretrained=FILE, or start from --pretrained=none") from None
     try:
         return torch.load(pretrained, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = str(error).splitlines()[0]
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise WeightsError(f"--pretrained={pretrained} is not a file of weights that torch can read safely: {reason}; "
                          "it may be imagenet, caffe, none or the state of torchvision's VGG16") from None
 
@@ -149,12 +148,12 @@ def _fetch(pretrained):
 def _load_pretrained(extractor, head, pretrained):
     """Fills extractor and head with VGG16's weights; returns the `Preprocessing` that these want."""
     state = _fetch(pretrained)
-    features = {key: state.get(f"features.{key}") for key in extractor.state_dict()}
     try:
-        extractor.load_state_dict(features)
-    except (RuntimeError, AttributeError) as error:
-        raise WeightsError(f"--pretrained={pretrained} holds {list(state)[:4]} ..., not torchvision's VGG16 with "
-                         f"features.0.weight to features.28.bias ({str(error).splitlines()[0]})") from None
+        extractor.load_state_dict({key: state.get(f"features.{key}") for key in extractor.state_dict()})
+    except (RuntimeError, AttributeError):
+        found = f"{list(state)[:4]} ..." if isinstance(state, dict) else f"a {type(state).__name__}"
+        raise WeightsError(f"--pretrained={pretrained} holds {found}, not the state of torchvision's VGG16 with "
+                           "features.0.weight to features.28.bias in their shapes") from None
     fc = {f"{name}.{kind}": state.get(f"classifier.{index}.{kind}")
           for name, index in (("fc6", 0), ("fc7", 3)) for kind in ("weight", "bias")}
     # the copy of the Caffe features comes without a classifier: its entries are NaN (torchvision)

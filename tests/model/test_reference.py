@@ -47,12 +47,13 @@ def test_boxes(boxes, anchor, library):
 
 def test_anchor_targets(anchor):
     theirs = load("anchor_targets")
-    creator, img_size, rng = AnchorTargetCreator(n_sample=10**6), tuple(theirs["img_size"]), np.random.default_rng(0)
+    creator, rng = AnchorTargetCreator(n_sample=10**6), np.random.default_rng(0)
+    img_size = tuple(theirs["img_size"])
     loc, label = creator(theirs["gt_bbox"], anchor, img_size, rng)
     np.testing.assert_array_equal(label, theirs["label"])
     np.testing.assert_array_equal(np.flatnonzero(label == 1), theirs["positive_index"])
     assert_close(loc[label == 1], theirs["loc_of_positive"])
-    without_object = creator(np.zeros((0, 4), np.float32), anchor, img_size, rng)  # then all that is inside is 0
+    without_object = creator(np.zeros((0, 4), np.float32), anchor, img_size, rng)  # all inside is 0
     np.testing.assert_array_equal(without_object.label == 0, theirs["inside"])
 
 
@@ -77,7 +78,7 @@ def test_proposal_targets():
 @pytest.mark.parametrize("sigma", [1, 3])
 def test_loc_loss(sigma):
     theirs = load("loc_loss")
-    label = torch.from_numpy(theirs["label"])
+    label, pred, target = (torch.from_numpy(theirs[name]) for name in ("label", "pred", "target"))
     score = torch.zeros(len(label), int(label.max()) + 1)
-    loss, _ = _losses(torch.from_numpy(theirs["pred"]), score, torch.from_numpy(theirs["target"]), label, sigma)
+    loss, _ = _losses(pred, score, target, label, sigma)
     assert_close(loss, theirs[f"sigma{sigma}"])

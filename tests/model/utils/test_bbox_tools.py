@@ -1,4 +1,4 @@
-"""Box arithmetic: numbers by hand, round trips, NumPy against torch, gradients, boxes without area, no boxes."""
+"""Box arithmetic: numbers by hand, round trips, NumPy and torch, gradients, boxes of no area, no boxes."""
 import math
 
 import numpy as np
@@ -48,14 +48,13 @@ def test_round_trip(library):
 
 @both_libraries
 def test_loc2bbox_bounds_the_growth(library):
-    src = library(np.array([[0, 0, 2, 4]] * 3, np.float32))  # centre (1, 2)
-    loc = library(np.array([[0, 0, 1e30, -1e30], [0, 0, 3, 1e30], [0, 0, -1, 5]], np.float32))
+    src = library(np.array([[0, 0, 2, 4]] * 3, np.float32))
+    loc = library(np.array([[0, 0, 1e30, -1e30], [0, 0, 4.1, 1e30], [0, 0, -1e30, 4.2]], np.float32))
     bbox = loc2bbox(src, loc)
-    np.testing.assert_allclose(bbox[:, 2] - bbox[:, 0], [2 * 62.5, 2 * 62.5, 2 * math.exp(-1)], rtol=1e-5)
-    np.testing.assert_allclose(bbox[:, 3] - bbox[:, 1], [0, 4 * 62.5, 4 * 62.5], rtol=1e-5)
-    np.testing.assert_allclose(loc2bbox(src, library(np.array([[0, 0, 4, 4.1]] * 3, np.float32)))[0],
-                               [1 - math.exp(4), 2 - 2 * math.exp(4.1), 1 + math.exp(4), 2 + 2 * math.exp(4.1)],
-                               rtol=1e-5)  # e^4.1 = 60.3 is still below the bound
+    # 1000 / 16 = 62.5 times at most; e^4.1 = 60.3 is still below, e^4.2 = 66.7 above
+    height, width = [125, 2 * math.exp(4.1), 0], [0, 250, 250]
+    np.testing.assert_allclose(bbox[:, 2] - bbox[:, 0], height, rtol=1e-5)
+    np.testing.assert_allclose(bbox[:, 3] - bbox[:, 1], width, rtol=1e-5)
 
 
 @both_libraries
@@ -69,9 +68,10 @@ def test_boxes_without_area_give_finite_locs(library):
         np.testing.assert_array_equal(loc2bbox(flat, library(np.ones((3, 4), np.float32)))[2], [3, 5, 3, 5])
 
 
-# areas 200, 600, 40; the third lies inside the first; the last two are apart from the first in y only, in x only
+# areas 200, and 600, 40 (inside), 200; the last two are apart from the first in y only, in x only
 IOU_A = np.array([[0, 0, 10, 20]], np.float32)
-IOU_B = np.array([[5, 10, 25, 40], [2, 3, 6, 13], [0, 0, 10, 20], [12, 5, 17, 15], [3, 25, 8, 30]], np.float32)
+IOU_B = np.array([[5, 10, 25, 40], [2, 3, 6, 13], [0, 0, 10, 20], [12, 5, 17, 15], [3, 25, 8, 30]],
+                 np.float32)
 IOU = [[50 / 750, 40 / 200, 1, 0, 0]]
 
 
@@ -106,8 +106,9 @@ def test_bbox_iou_against_torchvision():
 @both_libraries
 def test_clip_bbox(library):
     bbox = np.array([[-5, -3, 60, 90], [4, 5, 6, 7], [55, 85, 70, 95]], np.float32)
+    expected = [[0, 0, 50, 80], [4, 5, 6, 7], [50, 80, 50, 80]]
     for img_size in ((50, 80), np.array((50, 80))):  # whole numbers of either kind leave float32 alone
-        assert_answer(clip_bbox(library(bbox), img_size), [[0, 0, 50, 80], [4, 5, 6, 7], [50, 80, 50, 80]], library)
+        assert_answer(clip_bbox(library(bbox), img_size), expected, library)
 
 
 @both_libraries

@@ -10,8 +10,8 @@ KEY = np.array([0.5, 0.0, 0.2, 0.999, 0.3, 0.1], np.float32)
 
 
 @pytest.mark.parametrize(("n", "kept"), [
-    (0, []), (1, [2]), (2, [2, 4]), (3, [0, 2, 4]), (4, [0, 2, 3, 4]), (5, [0, 2, 3, 4]), (10**6, [0, 2, 3, 4]),
-    (np.array([True, True, False]).sum(), [2, 4]),
+    (0, []), (1, [2]), (2, [2, 4]), (3, [0, 2, 4]), (4, [0, 2, 3, 4]), (5, [0, 2, 3, 4]),
+    (10**6, [0, 2, 3, 4]), (np.array([True, True, False]).sum(), [2, 4]),
 ])
 def test_keeps_the_candidates_with_the_smallest_keys(n, kept):
     keep = keep_smallest(CANDIDATE, KEY, n)

@@ -1,0 +1,241 @@
+"""Building the network: its options, its weights from torchvision or a file, each failure in one sentence."""
+import re
+import warnings
+from urllib.error import URLError
+
+import pytest
+import torch
+import torchvision
+
+import model
+from model import WeightsError, vgg16
+from model.utils.anchors import generate_anchor_base
+from model.utils.preprocess import TORCHVISION, TORCHVISION_CAFFE, Preprocessing
+
+VGG16_Weights = torchvision.models.VGG16_Weights
+
+
+def build(**options):
+    return model.build(n_fg_class=2, head_width=8, generator=torch.Generator().manual_seed(0), **options)
+
+
+@pytest.fixture
+def narrow(monkeypatch):
+    """Two convolutions, at 0 and 3, in the place of VGG16's thirteen."""
+    monkeypatch.setattr(vgg16, "LAYERS", (4, "M", 512))
+
+
+@pytest.fixture
+def state(narrow):
+    """The state that torchvision's VGG16 would have with such layers."""
+    shapes = {"features.0.weight": (4, 3, 3, 3), "features.0.bias": (4,), "features.3.weight": (512, 4, 3, 3),
+              "features.3.bias": (512,), "classifier.0.weight": (8, 25088), "classifier.0.bias": (8,),
+              "classifier.3.weight": (8, 8), "classifier.3.bias": (8,), "classifier.6.weight": (10, 8),
+              "classifier.6.bias": (10,)}
+    generator = torch.Generator().manual_seed(1)
+    return {key: torch.randn(shape, generator=generator) for key, shape in shapes.items()}
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "weights.pth"
+
+
+def build_from(file, state, **options):
+    torch.save(state, file)
+    return build(pretrained=str(file), **options)
+
+
+def same(ours, theirs):
+    return all(torch.equal(ours.state_dict()[key], theirs.state_dict()[key]) for key in ours.state_dict())
+
+
+def frozen(module):
+    return [name for name, param in module.named_parameters() if not param.requires_grad]
+
+
+def test_unknown_backbone_is_named_with_the_known_ones():
+    with pytest.raises(ValueError, match=r"'vgg61'.*vgg16"):
+        model.build("vgg61")
+
+
+def test_options_reach_their_parts(narrow):
+    built = build(frozen_convs=1, dropout=0.5, min_size=32, max_size=48, anchor_scales=(1, 2),
+                  anchor_ratios=(3,), loc_mean=(1, 2, 3, 4), loc_std=(5, 6, 7, 8),
+                  proposal={"nms_thresh": 0.6, "min_size": 9})
+    assert frozen(built) == ["extractor.0.weight", "extractor.0.bias"]
+    assert built.head.dropout == 0.5
+    assert built.head.fc7.weight.shape == (8, 8)
+    assert built.head.score.out_features == 3
+    assert built.head.cls_loc.out_features == 12
+    assert (built.min_size, built.max_size) == (32, 48)
+    side = built.rpn.anchor_base[:, 2:] - built.rpn.anchor_base[:, :2]
+    torch.testing.assert_close(side, torch.tensor([[16.0], [32]]) * torch.tensor([[3**0.5, 3**-0.5]]))
+    assert built.loc_mean.tolist() == [1, 2, 3, 4]
+    assert built.loc_std.tolist() == [5, 6, 7, 8]
+    creator = built.rpn.proposal_creator
+    assert (creator.nms_thresh, creator.min_size, creator.n_test_post_nms) == (0.6, 9, 300)
+    assert built.preprocessing == TORCHVISION
+
+
+def test_default_numbers(narrow):
+    built = model.build(head_width=8)
+    assert built.head.score.out_features == 21
+    assert (built.min_size, built.max_size) == (600, 1000)
+    torch.testing.assert_close(built.rpn.anchor_base, torch.from_numpy(generate_anchor_base()))
+    assert built.loc_mean.tolist() == [0, 0, 0, 0]
+    assert built.loc_std.tolist() == pytest.approx([0.1, 0.1, 0.2, 0.2])
+    assert built.head.dropout == 0
+
+
+def test_full_network(tiny_model):
+    convs = [layer for layer in tiny_model.extractor if isinstance(layer, torch.nn.Conv2d)]
+    assert [conv.out_channels for conv in convs] == [64] * 2 + [128] * 2 + [256] * 3 + [512] * 6
+    assert not frozen(tiny_model)  # random weights are all trained
+    assert tiny_model.rpn.conv.out_channels == 512
+    weight = tiny_model.extractor[2].weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_weights_come_from_the_generator(narrow):
+    assert same(build(), build())
+    other = torch.Generator().manual_seed(1)
+    assert not same(build(), model.build(n_fg_class=2, head_width=8, generator=other))
+
+
+def test_restore(narrow):
+    options = {"name": "vgg16", "n_fg_class": 2, "head_width": 8, "min_size": 32}
+    trained = model.build(**options)
+    stored = Preprocessing((1.0, 2.0, 3.0), (4.0, 5.0, 6.0), 255.0, "BGR")
+    checkpoint = {"build": options, "preprocessing": tuple(stored), "model": trained.state_dict()}
+    restored = model.restore(checkpoint)
+    assert same(restored, trained)
+    assert restored.min_size == 32
+    assert restored.preprocessing == stored
+    assert isinstance(restored.preprocessing, Preprocessing)
+
+
+def test_file_fills_extractor_fc6_and_fc7(state, file):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        built = build_from(file, state)
+    for ours, theirs in ((built.extractor[0], "features.0"), (built.extractor[3], "features.3"),
+                         (built.head.fc6, "classifier.0"), (built.head.fc7, "classifier.3")):
+        assert torch.equal(ours.weight, state[f"{theirs}.weight"])
+        assert torch.equal(ours.bias, state[f"{theirs}.bias"])
+    assert built.preprocessing == TORCHVISION
+    untouched = build()
+    assert same(built.rpn, untouched.rpn)
+    assert same(built.head.score, untouched.head.score)
+    assert same(built.head.cls_loc, untouched.head.cls_loc)
+
+
+def test_pretrained_weights_freeze_four_convolutions_unless_told(monkeypatch, file):
+    monkeypatch.setattr(vgg16, "LAYERS", (2, 2, 2, 2, 2, 512))
+    state = {f"features.{key}": value for key, value in vgg16.VGG16().state_dict().items()}
+    for frozen_convs, expected in ((None, 4), (0, 0), (5, 5)):
+        with pytest.warns(UserWarning, match="fc6"):
+            built = build_from(file, state, frozen_convs=frozen_convs)
+        assert len(frozen(built)) == 2 * expected
+
+
+def test_classifier_of_nan_means_caffe_features(state, file):
+    state["classifier.3.bias"][2] = torch.nan  # one of them is enough
+    with pytest.warns(UserWarning, match=f"{file.name}.*fc6 and fc7.*random"):
+        built = build_from(file, state)
+    assert built.preprocessing == TORCHVISION_CAFFE
+    assert same(built.head, build().head)
+    assert torch.equal(built.extractor[3].weight, state["features.3.weight"])
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda state: state.pop("classifier.3.weight"),
+    lambda state: state.update({"classifier.0.weight": torch.ones(9, 25088)}),
+])
+def test_fc6_and_fc7_that_do_not_fit_stay_random(state, file, spoil):
+    spoil(state)
+    with pytest.warns(UserWarning, match=f"{file.name}.*fc6 and fc7.*random"):
+        built = build_from(file, state)
+    assert built.preprocessing == TORCHVISION
+    assert same(built.head, build().head)
+    assert torch.equal(built.extractor[0].weight, state["features.0.weight"])
+
+
+def test_given_preprocessing_replaces_that_of_the_weights(state, file):
+    own = ((1.0, 2.0, 3.0), (4.0, 5.0, 6.0), 255.0, "BGR")
+    assert build_from(file, state, preprocessing=own).preprocessing == Preprocessing(*own)
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda state: state.pop("features.3.bias"),
+    lambda state: state.update({"features.0.weight": torch.ones(5, 3, 3, 3)}),
+    lambda state: state.clear(),
+])
+def test_other_features_are_refused(state, file, spoil):
+    spoil(state)
+    with pytest.raises(WeightsError, match=re.escape(f"--pretrained={file} ") + r".*features\.0\.weight"):
+        build_from(file, state)
+
+
+@pytest.mark.parametrize("write", [
+    lambda file: None,  # there is none
+    lambda file: file.write_text("not weights"),
+    lambda file: file.write_bytes(b""),
+    lambda file: torch.save(re.compile("code"), file),
+])
+def test_what_is_no_file_of_weights_is_refused(narrow, file, write):
+    write(file)
+    with pytest.raises(WeightsError, match=re.escape(f"--pretrained={file} ") + ".*imagenet, caffe, none"):
+        build(pretrained=str(file))
+
+
+@pytest.mark.parametrize("content", [
+    {"model": {"features.0.weight": torch.ones(4, 3, 3, 3)}},
+    [torch.ones(2)],
+])
+def test_file_of_something_else_is_refused(narrow, file, content):
+    with pytest.raises(WeightsError, match=re.escape(f"--pretrained={file} ")):
+        build_from(file, content)
+
+
+@pytest.mark.parametrize(("name", "weights", "preprocessing"), [
+    ("imagenet", VGG16_Weights.IMAGENET1K_V1, TORCHVISION),
+    ("caffe", VGG16_Weights.IMAGENET1K_FEATURES, TORCHVISION_CAFFE),
+])
+def test_names_of_torchvisions_weights(monkeypatch, state, name, weights, preprocessing):
+    if name == "caffe":
+        state["classifier.0.weight"][:] = torch.nan
+    asked = []
+
+    def get_state_dict(self, progress, check_hash):
+        asked.append((self, check_hash))
+        return state
+
+    monkeypatch.setattr(VGG16_Weights, "get_state_dict", get_state_dict)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        built = build(pretrained=name)
+    assert asked == [(weights, True)]
+    assert built.preprocessing == preprocessing
+    assert torch.equal(built.extractor[0].bias, state["features.0.bias"])
+
+
+@pytest.mark.parametrize("error", [URLError("Network is unreachable"), RuntimeError("invalid hash value")])
+def test_failed_download_is_one_sentence(monkeypatch, narrow, error):
+    def get_state_dict(self, **options):
+        raise error
+
+    monkeypatch.setattr(VGG16_Weights, "get_state_dict", get_state_dict)
+    with pytest.raises(WeightsError) as raised:
+        build(pretrained="imagenet")
+    message = str(raised.value)
+    for part in ("--pretrained=imagenet", VGG16_Weights.IMAGENET1K_V1.url, str(error), "--pretrained=FILE",
+                 "--pretrained=none"):
+        assert part in message
+    assert "\n" not in message
+
+
+def test_none_may_be_spelt(monkeypatch, narrow):
+    monkeypatch.setattr(vgg16, "_fetch", None)  # nothing is fetched
+    assert same(build(pretrained="none"), build(pretrained=None))
+    assert not frozen(build(pretrained="none"))

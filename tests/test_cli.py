@@ -1,0 +1,361 @@
+"""The scripts as a user runs them, on a few tiny images, on the CPU: files, resuming, workers, refusals.
+
+A process costs seconds, so one of each kind is run and several tests look at what it left.
+"""
+import concurrent.futures
+import dataclasses
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data.voc import DataError
+from predict import find_images
+from utils.config import OptionError, TrainConfig
+
+REPO = Path(__file__).parent.parent
+OPTIONS = [
+    "--pretrained=none", "--head-width=32", "--min-size=64", "--max-size=96", "--anchor-scales=1,2,4",
+    "--rpn-min-size=2", "--n-train-pre-nms=200", "--n-train-post-nms=50", "--n-test-pre-nms=100",
+    "--n-test-post-nms=20", "--visdom=off", "--device=cpu", "--epoch=2", "--plot-every=2", "--lr-decay-step=7",
+    "--eval-split=held"]
+SPLITS = {"trainval": ["e", "d", "c", "b", "none"], "held": ["a1", "a2"]}
+COLORS = {"bar": (250, 40, 10), "box": (20, 60, 240)}
+IDS = [image_id for ids in SPLITS.values() for image_id in ids]
+RUN_FILES = ["best.pth", "config.json", "curves.png", "last.pth", "log.jsonl"]
+
+
+def script(cwd, name, *words):
+    """Runs one of the scripts in `cwd`, with the words of a command line."""
+    return subprocess.run([sys.executable, REPO / name, *words], cwd=cwd, capture_output=True, text=True, timeout=300)
+
+
+def write_voc(root):
+    """A wide and a square object on each image of 64 x 96, none on "none"; those held back are 40 x 100."""
+    for folder in ("ImageSets/Main", "Annotations", "JPEGImages"):
+        (root / folder).mkdir(parents=True)
+    for split, ids in SPLITS.items():
+        (root / "ImageSets/Main" / f"{split}.txt").write_text("\n".join(ids))
+    rng = np.random.default_rng(0)
+    for image_id in IDS:
+        img = rng.integers(90, 130, (40, 100, 3) if image_id.startswith("a") else (64, 96, 3), np.uint8)
+        objects = ""
+        for name, (height, width) in {} if image_id == "none" else {"bar": (9, 40), "box": (20, 22)}.items():
+            y, x = (int(rng.integers(0, side - size)) for side, size in zip(img.shape, (height, width), strict=False))
+            img[y:y + height, x:x + width] = COLORS[name]
+            objects += (f"<object><name>{name}</name><bndbox><xmin>{x + 1}</xmin><ymin>{y + 1}</ymin>"
+                        f"<xmax>{x + width}</xmax><ymax>{y + height}</ymax></bndbox></object>")
+        (root / "Annotations" / f"{image_id}.xml").write_text(f"<annotation>{objects}</annotation>")
+        Image.fromarray(img).save(root / "JPEGImages" / f"{image_id}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """The folder in which everything runs, with a data set in voc/; removed at the end, checkpoints are large."""
+    folder = tmp_path_factory.mktemp("cli")
+    write_voc(folder / "voc")
+    yield folder
+    shutil.rmtree(folder)
+
+
+def train(place, env, *words):
+    """Trains in `place`, without an error."""
+    done = script(place, "train.py", "train", f"--env={env}", *words)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def fresh(place, env, *words):
+    return train(place, env, "--voc-data-dir=voc", *OPTIONS, *words)
+
+
+@pytest.fixture(scope="module")
+def whole(place):
+    """The folder of an undisturbed run of two epochs, and what it printed."""
+    printed = fresh(place, "whole")
+    return place / "runs/whole", printed
+
+
+def log(folder, *names):
+    """The lines of a log.jsonl, or of each training line the values of some names."""
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [[line[name] for name in names] for line in lines if line["kind"] == "train"] if names else lines
+
+
+def checkpoint(folder, name="last.pth"):
+    return torch.load(folder / name, weights_only=True)
+
+
+def assert_same(tree, other):
+    """Both hold the same, tensors bit for bit."""
+    if isinstance(tree, torch.Tensor):
+        assert torch.equal(tree, other)
+    elif isinstance(tree, dict):
+        assert tree.keys() == other.keys()
+        for key in tree:
+            assert_same(tree[key], other[key])
+    else:
+        assert tree == other
+
+
+# One run and what it leaves
+
+
+def test_a_run_leaves_its_files_and_no_others(whole):
+    folder, printed = whole
+    assert sorted(path.name for path in folder.iterdir()) == RUN_FILES
+    assert "5 images to train on, 2 to evaluate on, 2 classes: bar, box" in printed
+    assert "python eval.py --load-path=runs/whole/last.pth" in printed
+    assert sorted(path.name for path in folder.parent.parent.iterdir()) == ["runs", "voc"]
+
+
+def test_config_holds_every_option(whole):
+    config = json.loads((whole[0] / "config.json").read_text())
+    assert list(config) == [field.name for field in dataclasses.fields(TrainConfig)]
+    assert (config["env"], config["min_size"], config["anchor_scales"], config["lr"]) == ("whole", 64, [1, 2, 4], 1e-3)
+    assert config["voc_data_dir"] == "voc"
+    assert config["visdom"] == "off"
+    assert config["max_steps"] is None
+
+
+def test_log_has_a_line_an_interval_and_one_an_evaluation(whole):
+    lines = log(whole[0])
+    assert [(line["kind"], line["step"], line["epoch"]) for line in lines] == [
+        ("train", 2, 0), ("train", 4, 0), ("eval", 5, 0),
+        ("train", 6, 1), ("train", 8, 1), ("train", 10, 1), ("eval", 10, 1)]
+    losses = np.array(log(whole[0], "rpn_loc", "rpn_cls", "roi_loc", "roi_cls", "total"))
+    assert np.isfinite(losses).all()
+    assert (losses[:, [1, 3]] > 0).all()
+    np.testing.assert_allclose(losses[:, :4].sum(1), losses[:, 4], rtol=1e-5)
+    np.testing.assert_allclose(log(whole[0], "lr"), [[1e-3], [1e-3], [1e-3], [1e-4], [1e-4]])
+    assert list(lines[-1]["ap"]) == ["bar", "box"]
+
+
+def test_checkpoints_hold_what_is_documented(whole):
+    folder, _ = whole
+    last, best = checkpoint(folder), checkpoint(folder, "best.pth")
+    weights = {"format", "model", "build", "class_names", "preprocessing", "config", "epoch", "step"}
+    assert last.keys() == weights | {"optimizer", "rng"}
+    assert best.keys() == weights | {"map"}
+    assert (last["epoch"], last["step"], last["class_names"]) == (1, 10, ["bar", "box"])
+    assert last["config"] == json.loads((folder / "config.json").read_text()) | {
+        name: tuple(value) for name, value in last["config"].items() if isinstance(value, tuple)}
+    evaluations = {line["step"]: line["map"] for line in log(folder) if line["kind"] == "eval"}
+    assert best["map"] == max(evaluations.values())
+    assert best["step"] == min(step for step, value in evaluations.items() if value == best["map"])
+    assert len(last["optimizer"]["state"]) == len(last["model"])  # nothing is frozen
+    assert last["build"] == best["build"] == {
+        "name": "vgg16", "n_fg_class": 2, "head_width": 32, "dropout": 0, "min_size": 64, "max_size": 96,
+        "anchor_scales": (1, 2, 4), "anchor_ratios": (0.5, 1, 2),
+        "proposal": {"nms_thresh": 0.7, "min_size": 2, "n_train_pre_nms": 200, "n_train_post_nms": 50,
+                     "n_test_pre_nms": 100, "n_test_post_nms": 20}}
+
+
+def test_curves_are_a_picture(whole):
+    with Image.open(whole[0] / "curves.png") as img:
+        assert len(np.unique(np.array(img.convert("RGB")).reshape(-1, 3), axis=0)) > 20
+
+
+# The same run, otherwise
+
+
+@pytest.fixture(scope="module")
+def parts(place):
+    """The folder of the same run, interrupted after 4 of the 5 steps of its first epoch, and resumed."""
+    fresh(place, "parts", "--max-steps=4")
+    folder = place / "runs/parts"
+    assert checkpoint(folder)["step"] == 4
+    printed = train(place, "parts", "--resume", "--max-steps=10")
+    assert "steps 4 to 10" in printed
+    return folder
+
+
+def test_a_resumed_run_ends_where_an_undisturbed_one_does(whole, parts):
+    one, other = checkpoint(whole[0]), checkpoint(parts)
+    for name in ("model", "optimizer", "build", "epoch", "step"):
+        assert_same(one[name], other[name])
+    names = ("step", "epoch", "rpn_loc", "rpn_cls", "roi_loc", "roi_cls", "total", "lr")
+    assert log(whole[0], *names) == log(parts, *names)
+    assert sorted(path.name for path in parts.iterdir()) == RUN_FILES
+
+
+def test_a_resumed_run_keeps_its_options(whole, parts):
+    one, other = (json.loads((folder / "config.json").read_text()) for folder in (whole[0], parts))
+    assert {name for name in one if one[name] != other[name]} == {"env", "resume", "max_steps"}
+
+
+def test_workers_change_nothing(place, whole):
+    fresh(place, "workers", "--num-workers=2")
+    one, other = checkpoint(whole[0]), checkpoint(place / "runs/workers")
+    for name in ("model", "optimizer"):
+        assert_same(one[name], other[name])
+    assert one["config"]["num_workers"] is None  # 0 on a CPU
+
+
+def test_batches_and_overwriting(place, whole):
+    folder = place / "runs/batches"
+    folder.mkdir(parents=True)
+    for name in ("config.json", "of an earlier run"):
+        (folder / name).write_text("{}")
+    fresh(place, "batches", "--overwrite", "--batch-size=2", "--eval-every=0")
+    assert sorted(path.name for path in folder.iterdir()) == RUN_FILES
+    assert checkpoint(folder)["step"] == 6  # 2 + 2 + 1 images an epoch
+    assert [(line["kind"], line["step"]) for line in log(folder)] == [
+        ("train", 2), ("train", 4), ("train", 6), ("eval", 6)]
+    weight = "extractor.28.weight"
+    assert not torch.equal(checkpoint(folder)["model"][weight], checkpoint(whole[0])["model"][weight])
+
+
+# From the checkpoint alone
+
+
+@pytest.fixture(scope="module")
+def detected(place, whole, tmp_path_factory):
+    """A folder with copies of the last checkpoint and of voc/, and what eval.py and predict.py wrote there."""
+    folder = tmp_path_factory.mktemp("alone")
+    shutil.copy(whole[0] / "last.pth", folder / "net.pth")
+    shutil.copytree(place / "voc", folder / "voc")
+    options = ["--load-path=net.pth", "--device=cpu", "--score-thresh=0.02"]
+    commands = [("eval.py", *options, "--json=eval.json"),
+                ("predict.py", "voc/JPEGImages", *options, "--precision=fp32", "--limit=2", "--out=new/out")]
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        done = list(pool.map(lambda words: script(folder, *words), commands))
+    for one in done:
+        assert one.returncode == 0, one.stderr
+    yield folder, *(one.stdout for one in done)
+    shutil.rmtree(folder)
+
+
+def test_eval_needs_only_the_checkpoint(detected):
+    folder, printed, _ = detected
+    result = json.loads((folder / "eval.json").read_text())
+    assert result.pop("map") == pytest.approx(np.mean(list(result["ap"].values())))
+    assert list(result.pop("ap")) == ["bar", "box"]
+    assert sum(result.pop("n_detection").values()) > 0
+    assert result == {
+        "checkpoint": "net.pth", "step": 10, "data": "voc", "split": "held", "metric": "voc07", "precision": "fp32",
+        "score_thresh": 0.02, "nms_thresh": 0.3, "n_object": {"bar": 2, "box": 2}}
+    assert re.search(r"class +AP +objects +detections\nbar .*\nbox .*\nmean ", printed)
+
+
+def test_predict_writes_a_picture_an_image(detected):
+    folder, _, printed = detected
+    out = folder / "new/out"
+    assert sorted(path.name for path in out.iterdir()) == ["a1.png", "a2.png", "predictions.json"]
+    assert "in 2 images" in printed
+    for name in ("a1.png", "a2.png"):
+        drawn, img = (np.array(Image.open(path / name)) for path in (out, folder / "voc/JPEGImages"))
+        assert drawn.shape == img.shape == (40, 100, 3)
+        assert (drawn != img).any()
+
+
+def test_predictions_are_boxes_in_pixels_of_the_image(detected):
+    folder, _, _ = detected
+    rows = json.loads((folder / "new/out/predictions.json").read_text())
+    assert {row["image"] for row in rows} == {"voc/JPEGImages/a1.png", "voc/JPEGImages/a2.png"}
+    for row in rows:
+        assert list(row) == ["image", "bbox", "label", "name", "score"]
+        assert row["name"] == ["bar", "box"][row["label"]]
+        assert 0.02 <= row["score"] <= 1
+    y_min, x_min, y_max, x_max = np.array([row["bbox"] for row in rows]).T
+    assert (y_min >= 0).all()
+    assert (y_min < y_max).all()
+    assert (y_max <= 40).all()
+    assert (x_min >= 0).all()
+    assert (x_min < x_max).all()
+    assert 40 < x_max.max() <= 100  # y before x
+
+
+def test_predict_and_eval_detect_the_same(detected):
+    folder, _, _ = detected
+    names = [row["name"] for row in json.loads((folder / "new/out/predictions.json").read_text())]
+    found = json.loads((folder / "eval.json").read_text())["n_detection"]
+    assert {name: names.count(name) for name in ("bar", "box")} == found
+
+
+# Refusals
+
+
+REFUSALS = {
+    "help": ("train.py", "train", "--help"),
+    "unknown option": ("train.py", "train", "--env=no", "--lrr=1"),
+    "no data": ("train.py", "train", "--env=no"),
+    "no weights": ("train.py", "train", "--env=no", "--voc-data-dir=voc", "--device=cpu", "--pretrained=no.pth"),
+    "earlier run": ("train.py", "train", "--env=old", "--voc-data-dir=voc", "--device=cpu", "--pretrained=none"),
+    "no checkpoint": ("eval.py", "--load-path=voc/Annotations/a1.xml", "--device=cpu"),
+}
+
+
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory):
+    """What commands answer that are to end at once, by the keys of REFUSALS."""
+    folder = tmp_path_factory.mktemp("refused")
+    write_voc(folder / "voc")
+    (folder / "runs/old").mkdir(parents=True)
+    (folder / "runs/old/config.json").write_text("{}")
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        done = pool.map(lambda words: script(folder, *words), REFUSALS.values())
+    return dict(zip(REFUSALS, done, strict=True)) | {"folder": folder}
+
+
+def test_help_lists_every_option(refused):
+    done = refused["help"]
+    assert (done.returncode, done.stderr) == (0, "")
+    for field in dataclasses.fields(TrainConfig):
+        assert f"--{field.name.replace('_', '-')}=" in done.stdout
+
+
+@pytest.mark.parametrize(("kind", "words"), [
+    ("unknown option", ["--lrr", "--lr?"]),
+    ("no data", ["datasets/VOCdevkit/VOC2007", "--voc-data-dir", "--download", "--data=shapes"]),
+    ("no weights", ["--pretrained=no.pth", "none"]),
+    ("earlier run", ["runs/old", "--resume", "--overwrite", "--env"]),
+    ("no checkpoint", ["voc/Annotations/a1.xml", "checkpoint"]),
+])
+def test_a_refusal_is_one_line(refused, kind, words):
+    done = refused[kind]
+    assert done.returncode == 1
+    assert re.fullmatch(r"error: .+\n", done.stderr)
+    for word in words:
+        assert word in done.stderr
+
+
+def test_a_refusal_leaves_everything_as_it_was(refused):
+    folder = refused["folder"]
+    assert sorted(path.name for path in folder.iterdir()) == ["runs", "voc"]
+    assert [path.name for path in (folder / "runs").rglob("*")] == ["old", "config.json"]
+    assert (folder / "runs/old/config.json").read_text() == "{}"
+
+
+# Which images
+
+
+def test_images_are_files_and_those_in_folders_by_name(tmp_path):
+    for name in ("b.JPG", "a.png", "c.jpeg", "note.txt", "deep/z.png", "one.bmp"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = find_images([str(tmp_path / "one.bmp"), str(tmp_path)])
+    assert [path.name for path in found] == ["one.bmp", "a.png", "b.JPG", "c.jpeg"]
+
+
+def test_images_that_cannot_be_are_refused(tmp_path):
+    for name in ("a.png", "deep/a.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(OptionError, match="name at least one image"):
+        find_images([])
+    with pytest.raises(DataError, match=r"empty holds no image \(\.jpg, \.jpeg, \.png\)"):
+        find_images([tmp_path / "empty"])
+    with pytest.raises(DataError, match=r"no\.png is neither an image nor a folder"):
+        find_images([tmp_path / "no.png"])
+    with pytest.raises(OptionError, match="several images are called 'a'"):
+        find_images([tmp_path, tmp_path / "deep"])

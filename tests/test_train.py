@@ -1,0 +1,191 @@
+"""The small decisions of train.py: learning rate, order of the images, means of the losses, the run's folder."""
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import train
+from data.voc import Sample
+from train import Meter, Run, batches, check_folder, learning_rate, make_folder, stored_options, train_epoch
+from trainer import Losses
+from utils.config import OptionError, TrainConfig
+
+# Learning rate
+
+
+def rates(config, at):
+    """Rates at (step, epoch) pairs, in units of the first."""
+    return [learning_rate(config, step, epoch) / config.lr for step, epoch in at]
+
+
+def test_rate_decays_after_ten_epochs():
+    config = TrainConfig(lr=3e-3)
+    assert learning_rate(config, 0, 0) == 3e-3
+    assert rates(config, [(10**6, 9), (0, 10), (0, 13)]) == pytest.approx([1, 0.1, 0.1])
+
+
+def test_rate_decays_after_several_epochs():
+    config = TrainConfig(lr=2.0, lr_decay=0.5, lr_decay_epoch=(3, 1))
+    assert rates(config, [(0, 0), (0, 1), (0, 2), (0, 3)]) == pytest.approx([1, 0.5, 0.5, 0.25])
+
+
+def test_rate_never_decays_where_nothing_says_when():
+    assert rates(TrainConfig(lr_decay_epoch=()), [(10**6, 99)]) == [1]
+
+
+def test_steps_replace_epochs():
+    config = TrainConfig(lr_decay_step=(900, 1000))
+    assert rates(config, [(899, 50), (900, 0), (999, 0), (1000, 0)]) == pytest.approx([1, 0.1, 0.1, 0.01])
+
+
+# Order of the images
+
+
+def flat(batches):
+    return [index for indices in batches for index in indices]
+
+
+@pytest.mark.parametrize(("n_image", "batch_size", "sizes"), [
+    (5, 1, [1] * 5), (5, 2, [2, 2, 1]), (6, 3, [3, 3]), (2, 4, [2]), (1, 1, [1])])
+def test_every_image_once_an_epoch(n_image, batch_size, sizes):
+    found = batches(n_image, batch_size, 0, 0)
+    assert [len(indices) for indices in found] == sizes
+    assert sorted(flat(found)) == list(range(n_image))
+    assert type(found[0][0]) is int
+
+
+def test_order_depends_on_seed_and_epoch_alone():
+    order = batches(50, 1, 3, 4)
+    np.random.seed(1)
+    torch.manual_seed(1)
+    assert batches(50, 1, 3, 4) == order
+    assert flat(batches(50, 7, 3, 4)) == flat(order)
+    assert order != batches(50, 1, 3, 5)
+    assert order != batches(50, 1, 4, 4)
+    assert order != [[i] for i in range(50)]
+
+
+# One epoch
+
+
+class Recorder:
+    """Stands in for trainer, model and log: notes what they are handed."""
+
+    watched = False
+
+    def __init__(self):
+        self.lr, self.steps, self.lines = None, [], []
+
+    def prepare(self, img):
+        return torch.zeros(1, 3, 2, 3), 1.0
+
+    def set_lr(self, lr):
+        self.lr = lr
+
+    def train_step(self, samples):
+        self.steps.append((self.lr, [(sample.label.item(), sample.rng.random()) for sample in samples]))
+        return Losses(*torch.full((5,), float(len(self.steps))))
+
+    def losses(self, step, epoch, mean, lr, images_per_second):
+        self.lines.append((step, epoch, mean["total"], lr))
+
+
+def run_epoch(config, epoch, steps):
+    """What `Recorder` notes of some steps of an epoch of five images, whose labels are their indices."""
+    empty = np.empty((1, 4), np.float32)
+    dataset = [Sample(np.zeros((2, 3, 3), np.uint8), empty, np.array([i]), np.zeros(1, bool), str(i)) for i in range(5)]
+    seen = Recorder()
+    train_epoch(Run(config, None, dataset, None, seen, seen, 6, 3), seen, epoch, steps)
+    return seen
+
+
+def test_each_sample_has_the_generator_of_seed_epoch_and_index():
+    config = TrainConfig(seed=7, batch_size=2, lr=1.0, lr_decay_step=(4,), plot_every=2, device="cpu")
+    seen = run_epoch(config, 1, range(3, 6))
+    order = batches(5, 2, 7, 1)
+    assert [[index for index, _ in pairs] for _, pairs in seen.steps] == order
+    for index, draw in (pair for _, pairs in seen.steps for pair in pairs):
+        rng = np.random.default_rng([7, 1, index])
+        rng.random()  # the flip
+        assert draw == rng.random()
+    assert [lr for lr, _ in seen.steps] == pytest.approx([1, 0.1, 0.1])
+    assert seen.lines == [(4, 1, 1, 1), (6, 1, 2.5, pytest.approx(0.1))]
+
+
+def test_an_interrupted_epoch_goes_on_inside():
+    config = TrainConfig(batch_size=2, device="cpu")
+    whole, rest = run_epoch(config, 1, range(3, 6)), run_epoch(config, 1, range(4, 6))
+    assert len(rest.steps) == 2
+    assert rest.steps == whole.steps[1:]
+    assert run_epoch(config, 1, range(3, 4)).steps == whole.steps[:1]
+
+
+# Means of the losses
+
+
+def test_meter_starts_anew_when_it_is_read(monkeypatch):
+    clock = iter([10.0, 14.0, 20.0, 30.0, 40.0])
+    monkeypatch.setattr(train.time, "monotonic", lambda: next(clock))
+    meter = Meter()
+    meter.add(Losses(*torch.tensor([1.0, 2, 3, 4, 10])), 2)
+    meter.add(Losses(*torch.tensor([3.0, 2, 1, 0, 6])), 6)
+    mean, speed = meter.read()
+    assert mean == {"rpn_loc": 2, "rpn_cls": 2, "roi_loc": 2, "roi_cls": 2, "total": 8}
+    assert speed == 2  # 8 images in 4 seconds
+    meter.add(Losses(*torch.tensor([1.0, 0, 0, 0, 1])), 5)
+    mean, speed = meter.read()
+    assert (mean["rpn_loc"], mean["total"], speed) == (1, 1, 0.5)
+
+
+# The run's folder
+
+
+@pytest.fixture
+def earlier_run(tmp_path, monkeypatch):
+    """runs/old with a config.json, a last.pth and a file of its own."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "runs" / "old"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text('{"env": "old", "lr": 0.5, "anchor_scales": [2, 4], "overwrite": true}')
+    (folder / "last.pth").touch()
+    (folder / "note").touch()
+    return folder
+
+
+@pytest.mark.parametrize("env", ["a/b", "/tmp", "../a", ".", "a/"])
+def test_a_run_has_a_plain_name(earlier_run, env):
+    with pytest.raises(OptionError, match="must be a plain name"):
+        check_folder(TrainConfig(env=env))
+
+
+def test_an_earlier_run_is_not_touched_unasked(earlier_run):
+    with pytest.raises(OptionError, match=r"runs/old holds an earlier run.*--resume.*--overwrite.*--env"):
+        check_folder(TrainConfig(env="old"))
+    for config in (TrainConfig(env="new"), TrainConfig(env="old", resume=True), TrainConfig(env="old", overwrite=True)):
+        check_folder(config)
+    assert (earlier_run / "note").exists()
+
+
+@pytest.mark.parametrize(("options", "kept"), [
+    ({"overwrite": True}, False), ({"resume": True}, True), ({"resume": True, "overwrite": True}, True)])
+def test_only_overwrite_empties_the_folder(earlier_run, options, kept):
+    config = TrainConfig(env="old", lr=0.25, **options)
+    make_folder(config)
+    assert (earlier_run / "note").exists() == kept
+    written = json.loads((earlier_run / "config.json").read_text())
+    assert (written["lr"], written["anchor_scales"]) == (0.25, [8, 16, 32])
+
+
+def test_resuming_takes_the_options_of_the_run(earlier_run):
+    assert stored_options({"env": "old"}) == {}
+    assert stored_options({"env": "old", "resume": "False"}) == {}
+    stored = stored_options({"env": "old", "resume": "True", "lr": "1"})
+    assert (stored["lr"], stored["anchor_scales"]) == (0.5, (2, 4))
+
+
+@pytest.mark.parametrize("missing", ["config.json", "last.pth"])
+def test_resuming_needs_a_run(earlier_run, missing):
+    (earlier_run / missing).unlink()
+    with pytest.raises(OptionError, match=rf"there is nothing to go on with, runs/old/{missing} is missing"):
+        stored_options({"env": "old", "resume": "True"})

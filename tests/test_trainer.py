@@ -1,0 +1,261 @@
+"""The training step: losses by hand, which parameters learn and how fast, steps of the real network."""
+import copy
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from model.rpn import RPNOutput
+from model.utils.anchor_target_creator import AnchorTargetCreator
+from model.utils.proposal_target_creator import ProposalTarget, ProposalTargetCreator
+from trainer import FasterRCNNTrainer, Losses, _losses
+
+LR = 1e-3
+
+
+class Stub(nn.Module):
+    """In the place of a network: an extractor with a frozen layer, a head that answers what it is told."""
+
+    def __init__(self, roi_cls_loc=None, roi_score=None):
+        super().__init__()
+        self.extractor = nn.Sequential(nn.Conv2d(3, 2, 1).requires_grad_(False), nn.Conv2d(2, 2, 1))
+        self.answer = roi_cls_loc, roi_score
+
+    def head(self, feature, roi):
+        self.roi = roi
+        return self.answer
+
+
+@pytest.fixture
+def model(tiny_model):
+    return copy.deepcopy(tiny_model)
+
+
+def sample(seed=0, bbox=((8, 20, 40, 90), (30, 5, 60, 45)), label=(2, 0)):
+    """One training sample of 64 x 96 with noise for a picture; made anew, its generator starts anew."""
+    return SimpleNamespace(
+        rng=np.random.default_rng(seed), scale=1.0,
+        img=torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(seed)),
+        bbox=torch.tensor(bbox, dtype=torch.float32).reshape(-1, 4),
+        label=torch.tensor(label, dtype=torch.int64))
+
+
+def gradients(model):
+    return [param.grad.clone() for param in model.parameters()]
+
+
+# rows: an object of class 1, background, one that does not count, an object of class 2
+LABEL = torch.tensor([1, 0, -1, 2])
+GT_LOC = torch.tensor([[1.0, 2, 3, 4], [0, 0, 0, 0], [0, 0, 0, 0], [-1, -2, -3, -4]])
+LOC = GT_LOC + torch.tensor([[0.5, -2, 0, 0.1], [9, 9, 9, 9], [9, 9, 9, 9], [0, 0, 0, -3]])
+SCORE = torch.tensor([[1.0, 3, 1], [2, 1, 1], [9, 9, 9], [1, 1, 6]]).log()
+
+
+@pytest.mark.parametrize(("sigma", "loc"), [
+    (1, (0.125 + 1.5 + 0.005) + 2.5),
+    (3, (0.5 - 0.5 / 9) + (2 - 0.5 / 9) + 4.5 * 0.01 + (3 - 0.5 / 9)),
+])
+def test_losses_by_hand(sigma, loc):
+    loc_loss, cls_loss = _losses(LOC, SCORE, GT_LOC, LABEL, sigma)
+    assert loc_loss.item() == pytest.approx(loc / 3)  # three count
+    assert cls_loss.item() == pytest.approx(-(math.log(3 / 5) + math.log(2 / 4) + math.log(6 / 8)) / 3)
+
+
+def test_losses_against_torch():
+    counts, positive = LABEL >= 0, LABEL > 0
+    loc_loss, cls_loss = _losses(LOC, SCORE, GT_LOC, LABEL, 2)
+    torch.testing.assert_close(cls_loss, F.cross_entropy(SCORE[counts], LABEL[counts]))
+    torch.testing.assert_close(
+        loc_loss, F.smooth_l1_loss(LOC[positive], GT_LOC[positive], beta=0.25, reduction="sum") / 3)
+
+
+@pytest.mark.parametrize("n", [0, 4])
+def test_nothing_sampled_is_no_loss(n):
+    loc, score = torch.ones(n, 4, requires_grad=True), torch.ones(n, 3, requires_grad=True)
+    losses = _losses(loc, score, torch.zeros(n, 4), torch.full((n,), -1), 1)
+    assert [loss.item() for loss in losses] == [0, 0]
+    sum(losses).backward()
+    assert not loc.grad.any()
+    assert not score.grad.any()
+
+
+def test_rpn_losses_by_hand():
+    anchor = torch.tensor([[0.0, 0, 40, 20], [40, 60, 60, 90], [0, 0, 40, 10], [-5, 0, 40, 20]])
+    score = torch.tensor([[1.0, 4], [3, 2], [1, 9], [1, 9]]).log()  # IoU 5/6, 0, 5/12 (ignored), outside
+    loc = torch.tensor([[0.0, 0, 0, 0.5], [9, 9, 9, 9], [9, 9, 9, 9], [9, 9, 9, 9]])
+    rpn = RPNOutput(loc, score, None, None, anchor)
+    trainer = FasterRCNNTrainer(Stub(), rpn_sigma=2)
+    bbox = torch.tensor([[0.0, 0, 40, 24]])
+    loc_loss, cls_loss = trainer.rpn_losses(rpn, bbox, (64, 96), np.random.default_rng(0))
+    dx, dw = 2 / 20, math.log(24 / 20)  # what the first anchor misses the object by
+    assert loc_loss.item() == pytest.approx((0.5 * 4 * dx**2 + (0.5 - dw - 0.5 / 4)) / 2)
+    assert cls_loss.item() == pytest.approx(-(math.log(4 / 5) + math.log(3 / 5)) / 2)
+
+
+def test_head_losses_by_hand():
+    """The object itself, of class 1 (2 inside the head), and a background; every class has its own loc."""
+    roi_cls_loc = torch.zeros(2, 4, 4)
+    roi_cls_loc[0, 2] = torch.tensor([0, 3.0, 0.5, 0])
+    roi_cls_loc[0, 1] = roi_cls_loc[0, 3] = roi_cls_loc[:, 0] = roi_cls_loc[1] = 9
+    roi_cls_loc.requires_grad_()
+    roi_score = torch.tensor([[1.0, 1, 5, 1], [3, 1, 1, 5]]).log()
+    model = Stub(roi_cls_loc, roi_score)
+    bbox = torch.tensor([[10.0, 20, 30, 60]])
+    loc_loss, cls_loss = FasterRCNNTrainer(model).head_losses(
+        None, torch.tensor([[40.0, 5, 60, 15]]), bbox, torch.tensor([1]), np.random.default_rng(0))
+    assert model.roi.tolist() == [[10, 20, 30, 60], [40, 5, 60, 15]]  # what the head looked at
+    assert loc_loss.item() == pytest.approx((2.5 + 0.125) / 2)
+    assert cls_loss.item() == pytest.approx(-(math.log(5 / 8) + math.log(3 / 10)) / 2)
+    loc_loss.backward()
+    assert {tuple(index[:2]) for index in roi_cls_loc.grad.nonzero().tolist()} == {(0, 2)}
+
+
+def test_head_losses_take_their_own_sigma_and_padded_targets():
+    """A creator may pad with label -1; what it pads with does not count."""
+    model = Stub(torch.full((3, 3, 4), 0.5), torch.zeros(3, 3))
+
+    def creator(roi, bbox, label, rng):
+        padded = np.concatenate((bbox, bbox, bbox))
+        return ProposalTarget(padded, np.zeros((3, 4), np.float32), np.array([2, 0, -1]))
+
+    trainer = FasterRCNNTrainer(model, proposal_target_creator=creator, rpn_sigma=1, roi_sigma=3)
+    bbox = torch.tensor([[10.0, 20, 30, 60]])
+    loc_loss, cls_loss = trainer.head_losses(None, bbox[:0], bbox, torch.tensor([1]), None)
+    assert loc_loss.item() == pytest.approx(4 * (0.5 - 0.5 / 9) / 2)
+    assert cls_loss.item() == pytest.approx(math.log(3))
+
+
+def test_two_groups_of_parameters():
+    model = Stub()
+    trainer = FasterRCNNTrainer(model, lr=0.01, momentum=0.8, weight_decay=0.3)
+    weights, biases = trainer.optimizer.param_groups
+    trained = model.extractor[1]
+    assert weights["params"] == [trained.weight]  # the frozen layer is in neither
+    assert biases["params"] == [trained.bias]
+    assert [(group["lr"], group["weight_decay"], group["momentum"]) for group in (weights, biases)] == [
+        (0.01, 0.3, 0.8), (0.02, 0.0, 0.8)]
+    trainer.set_lr(0.001)
+    assert (weights["lr"], biases["lr"]) == (0.001, 0.002)
+
+
+def test_default_numbers():
+    trainer = FasterRCNNTrainer(Stub())
+    assert (trainer.rpn_sigma, trainer.roi_sigma) == (3, 1)
+    assert (trainer.anchor_target_creator.n_sample, trainer.proposal_target_creator.n_sample) == (256, 128)
+    groups = trainer.optimizer.param_groups
+    assert [(group["lr"], group["weight_decay"], group["momentum"]) for group in groups] == [
+        (1e-3, 5e-4, 0.9), (2e-3, 0.0, 0.9)]
+
+
+def test_all_parameters_of_the_network_are_in_a_group(model):
+    weights, biases = FasterRCNNTrainer(model).optimizer.param_groups
+    assert {id(param) for param in weights["params"]} == {
+        id(layer.weight) for layer in model.modules() if hasattr(layer, "weight")}
+    assert {id(param) for param in biases["params"]} == {
+        id(layer.bias) for layer in model.modules() if hasattr(layer, "bias")}
+
+
+def test_step_gives_four_losses_and_their_sum(model):
+    img_sizes = []
+
+    def creator(bbox, anchor, img_size, rng):
+        img_sizes.append(img_size)
+        return AnchorTargetCreator()(bbox, anchor, img_size, rng)
+
+    losses = FasterRCNNTrainer(model, creator).step(sample())
+    assert img_sizes == [(64, 96)]
+    assert type(losses) is Losses
+    assert losses.total.item() == pytest.approx(sum(loss.item() for loss in losses[:4]))
+    assert all(loss.item() > 0 for loss in losses)
+    assert {loss.dtype for loss in losses} == {torch.float32}
+    losses.total.backward()
+    assert all(param.grad.abs().sum() > 0 for param in model.parameters())
+
+
+def test_train_step_takes_the_mean_of_its_samples(model):
+    trainer = FasterRCNNTrainer(model, lr=LR, weight_decay=0.1)
+    before = [param.detach().clone() for param in model.parameters()]
+    single, losses = [], []
+    for seed in (0, 1):
+        losses.append(trainer.step(sample(seed)))
+        losses[-1].total.backward()
+        single.append(gradients(model))
+        model.zero_grad()
+    model.eval()
+    mean = trainer.train_step([sample(seed) for seed in (0, 1)])
+    assert model.training
+    assert type(mean) is Losses
+    assert not any(loss.requires_grad or loss.dim() for loss in mean)
+    for ours, one, two in zip(mean, *losses, strict=True):
+        assert ours.item() == pytest.approx((one.item() + two.item()) / 2, rel=1e-4)
+    for (name, param), old, one, two in zip(model.named_parameters(), before, *single, strict=True):
+        grad = (one + two) / 2
+        torch.testing.assert_close(param.grad, grad, rtol=1e-3, atol=1e-5)
+        step = 2 * LR * grad if name.endswith("bias") else LR * (grad + 0.1 * old)
+        torch.testing.assert_close(param.detach(), old - step, rtol=1e-4, atol=1e-6)
+
+
+def test_gradients_do_not_pile_up_from_step_to_step(model):
+    trainer = FasterRCNNTrainer(model, lr=0.0)
+    trainer.train_step([sample()])
+    first = gradients(model)
+    trainer.train_step([sample()])
+    assert all(torch.equal(one, two) for one, two in zip(first, gradients(model), strict=True))
+
+
+def test_image_without_objects_trains(model):
+    trainer = FasterRCNNTrainer(model)
+    losses = trainer.train_step([sample(bbox=(), label=())])
+    assert losses.rpn_loc == losses.roi_loc == 0
+    assert losses.rpn_cls > 0
+    assert losses.roi_cls > 0
+    assert all(param.isfinite().all() for param in model.parameters())
+
+
+def test_nothing_proposed_and_nothing_sampled_trains(model):
+    model.rpn.proposal_creator.min_size = 1000
+    creator = ProposalTargetCreator(neg_iou_thresh_lo=0.1)
+    losses = FasterRCNNTrainer(model, proposal_target_creator=creator).train_step([sample(bbox=(), label=())])
+    assert losses.roi_loc == losses.roi_cls == 0
+    assert losses.total == losses.rpn_cls > 0
+    assert all(param.isfinite().all() for param in model.parameters())
+
+
+def test_same_seed_same_losses_and_weights(model, tiny_model):
+    twin = copy.deepcopy(tiny_model)
+    ours, theirs = ([trainer.train_step([sample(seed)]) for seed in (0, 1)]
+                    for trainer in (FasterRCNNTrainer(model), FasterRCNNTrainer(twin)))
+    assert ours == theirs
+    assert all(torch.equal(one, two) for one, two in zip(model.parameters(), twin.parameters(), strict=True))
+    assert not torch.equal(model.head.fc6.weight, tiny_model.head.fc6.weight)
+
+
+def test_both_creators_draw_from_the_samples_generator(model):
+    one = sample()
+    model.rpn.proposal_creator.n_test_post_nms = 1  # training proposes more
+    FasterRCNNTrainer(model.eval()).step(one)
+    n_anchor = 4 * 6 * 9
+    with torch.no_grad():
+        n_roi = len(model.train()(one.img, one.scale).rpn.roi)
+    after = np.random.default_rng(0)
+    after.random(n_anchor, dtype=np.float32)
+    after.random(n_roi + 2, dtype=np.float32)  # the two objects join the proposals
+    assert one.rng.bit_generator.state == after.bit_generator.state
+
+
+def test_bfloat16_runs_the_layers_but_not_the_boxes(model):
+    seen = {}
+    model.extractor.register_forward_hook(lambda module, args, out: seen.update(feature=out))
+    model.rpn.register_forward_hook(lambda module, args, out: seen.update(rpn=out))
+    model.head.register_forward_hook(lambda module, args, out: seen.update(roi=args[1], head=out))
+    expected = FasterRCNNTrainer(model).step(sample())
+    assert seen["feature"].dtype == torch.float32
+    losses = FasterRCNNTrainer(model, dtype=torch.bfloat16).step(sample())
+    assert seen["feature"].dtype == torch.bfloat16
+    assert {tensor.dtype for tensor in (*seen["rpn"], seen["roi"], *seen["head"], *losses)} == {torch.float32}
+    for ours, theirs in zip(losses, expected, strict=True):
+        assert ours.item() == pytest.approx(theirs.item(), rel=0.02)

@@ -1,0 +1,264 @@
+"""Options: how the text of each type is read, what is refused and in which words, what --help shows."""
+import dataclasses
+import re
+
+import fire
+import pytest
+import torch
+
+from utils.config import (
+    EvalConfig,
+    OptionError,
+    PredictConfig,
+    TrainConfig,
+    as_text,
+    by_topic,
+    command,
+    dashed,
+    help_text,
+    make_config,
+    pick_device,
+    pick_dtype,
+)
+
+CLASSES = [TrainConfig, EvalConfig, PredictConfig]
+
+
+def call(words, config_class=TrainConfig, **kwargs):
+    """What a script with the command line `words` hands to its main function: (config, words) of each call."""
+    calls = []
+    main = kwargs.pop("main", lambda config, *paths: calls.append((config, paths)))
+    fire.Fire(command(config_class, main, **kwargs), command=words)
+    return calls
+
+
+def refusal(*args, **kwargs):
+    """The text of the OptionError that `make_config` raises."""
+    with pytest.raises(OptionError) as caught:
+        make_config(*args, **kwargs)
+    return str(caught.value)
+
+
+# Texts become values
+
+
+@pytest.mark.parametrize(("name", "text", "value"), [
+    ("env", "007", "007"),
+    ("env", "None", "None"),
+    ("epoch", "3", 3),
+    ("lr", "1e-3", 0.001),
+    ("lr", "3", 3.0),
+    ("resume", "True", True),
+    ("resume", "false", False),
+    ("precision", "bf16", "bf16"),
+    ("max_steps", "7", 7),
+    ("max_steps", "None", None),
+    ("max_steps", "", None),
+    ("load_path", "a=b.pth", "a=b.pth"),
+    ("load_path", "None", None),
+    ("anchor_scales", "2,4.5,8", (2.0, 4.5, 8.0)),
+    ("anchor_scales", "(2, 4)", (2.0, 4.0)),
+    ("anchor_scales", "[2]", (2.0,)),
+    ("lr_decay_epoch", "", ()),
+    ("lr_decay_epoch", "3,", (3.0,)),
+    ("classes", "cat, dining table,1", ("cat", "dining table", "1")),
+    ("classes", "['cat', \"dog\"]", ("cat", "dog")),
+])
+def test_reading(name, text, value):
+    read = getattr(make_config(TrainConfig, {name: text}), name)
+    assert read == value
+    assert type(read) is type(value)
+
+
+def test_a_choice_may_be_left_open():
+    assert make_config(EvalConfig, {"load_path": "a"}).data is None
+    assert make_config(EvalConfig, {"load_path": "a", "data": "shapes"}).data == "shapes"
+    assert "must be one of voc, shapes" in refusal(EvalConfig, {"load_path": "a", "data": "coco"})
+
+
+@pytest.mark.parametrize("config_class", CLASSES)
+def test_what_as_text_writes_is_read_back(config_class):
+    fields = [field for field in dataclasses.fields(config_class) if field.default is not dataclasses.MISSING]
+    texts = {field.name: as_text(field.default) for field in fields}
+    needed = {} if config_class is TrainConfig else {"load_path": "a"}
+    assert make_config(config_class, texts | needed) == make_config(config_class, needed)
+
+
+@pytest.mark.parametrize(("name", "text", "words"), [
+    ("epoch", "1.5", "--epoch must be a whole number, not '1.5'"),
+    ("lr", "fast", "--lr must be a number, not 'fast'"),
+    ("max_steps", "many", "--max-steps must be a whole number, not 'many'"),
+    ("resume", "1", "--resume must be True or False, not '1'"),
+    ("precision", "fp16", "--precision must be one of auto, fp32, bf16, not 'fp16'"),
+    ("anchor_scales", "8;16", "--anchor-scales must be numbers, as in 8,16,32, not '8;16'"),
+])
+def test_bad_values(name, text, words):
+    assert refusal(TrainConfig, {name: text}) == words
+
+
+@pytest.mark.parametrize(("name", "near"), [
+    ("lrr", "lr"), ("batchsize", "batch-size"), ("max_step", "max-steps"), ("noresume", "resume")])
+def test_an_unknown_option_names_the_nearest(name, near):
+    text = refusal(TrainConfig, {"lr": "1", name: "1"})
+    assert text == f"there is no option --{dashed(name)}: did you mean --{near}? --help lists all"
+
+
+def test_an_option_that_is_near_to_nothing_is_refused_too():
+    assert "there is no option --zzzz" in refusal(TrainConfig, {"zzzz": "1"})
+
+
+def test_an_option_of_another_command_is_unknown():
+    assert "no option --batch-size" in refusal(EvalConfig, {"load_path": "a", "batch_size": "1"})
+
+
+def test_missing_required():
+    assert refusal(EvalConfig, {"limit": "1"}) == "--load-path is missing: the checkpoint"
+
+
+def test_what_is_given_wins_over_what_is_stored_over_the_default():
+    stored = {"lr": 0.5, "epoch": 3, "anchor_scales": (2.0,)}
+    made = make_config(TrainConfig, {"epoch": "4"}, stored)
+    assert (made.epoch, made.lr, made.anchor_scales, made.batch_size) == (4, 0.5, (2.0,), 1)
+    assert stored == {"lr": 0.5, "epoch": 3, "anchor_scales": (2.0,)}
+    assert make_config(EvalConfig, {}, {"load_path": "a"}).load_path == "a"
+
+
+def test_a_config_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        make_config(TrainConfig, {}).lr = 1
+
+
+# The defaults that the paper and py-faster-rcnn give
+
+
+def test_defaults_are_those_of_the_paper():
+    made = make_config(TrainConfig, {})
+    assert (made.min_size, made.max_size) == (600, 1000)
+    assert (made.anchor_scales, made.anchor_ratios) == ((8, 16, 32), (0.5, 1, 2))
+    assert (made.epoch, made.lr, made.lr_decay, made.lr_decay_epoch, made.lr_decay_step) == (14, 1e-3, 0.1, (10,), ())
+    assert (made.momentum, made.weight_decay, made.batch_size, made.flip_prob) == (0.9, 5e-4, 1, 0.5)
+    assert (made.rpn_n_sample, made.rpn_pos_ratio, made.rpn_pos_iou, made.rpn_neg_iou) == (256, 0.5, 0.7, 0.3)
+    assert (made.n_sample, made.pos_ratio, made.pos_iou, made.neg_iou_hi, made.neg_iou_lo) == (128, 0.25, 0.5, 0.5, 0)
+    assert (made.n_train_pre_nms, made.n_train_post_nms, made.n_test_pre_nms, made.n_test_post_nms) == (
+        12000, 2000, 6000, 300)
+    assert (made.rpn_nms_thresh, made.rpn_min_size, made.rpn_sigma, made.roi_sigma) == (0.7, 16, 3, 1)
+    assert (made.score_thresh, made.nms_thresh, made.max_detections) == (0.05, 0.3, None)
+    assert (made.pretrained, made.head_width, made.use_difficult) == ("imagenet", 4096, False)
+    assert make_config(EvalConfig, {"load_path": "a"}).precision == "fp32"
+    assert make_config(PredictConfig, {"load_path": "a"}).score_thresh == 0.7
+
+
+# Help
+
+
+@pytest.mark.parametrize("config_class", CLASSES)
+def test_help_lists_every_option_with_default_meaning_and_source(config_class):
+    lines = help_text(config_class).splitlines()
+    assert lines[0] == config_class.__doc__
+    options = [line for line in lines if line.startswith("  --")]
+    assert len(options) == len(dataclasses.fields(config_class))
+    for field in dataclasses.fields(config_class):
+        at = lines.index(f"  --{dashed(field.name)}={as_text(field.default)}")
+        meaning, source = field.metadata["meaning"], field.metadata["source"]
+        assert meaning
+        assert lines[at + 1].strip() == (f"{meaning} ({source})" if source else meaning)
+        topic = next(line for line in reversed(lines[:at]) if line and not line.startswith(" "))
+        assert topic == field.metadata["topic"]
+
+
+@pytest.mark.parametrize("config_class", CLASSES)
+def test_topics_hold_every_field_once(config_class):
+    topics = by_topic(config_class)
+    fields = [field.name for group in topics.values() for field in group]
+    assert sorted(fields) == sorted(field.name for field in dataclasses.fields(config_class))
+    for topic, group in topics.items():
+        assert {field.metadata["topic"] for field in group} == {topic}
+
+
+@pytest.mark.parametrize(("value", "text"), [
+    ((8, 16), "8,16"), ((0.5, 1.0), "0.5,1"), ((), ""), (5e-4, "0.0005"), (0.0, "0"), (None, ""),
+    (dataclasses.MISSING, ""), (True, "True"), ("a", "a"), (12000, "12000")])
+def test_as_text(value, text):
+    assert as_text(value) == text
+
+
+# Commands
+
+
+def test_a_command_hands_its_config_to_main():
+    (config, paths), = call(["--env=007", "--max-steps", "5", "--resume", "--anchor-scales=2,4", "--classes=1,2"])
+    assert (config.env, config.max_steps, config.resume, config.overwrite) == ("007", 5, True, False)
+    assert (config.anchor_scales, config.classes, paths) == ((2.0, 4.0), ("1", "2"), ())
+
+
+def test_words_are_handed_on_where_there_may_be_some():
+    (config, paths), = call(["7.png", "--load-path=a", "b c"], PredictConfig, positional=True)
+    assert (config.load_path, paths) == ("a", ("7.png", "b c"))
+
+
+@pytest.mark.parametrize("words", [["voc"], ["--lr=1", "voc"], ["--lrr=1"], ["--epoch=x"], ["--precision=fp16"]])
+def test_a_wrong_command_line_is_refused_before_anything_runs(words):
+    ran = []
+    with pytest.raises(SystemExit) as caught:
+        call(words, main=lambda config: ran.append(config))
+    assert re.fullmatch(r"error: .*(voc|--lr|--epoch|--precision).*", caught.value.code)  # a text: exit code 1
+    assert not ran
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h"], ["--lrr=1", "--help"], ["voc", "--help"]])
+def test_help_is_printed_and_nothing_runs(words, capsys):
+    assert call(words) == []
+    assert capsys.readouterr().out == help_text(TrainConfig) + "\n"
+
+
+def test_stored_values_are_asked_for_with_the_options():
+    asked = []
+    (config, _), = call(["--env=a", "--lr=2"], stored=lambda options: asked.append(options) or {"lr": 1.0, "epoch": 3})
+    assert asked == [{"env": "a", "lr": "2"}]
+    assert (config.env, config.lr, config.epoch) == ("a", 2.0, 3)
+
+
+def test_only_errors_of_the_user_become_a_line():
+    def main(config):
+        raise FileNotFoundError("no such thing")
+
+    with pytest.raises(SystemExit, match="error: no such thing"):
+        call([], main=main, errors=(FileNotFoundError,))
+    with pytest.raises(FileNotFoundError):
+        call([], main=main, errors=(KeyError,))
+
+
+# Devices
+
+
+def test_device(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert pick_device("auto") == torch.device("cpu")
+    assert pick_device("cpu") == torch.device("cpu")
+    for name in ("cuda", "cuda:0"):
+        with pytest.raises(OptionError, match=f"--device={name}: this machine has 0 CUDA devices"):
+            pick_device(name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert pick_device("auto").type == "cuda"
+    assert pick_device("cpu") == torch.device("cpu")
+    assert pick_device("cuda:1") == torch.device("cuda", 1)
+    with pytest.raises(OptionError, match="--device=cuda:2: this machine has 2 CUDA devices"):
+        pick_device("cuda:2")
+    with pytest.raises(OptionError, match="--device must be auto, cpu, cuda or cuda:N, not 'gpu'"):
+        pick_device("gpu")
+
+
+@pytest.mark.parametrize("fast", ["cpu", "cuda"])
+def test_dtype(monkeypatch, fast):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": fast == "cpu"})
+    on_cuda = {True: True, False: fast == "cuda"}  # by including_emulation
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: on_cuda[including_emulation])
+    for name in ("cpu", "cuda"):
+        device = torch.device(name)
+        assert pick_dtype("auto", device) == (torch.bfloat16 if name == fast else None)
+        assert pick_dtype("bf16", device) == torch.bfloat16
+        assert pick_dtype("fp32", device) is None
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {})
+    assert pick_dtype("auto", torch.device("cpu")) is None
