@@ -6,10 +6,16 @@ BIN := $(VENV)/bin
 # old and new versions of pip read different ones
 INSTALL := PIP_CONSTRAINT=build-constraints.txt PIP_BUILD_CONSTRAINT=build-constraints.txt $(BIN)/pip install -q
 
+# random weights on a CPU: small images, narrow fc6 and fc7, small anchors, half of the RoIs positive; inputs of 0 to
+# 255 because the signal that random weights pass on is weak
+DEMO = --pretrained=none --preprocess=caffe --head-width=1024 --min-size=144 --max-size=240 --anchor-scales=1,2,4 \
+	--rpn-min-size=4 --n-sample=64 --pos-ratio=0.5 --lr=5e-4 --lr-decay-step=850 --max-steps=1100 --epoch=99 \
+	--eval-every=3
+
 .PHONY: demo test lint clean
 
 demo: $(VENV)/run.done
-	$(BIN)/python train.py train --env=demo --data=shapes --pretrained=none --overwrite
+	$(BIN)/python train.py train --env=demo --data=shapes --overwrite $(DEMO)
 	$(BIN)/python eval.py --load-path=runs/demo/last.pth --json=runs/demo/eval.json
 	$(BIN)/python predict.py datasets/shapes-*/JPEGImages/test_*.jpg --load-path=runs/demo/last.pth \
 		--limit=16 --out=runs/demo/predictions

@@ -24,6 +24,7 @@ from eval import evaluate, predict_options, table, worker_count
 from model import WeightsError, build
 from model.faster_rcnn import FasterRCNN
 from model.utils.anchor_target_creator import AnchorTargetCreator
+from model.utils.preprocess import BY_NAME
 from model.utils.proposal_target_creator import ProposalTargetCreator
 from trainer import FasterRCNNTrainer, Losses
 from utils.checkpoint import CheckpointError, load_checkpoint, rng_state, save_checkpoint, set_rng_state
@@ -164,7 +165,8 @@ def open_run(config):
     trainer = FasterRCNNTrainer(
         model,
         AnchorTargetCreator(config.rpn_n_sample, config.rpn_pos_iou, config.rpn_neg_iou, config.rpn_pos_ratio),
-        ProposalTargetCreator(config.n_sample, config.pos_ratio, config.pos_iou, config.neg_iou_hi, config.neg_iou_lo),
+        ProposalTargetCreator(config.n_sample, config.pos_ratio, config.pos_iou, config.neg_iou_hi, config.neg_iou_lo,
+                              model.loc_mean.tolist(), model.loc_std.tolist()),
         config.rpn_sigma, config.roi_sigma, config.lr, config.momentum, config.weight_decay,
         pick_dtype(config.precision, device))
     epoch_steps = math.ceil(len(train_set) / config.batch_size)
@@ -194,7 +196,7 @@ def open_model(config, n_fg_class):
         frozen_convs = 0 if config.pretrained == "none" else 4
     model = build(**model_options(config, n_fg_class), frozen_convs=frozen_convs,
                   pretrained=None if start or config.resume else config.pretrained,
-                  preprocessing=start["preprocessing"] if start else None)
+                  preprocessing=start["preprocessing"] if start else BY_NAME.get(config.preprocess))
     if start:
         load_weights(model, start, config.load_path)
     return model

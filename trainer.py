@@ -28,7 +28,8 @@ class FasterRCNNTrainer:
 
     Args:
         model: a `FasterRCNN`, on its device.
-        anchor_target_creator, proposal_target_creator: None for those of the paper.
+        anchor_target_creator, proposal_target_creator: None for those of the paper. The latter must normalise locs
+            as `model` undoes it.
         rpn_sigma, roi_sigma: where the smooth L1 loss turns linear, at 1 / sigma² (py-faster-rcnn: 3 and 1).
         lr, momentum, weight_decay: of SGD (3.1.3). Biases learn at twice the rate, without decay.
         dtype: torch.bfloat16 runs the layers under autocast; boxes and losses stay float32. None: no autocast.

@@ -18,12 +18,12 @@ from skimage.transform import resize
 
 FORMAT_VERSION = 2  # part of the folder's name: raise it when pictures or files change
 IMAGE_SIDES = (200, 240, 280, 320)  # of an image, pixels; a few, because a CPU prepares anew for each new size
-N_OBJECT = (2, 6)  # fewest and most objects of an image
+N_OBJECT = (3, 5)  # fewest and most objects of an image
 BOX_SIDE = (1 / 12, 2 / 3)  # shortest and longest side of a box, as a share of its image's shorter side
 DIFFICULT_BELOW = 0.45  # an object of which a smaller share is visible is difficult
 LEAST_VISIBLE = 0.25  # no object shows a smaller share of itself
 BORDER_SHARE = 0.3  # of the objects, about: the others keep off the border
-ODD_COLOR = 0.1  # of the objects, about, have a colour that is not usual for their class
+ODD_COLOR = 0.05  # of the objects, about, have a hue that is not usual for their class
 FINE = 2
 
 
@@ -62,10 +62,6 @@ def _checkers(y: np.ndarray, x: np.ndarray) -> np.ndarray:
     return (np.floor((y + x + 1) * 2) + np.floor((y - x + 1) * 2)) % 2
 
 
-def _fade(y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    return np.clip(y + 0.6, 0, 1)
-
-
 def _rings(y: np.ndarray, x: np.ndarray) -> np.ndarray:
     return np.floor(np.hypot(y, x) * 4) % 2
 
@@ -73,9 +69,8 @@ def _rings(y: np.ndarray, x: np.ndarray) -> np.ndarray:
 _SQUARE = np.array([[-1.0, -1.0], [-1.0, 1.0], [1.0, 1.0], [1.0, -1.0]])
 _KINDS = {
     "ball": _Kind(_regular(96), _plain, ratio=(0.87, 1.15), tilt=0.0, gloss=1.0),
-    "bar": _Kind(_SQUARE, _stripes, ratio=(1.8, 3.0), tilt=0.1),
+    "bar": _Kind(_SQUARE, _stripes, ratio=(1.5, 2.2), tilt=0.1),
     "diamond": _Kind(_regular(4), _checkers, ratio=(0.7, 1.4), tilt=0.2),
-    "triangle": _Kind(_regular(3), _fade, ratio=(0.75, 1.35), tilt=0.25),
     "star": _Kind(_regular(10, 0.5), _rings, ratio=(0.85, 1.18), tilt=0.6),
 }
 CLASSES: tuple[str, ...] = tuple(_KINDS)
@@ -139,7 +134,8 @@ def _attempt(rng: np.random.Generator, label: int, img_size: np.ndarray) -> _Obj
     """An object of random size, proportions, direction and place."""
     kind = _KINDS[CLASSES[label]]
     ratio = np.exp(rng.uniform(*np.log(kind.ratio)))
-    height = img_size.min() * rng.uniform(BOX_SIDE[0] / min(ratio, 1), BOX_SIDE[1] / max(ratio, 1))
+    share = rng.uniform(BOX_SIDE[0] / min(ratio, 1), BOX_SIDE[1] / max(ratio, 1), size=2)
+    height = img_size.min() * share.max()  # of two: small objects fit in more often, which this makes up for
     side = np.array([height, height * ratio])
     n_quarter = rng.integers(4)
     if n_quarter % 2:
@@ -156,7 +152,9 @@ def _pile(rng: np.random.Generator, img_size: np.ndarray) -> tuple[list[_Object]
     owner = np.full(FINE * img_size, -1)
     pile: list[_Object] = []
     area = visible = np.zeros(0)
-    label = rng.integers(len(CLASSES), size=rng.integers(N_OBJECT[0], N_OBJECT[1] + 1))
+    # each class once before any comes twice: an image then teaches what tells them apart, not which is frequent
+    label = np.concatenate([rng.permutation(len(CLASSES)) for _ in range(2)])
+    label = label[: rng.integers(N_OBJECT[0], N_OBJECT[1] + 1)]
     while len(pile) < len(label):
         new = _attempt(rng, label[len(pile)], img_size)
         hidden = np.bincount(owner[new.row, new.col] + 1, minlength=len(pile) + 1)[1:]
@@ -207,13 +205,13 @@ def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray
 def _surface(rng: np.random.Generator, obj: _Object) -> np.ndarray:
     """Colours (P, 3) of an object: its class's pattern in two colours, lit from the upper left.
 
-    The first colour is a hint, as in nature: of the class's fifth of the circle of hues, but for every tenth object
-    of any. The second is as random as that allows.
+    The hue is a hint, as in nature: near that of the class, but for every twentieth object any. The second colour is a
+    light or a dark one of about that hue.
     """
     kind = _KINDS[CLASSES[obj.label]]
-    hue = rng.random() if rng.random() < ODD_COLOR else (obj.label + rng.uniform(-0.5, 0.5)) / len(CLASSES)
+    hue = rng.random() if rng.random() < ODD_COLOR else (obj.label + rng.uniform(-0.3, 0.3)) / len(CLASSES)
     first = _rgb(hue, rng.uniform(0.65, 0.9), rng.uniform(0.85, 1))
-    second = _rgb(hue + rng.uniform(0.3, 0.7), *((0.15, 1.0) if rng.random() < 0.5 else (0.85, 0.35)))
+    second = _rgb(hue + rng.uniform(-0.1, 0.1), *((0.15, 1.0) if rng.random() < 0.5 else (0.85, 0.35)))
     color = first + kind.pattern(*obj.own)[:, None] * (second - first)
     distance = ((obj.upright + 0.4) ** 2).sum(axis=0)[:, None]
     color *= 1.1 - (0.1 + 0.2 * kind.gloss) * distance

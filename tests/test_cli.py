@@ -1,10 +1,11 @@
 """The scripts as a user runs them, on a few tiny images, on the CPU: files, resuming, workers, refusals.
 
-A process costs seconds, so one of each kind is run and several tests look at what it left.
+A process costs seconds, so one of each kind is run, two at a time, and several tests look at what it left.
 """
 import concurrent.futures
 import dataclasses
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -25,7 +26,7 @@ OPTIONS = [
     "--pretrained=none", "--head-width=32", "--min-size=64", "--max-size=96", "--anchor-scales=1,2,4",
     "--rpn-min-size=2", "--n-train-pre-nms=200", "--n-train-post-nms=50", "--n-test-pre-nms=100",
     "--n-test-post-nms=20", "--visdom=off", "--device=cpu", "--epoch=2", "--plot-every=2", "--lr-decay-step=7",
-    "--eval-split=held"]
+    "--eval-split=held", "--dropout=0.5"]
 SPLITS = {"trainval": ["e", "d", "c", "b", "none"], "held": ["a1", "a2"]}
 COLORS = {"bar": (250, 40, 10), "box": (20, 60, 240)}
 IDS = [image_id for ids in SPLITS.values() for image_id in ids]
@@ -34,7 +35,9 @@ RUN_FILES = ["best.pth", "config.json", "curves.png", "last.pth", "log.jsonl"]
 
 def script(cwd, name, *words):
     """Runs one of the scripts in `cwd`, with the words of a command line."""
-    return subprocess.run([sys.executable, REPO / name, *words], cwd=cwd, capture_output=True, text=True, timeout=300)
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, REPO / name, *words], cwd=cwd, env=env, capture_output=True, text=True,
+                          timeout=300)
 
 
 def write_voc(root):
@@ -58,6 +61,13 @@ def write_voc(root):
 
 
 @pytest.fixture(scope="module")
+def pool():
+    pool = concurrent.futures.ThreadPoolExecutor(2)
+    yield pool
+    pool.shutdown(cancel_futures=True)
+
+
+@pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """The folder in which everything runs, with a data set in voc/; removed at the end, checkpoints are large."""
     folder = tmp_path_factory.mktemp("cli")
@@ -77,10 +87,34 @@ def fresh(place, env, *words):
     return train(place, env, "--voc-data-dir=voc", *OPTIONS, *words)
 
 
+def in_parts(place):
+    """Trains for 4 of the 5 steps of the first epoch, and goes on from there."""
+    fresh(place, "parts", "--max-steps=4")
+    assert checkpoint(place / "runs/parts")["step"] == 4
+    return train(place, "parts", "--resume", "--max-steps=10")
+
+
+def over_another(place):
+    """Trains in batches of two, in the folder of an earlier run."""
+    folder = place / "runs/batches"
+    folder.mkdir(parents=True)
+    for name in ("config.json", "of an earlier run"):
+        (folder / name).write_text("{}")
+    return fresh(place, "batches", "--overwrite", "--batch-size=2", "--eval-every=0")
+
+
 @pytest.fixture(scope="module")
-def whole(place):
+def runs(place, pool):
+    """Name of a run -> a future of what it prints."""
+    return {"whole": pool.submit(fresh, place, "whole"), "parts": pool.submit(in_parts, place),
+            "workers": pool.submit(fresh, place, "workers", "--num-workers=2"),
+            "batches": pool.submit(over_another, place)}
+
+
+@pytest.fixture(scope="module")
+def whole(place, runs):
     """The folder of an undisturbed run of two epochs, and what it printed."""
-    printed = fresh(place, "whole")
+    printed = runs["whole"].result()
     return place / "runs/whole", printed
 
 
@@ -114,7 +148,7 @@ def test_a_run_leaves_its_files_and_no_others(whole):
     assert sorted(path.name for path in folder.iterdir()) == RUN_FILES
     assert "5 images to train on, 2 to evaluate on, 2 classes: bar, box" in printed
     assert "python eval.py --load-path=runs/whole/last.pth" in printed
-    assert sorted(path.name for path in folder.parent.parent.iterdir()) == ["runs", "voc"]
+    assert sorted(path.name for path in folder.parents[1].iterdir()) == ["runs", "voc"]
 
 
 def test_config_holds_every_option(whole):
@@ -153,7 +187,7 @@ def test_checkpoints_hold_what_is_documented(whole):
     assert best["step"] == min(step for step, value in evaluations.items() if value == best["map"])
     assert len(last["optimizer"]["state"]) == len(last["model"])  # nothing is frozen
     assert last["build"] == best["build"] == {
-        "name": "vgg16", "n_fg_class": 2, "head_width": 32, "dropout": 0, "min_size": 64, "max_size": 96,
+        "name": "vgg16", "n_fg_class": 2, "head_width": 32, "dropout": 0.5, "min_size": 64, "max_size": 96,
         "anchor_scales": (1, 2, 4), "anchor_ratios": (0.5, 1, 2),
         "proposal": {"nms_thresh": 0.7, "min_size": 2, "n_train_pre_nms": 200, "n_train_post_nms": 50,
                      "n_test_pre_nms": 100, "n_test_post_nms": 20}}
@@ -168,19 +202,15 @@ def test_curves_are_a_picture(whole):
 
 
 @pytest.fixture(scope="module")
-def parts(place):
-    """The folder of the same run, interrupted after 4 of the 5 steps of its first epoch, and resumed."""
-    fresh(place, "parts", "--max-steps=4")
-    folder = place / "runs/parts"
-    assert checkpoint(folder)["step"] == 4
-    printed = train(place, "parts", "--resume", "--max-steps=10")
-    assert "steps 4 to 10" in printed
-    return folder
+def parts(place, runs):
+    """The folder of the same run, interrupted in the middle of its first epoch, and resumed."""
+    assert "steps 4 to 10" in runs["parts"].result()
+    return place / "runs/parts"
 
 
 def test_a_resumed_run_ends_where_an_undisturbed_one_does(whole, parts):
     one, other = checkpoint(whole[0]), checkpoint(parts)
-    for name in ("model", "optimizer", "build", "epoch", "step"):
+    for name in ("model", "optimizer", "rng", "build", "epoch", "step"):
         assert_same(one[name], other[name])
     names = ("step", "epoch", "rpn_loc", "rpn_cls", "roi_loc", "roi_cls", "total", "lr")
     assert log(whole[0], *names) == log(parts, *names)
@@ -192,20 +222,17 @@ def test_a_resumed_run_keeps_its_options(whole, parts):
     assert {name for name in one if one[name] != other[name]} == {"env", "resume", "max_steps"}
 
 
-def test_workers_change_nothing(place, whole):
-    fresh(place, "workers", "--num-workers=2")
+def test_workers_change_nothing(place, runs, whole):
+    runs["workers"].result()
     one, other = checkpoint(whole[0]), checkpoint(place / "runs/workers")
     for name in ("model", "optimizer"):
         assert_same(one[name], other[name])
     assert one["config"]["num_workers"] is None  # 0 on a CPU
 
 
-def test_batches_and_overwriting(place, whole):
+def test_batches_and_overwriting(place, runs, whole):
+    runs["batches"].result()
     folder = place / "runs/batches"
-    folder.mkdir(parents=True)
-    for name in ("config.json", "of an earlier run"):
-        (folder / name).write_text("{}")
-    fresh(place, "batches", "--overwrite", "--batch-size=2", "--eval-every=0")
     assert sorted(path.name for path in folder.iterdir()) == RUN_FILES
     assert checkpoint(folder)["step"] == 6  # 2 + 2 + 1 images an epoch
     assert [(line["kind"], line["step"]) for line in log(folder)] == [
@@ -218,16 +245,15 @@ def test_batches_and_overwriting(place, whole):
 
 
 @pytest.fixture(scope="module")
-def detected(place, whole, tmp_path_factory):
+def detected(place, whole, pool, tmp_path_factory):
     """A folder with copies of the last checkpoint and of voc/, and what eval.py and predict.py wrote there."""
     folder = tmp_path_factory.mktemp("alone")
     shutil.copy(whole[0] / "last.pth", folder / "net.pth")
     shutil.copytree(place / "voc", folder / "voc")
     options = ["--load-path=net.pth", "--device=cpu", "--score-thresh=0.02"]
-    commands = [("eval.py", *options, "--json=eval.json"),
+    commands = [("eval.py", *options, "--json=json/eval.json"),
                 ("predict.py", "voc/JPEGImages", *options, "--precision=fp32", "--limit=2", "--out=new/out")]
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        done = list(pool.map(lambda words: script(folder, *words), commands))
+    done = list(pool.map(lambda words: script(folder, *words), commands))
     for one in done:
         assert one.returncode == 0, one.stderr
     yield folder, *(one.stdout for one in done)
@@ -236,7 +262,7 @@ def detected(place, whole, tmp_path_factory):
 
 def test_eval_needs_only_the_checkpoint(detected):
     folder, printed, _ = detected
-    result = json.loads((folder / "eval.json").read_text())
+    result = json.loads((folder / "json/eval.json").read_text())
     assert result.pop("map") == pytest.approx(np.mean(list(result["ap"].values())))
     assert list(result.pop("ap")) == ["bar", "box"]
     assert sum(result.pop("n_detection").values()) > 0
@@ -277,7 +303,7 @@ def test_predictions_are_boxes_in_pixels_of_the_image(detected):
 def test_predict_and_eval_detect_the_same(detected):
     folder, _, _ = detected
     names = [row["name"] for row in json.loads((folder / "new/out/predictions.json").read_text())]
-    found = json.loads((folder / "eval.json").read_text())["n_detection"]
+    found = json.loads((folder / "json/eval.json").read_text())["n_detection"]
     assert {name: names.count(name) for name in ("bar", "box")} == found
 
 
@@ -288,21 +314,20 @@ REFUSALS = {
     "help": ("train.py", "train", "--help"),
     "unknown option": ("train.py", "train", "--env=no", "--lrr=1"),
     "no data": ("train.py", "train", "--env=no"),
-    "no weights": ("train.py", "train", "--env=no", "--voc-data-dir=voc", "--device=cpu", "--pretrained=no.pth"),
-    "earlier run": ("train.py", "train", "--env=old", "--voc-data-dir=voc", "--device=cpu", "--pretrained=none"),
+    "no weights": ("train.py", "train", "--env=no", "--voc-data-dir=voc", *OPTIONS, "--pretrained=no.pth"),
+    "earlier run": ("train.py", "train", "--env=old", "--voc-data-dir=voc", *OPTIONS),
     "no checkpoint": ("eval.py", "--load-path=voc/Annotations/a1.xml", "--device=cpu"),
 }
 
 
 @pytest.fixture(scope="module")
-def refused(tmp_path_factory):
+def refused(pool, tmp_path_factory):
     """What commands answer that are to end at once, by the keys of REFUSALS."""
     folder = tmp_path_factory.mktemp("refused")
     write_voc(folder / "voc")
     (folder / "runs/old").mkdir(parents=True)
     (folder / "runs/old/config.json").write_text("{}")
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        done = pool.map(lambda words: script(folder, *words), REFUSALS.values())
+    done = pool.map(lambda words: script(folder, *words), REFUSALS.values())
     return dict(zip(REFUSALS, done, strict=True)) | {"folder": folder}
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from data.voc import Sample
-from eval import Evaluation, evaluate, predict_options, table, worker_count
-from utils.config import TrainConfig
+from eval import Evaluation, evaluate, names_for, predict_options, table, worker_count
+from utils.config import OptionError, TrainConfig
 
 GT = [  # bbox, label, difficult of three images
     ([[0, 0, 10, 20], [5, 30, 25, 40]], [0, 1], [False, False]),
@@ -75,6 +75,22 @@ def test_metric(dataset):
     dataset[1].difficult[1] = False
     assert evaluate(Half(), dataset, "voc").ap["cat"] == pytest.approx(2 / 3)
     assert evaluate(Half(), dataset, "voc07").ap["cat"] == pytest.approx(7 / 11)  # recalls 0 ... 0.6
+
+
+def test_torchs_random_state_is_left_alone(dataset):
+    before = torch.get_rng_state()
+    evaluate(Oracle(), dataset)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_names(tmp_path):
+    checkpoint = {"class_names": ["cat", "dog"], "build": {"n_fg_class": 2}}
+    (tmp_path / "names.txt").write_text("ant\nbee\n")
+    assert names_for(checkpoint, ()) == ("cat", "dog")
+    assert names_for(checkpoint, ("cow", "hen")) == ("cow", "hen")
+    assert names_for(checkpoint, (str(tmp_path / "names.txt"),)) == ("ant", "bee")
+    with pytest.raises(OptionError, match="knows 2 classes, but there are 1 names: cow"):
+        names_for(checkpoint, ("cow",))
 
 
 def test_autocast(dataset):

@@ -7,8 +7,20 @@ import torch
 
 import train
 from data.voc import Sample
-from train import Meter, Run, batches, check_folder, learning_rate, make_folder, stored_options, train_epoch
+from train import (
+    Meter,
+    Run,
+    batches,
+    check_folder,
+    learning_rate,
+    load_weights,
+    make_folder,
+    open_model,
+    stored_options,
+    train_epoch,
+)
 from trainer import Losses
+from utils.checkpoint import CheckpointError
 from utils.config import OptionError, TrainConfig
 
 # Learning rate
@@ -37,6 +49,33 @@ def test_rate_never_decays_where_nothing_says_when():
 def test_steps_replace_epochs():
     config = TrainConfig(lr_decay_step=(900, 1000))
     assert rates(config, [(899, 50), (900, 0), (999, 0), (1000, 0)]) == pytest.approx([1, 0.1, 0.1, 0.01])
+
+
+# The network
+
+
+@pytest.mark.filterwarnings("ignore:.* start random")
+def test_frozen_convolutions(tmp_path):
+    def frozen(**options):
+        model = open_model(TrainConfig(head_width=8, **options), 2)
+        return [param.requires_grad for param in model.extractor.parameters()].count(False) / 2
+
+    state = open_model(TrainConfig(head_width=8, pretrained="none"), 2).extractor.state_dict()
+    path = str(tmp_path / "vgg16.pth")
+    torch.save({f"features.{name}": value for name, value in state.items()}, path)
+    assert frozen(pretrained="none") == 0
+    assert frozen(pretrained=path) == 4
+    assert frozen(pretrained=path, resume=True) == 4  # else the optimizer's state would not fit
+    assert frozen(pretrained=path, resume=True, load_path="no longer there") == 4
+    assert frozen(pretrained=path, frozen_convs=2) == 2
+
+
+def test_weights_that_do_not_fit_are_one_line():
+    model = torch.nn.Linear(2, 3)
+    with pytest.raises(CheckpointError) as caught:
+        load_weights(model, {"model": torch.nn.Linear(4, 3).state_dict()}, "a.pth")
+    assert str(caught.value).startswith("a.pth does not fit the options (classes, anchors, head width): size mismatch")
+    assert "\n" not in str(caught.value)
 
 
 # Order of the images
@@ -153,10 +192,10 @@ def earlier_run(tmp_path, monkeypatch):
     return folder
 
 
-@pytest.mark.parametrize("env", ["a/b", "/tmp", "../a", ".", "a/"])
+@pytest.mark.parametrize("env", ["a/b", "/tmp", "../a", ".", "a/", "", ".."])
 def test_a_run_has_a_plain_name(earlier_run, env):
     with pytest.raises(OptionError, match="must be a plain name"):
-        check_folder(TrainConfig(env=env))
+        check_folder(TrainConfig(env=env, overwrite=True))
 
 
 def test_an_earlier_run_is_not_touched_unasked(earlier_run):
@@ -177,11 +216,25 @@ def test_only_overwrite_empties_the_folder(earlier_run, options, kept):
     assert (written["lr"], written["anchor_scales"]) == (0.25, [8, 16, 32])
 
 
-def test_resuming_takes_the_options_of_the_run(earlier_run):
+@pytest.mark.parametrize("word", ["True", "true"])
+def test_resuming_takes_the_options_of_the_run(earlier_run, word):
     assert stored_options({"env": "old"}) == {}
     assert stored_options({"env": "old", "resume": "False"}) == {}
-    stored = stored_options({"env": "old", "resume": "True", "lr": "1"})
+    stored = stored_options({"env": "old", "resume": word, "lr": "1"})
     assert (stored["lr"], stored["anchor_scales"]) == (0.5, (2, 4))
+
+
+def test_resuming_in_vain_keeps_the_options_of_the_run(earlier_run, monkeypatch, tiny_model):
+    class Dataset(list):
+        classes, n_skipped = ("cat",), 0
+
+    before = (earlier_run / "config.json").read_text()
+    monkeypatch.setattr(train, "open_data", lambda config: (Dataset("ab"), Dataset("c")))
+    monkeypatch.setattr(train, "open_model", lambda config, n_fg_class: tiny_model)
+    monkeypatch.setattr(train, "FasterRCNNTrainer", lambda *args: None)
+    with pytest.raises(CheckpointError, match=r"runs/old/last\.pth is damaged"):
+        train.train(TrainConfig(env="old", resume=True, lr=0.25, device="cpu"))
+    assert (earlier_run / "config.json").read_text() == before
 
 
 @pytest.mark.parametrize("missing", ["config.json", "last.pth"])

@@ -19,14 +19,18 @@ class Preprocessing(NamedTuple):
 
 
 TORCHVISION = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 1.0, "RGB")
+# the original VGG16's, and every network's that was converted from Caffe
+CAFFE = Preprocessing((122.7717, 115.9465, 102.9801), (1.0, 1.0, 1.0), 255.0, "BGR")
 # torchvision's copy of the Caffe features; torchvision documents its mean as 0.48235 0.45882 0.40784 of 255
 TORCHVISION_CAFFE = Preprocessing((123.0, 117.0, 104.0), (1.0, 1.0, 1.0), 255.0, "RGB")
+BY_NAME = {"torchvision": TORCHVISION, "caffe": CAFFE}
+LEAST_SIDE = 16  # the network's stride: with less, a thin image would have no cell in the feature map
 
 
 def resized_size(height, width, min_size, max_size):
     """(H', W'): the shorter side `min_size`, but the longer at most `max_size` (paper 3.3), and the factor."""
     scale = min(min_size / min(height, width), max_size / max(height, width))
-    return max(round(height * scale), 1), max(round(width * scale), 1), scale
+    return max(round(height * scale), LEAST_SIDE), max(round(width * scale), LEAST_SIDE), scale
 
 
 def prepare(img, preprocessing, min_size, max_size, device):

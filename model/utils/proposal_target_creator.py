@@ -61,8 +61,8 @@ class ProposalTargetCreator:
         max_iou = iou.max(1) if len(bbox) else xp.zeros(len(roi), np.float32)  # (R + G,)
 
         key = random_key(rng, roi)
-        positive = keep_smallest(max_iou >= self.pos_iou_thresh, key, round(self.pos_ratio * self.n_sample))
-        negative = (max_iou >= self.neg_iou_thresh_lo) & (max_iou < self.neg_iou_thresh_hi)
+        positive = keep_smallest(max_iou >= self.pos_iou_thresh, key, int(self.pos_ratio * self.n_sample))
+        negative = (max_iou >= self.neg_iou_thresh_lo) & (max_iou < min(self.neg_iou_thresh_hi, self.pos_iou_thresh))
         negative = keep_smallest(negative, key, self.n_sample - positive.sum())
         sample = xp.concatenate((xp.flatnonzero(positive), xp.flatnonzero(negative)))  # (S,)
 
@@ -72,5 +72,5 @@ class ProposalTargetCreator:
         nearest = iou.argmax(1)[sample]  # (S,)
         mean, std = as_array_like(self.loc_mean, roi), as_array_like(self.loc_std, roi)
         gt_roi_loc = (bbox2loc(sample_roi, bbox[nearest]) - mean) / std
-        gt_roi_label = xp.where(positive[sample], label[nearest] + 1, 0)
+        gt_roi_label = xp.where(positive[sample], label[nearest] + 1, 0).astype(np.int64)
         return ProposalTarget(sample_roi, gt_roi_loc, gt_roi_label)

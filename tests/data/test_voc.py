@@ -162,6 +162,13 @@ def test_boxes_without_area_are_skipped_when_asked(flat):
     assert [difficult.tolist() for difficult in difficults] == [[False], [False]]
 
 
+@pytest.mark.parametrize("number", ["inf", "nan"])
+def test_a_box_without_end_is_named(tmp_path, number):
+    write_voc(tmp_path, {"a": [thing(numbers=(1, 2, 3, number))]})
+    assert f"a.xml object 1 (cat): xmin 2, ymin 1, xmax {number}, ymax 3" in message(
+        VOCDataset, tmp_path, "trainval", ["cat"])
+
+
 def test_nothing_is_skipped_where_all_have_an_area(tmp_path):
     write_voc(tmp_path, {"a": [thing(numbers=(1, 1, 1.5, 1.5))]})
     assert VOCDataset(tmp_path, "trainval", ["cat"], invalid_boxes="skip").n_skipped == 0
@@ -211,19 +218,21 @@ def test_missing_annotation(tmp_path):
 
 @pytest.mark.parametrize("content", [
     "", "<annotation>", "no xml",
-    f"<annotation>{thing().replace('<name>cat</name>', '')}</annotation>",
-    f"<annotation>{thing().replace('<xmax>58</xmax>', '')}</annotation>",
-    f"<annotation>{thing(numbers=(1, 2, 'three', 4))}</annotation>",
-    f"<annotation>{thing(extra='<difficult>maybe</difficult>')}</annotation>",
-    "<annotation><object><name>cat</name></object></annotation>",
+    f"<annotation>{thing()}{thing().replace('<name>cat</name>', '')}</annotation>",
+    f"<annotation>{thing()}{thing().replace('<xmax>58</xmax>', '')}</annotation>",
+    f"<annotation>{thing()}{thing(numbers=(1, 2, 'three', 4))}</annotation>",
+    f"<annotation>{thing()}{thing(extra='<difficult>maybe</difficult>')}</annotation>",
+    f"<annotation>{thing()}<object><name>cat</name></object></annotation>",
 ], ids=["empty", "cut", "text", "no name", "no xmax", "word", "maybe", "no bndbox"])
 def test_malformed_annotation(tmp_path, content):
     write_voc(tmp_path, {"a": [thing()]})
     (tmp_path / "Annotations/a.xml").write_text(content)
     text = message(VOCDataset, tmp_path, "trainval", ["cat"])
-    assert text.startswith(f"{tmp_path / 'Annotations/a.xml'}")
-    for words in (" is not an annotation in the VOC format", "xmin, ymin, xmax, ymax"):
-        assert words in text
+    where = f"{tmp_path / 'Annotations/a.xml'}" + (", object 2," if "object" in content else "")
+    assert text.startswith(f"{where} is not an annotation in the VOC format (")
+    for words in ("NoneType", "argument"):
+        assert words not in text
+    assert "xmin, ymin, xmax, ymax" in text
 
 
 @pytest.mark.parametrize("damage", [lambda data: b"", lambda data: b"no image", lambda data: data[:len(data) // 2]],

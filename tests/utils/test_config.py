@@ -90,6 +90,9 @@ def test_what_as_text_writes_is_read_back(config_class):
     ("max_steps", "many", "--max-steps must be a whole number, not 'many'"),
     ("resume", "1", "--resume must be True or False, not '1'"),
     ("precision", "fp16", "--precision must be one of auto, fp32, bf16, not 'fp16'"),
+    ("batch_size", "0", "--batch-size must be at least 1, not 0"),
+    ("max_steps", "-1", "--max-steps must be at least 1, not -1"),
+    ("num_workers", "-1", "--num-workers must be at least 0, not -1"),
     ("anchor_scales", "8;16", "--anchor-scales must be numbers, as in 8,16,32, not '8;16'"),
 ])
 def test_bad_values(name, text, words):
@@ -105,6 +108,13 @@ def test_an_unknown_option_names_the_nearest(name, near):
 
 def test_an_option_that_is_near_to_nothing_is_refused_too():
     assert "there is no option --zzzz" in refusal(TrainConfig, {"zzzz": "1"})
+
+
+def test_nought_is_a_number_where_it_means_something():
+    names = ("eval_every", "num_workers", "frozen_convs", "seed", "lr")
+    made = make_config(TrainConfig, dict.fromkeys(names, "0"))
+    assert [getattr(made, name) for name in names] == [0] * 5
+    assert make_config(TrainConfig, {"neg_iou_lo": "-1"}).neg_iou_lo == -1
 
 
 def test_an_option_of_another_command_is_unknown():
@@ -241,13 +251,19 @@ def test_device(monkeypatch):
             pick_device(name)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert pick_device("auto").type == "cuda"
+    current = [0]
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: current.append(int(getattr(device, "index", device))))
+    for name in ("auto", "cuda"):  # without a number: of these torch.cuda.set_device wants none
+        assert pick_device(name).type == "cuda"
     assert pick_device("cpu") == torch.device("cpu")
+    assert current[-1] == 0
     assert pick_device("cuda:1") == torch.device("cuda", 1)
+    assert current[-1] == 1
     with pytest.raises(OptionError, match="--device=cuda:2: this machine has 2 CUDA devices"):
         pick_device("cuda:2")
-    with pytest.raises(OptionError, match="--device must be auto, cpu, cuda or cuda:N, not 'gpu'"):
-        pick_device("gpu")
+    for name in ("gpu", "mps", "cuda:x"):
+        with pytest.raises(OptionError, match=f"--device must be auto, cpu, cuda or cuda:N, not '{name}'"):
+            pick_device(name)
 
 
 @pytest.mark.parametrize("fast", ["cpu", "cuda"])

@@ -23,7 +23,7 @@ def random_img(height, width):
     ((1200, 1800), (600, 900, 0.5)),
     ((333, 500), (600, 901, 600 / 333)),  # 900.9
     ((500, 333), (901, 600, 600 / 333)),
-    ((4000, 1), (1000, 1, 0.25)),  # no side vanishes
+    ((4000, 1), (1000, 16, 0.25)),  # no side vanishes
 ])
 def test_resized_size(size, expected):
     assert resized_size(*size, 600, 1000) == expected
