@@ -17,7 +17,7 @@ DEMO = --pretrained=none --preprocess=caffe --head-width=1024 --min-size=144 --m
 demo: $(VENV)/run.done
 	$(BIN)/python train.py train --env=demo --data=shapes --overwrite $(DEMO)
 	$(BIN)/python eval.py --load-path=runs/demo/last.pth --json=runs/demo/eval.json
-	$(BIN)/python predict.py datasets/shapes-*/JPEGImages/test_*.jpg --load-path=runs/demo/last.pth \
+	$(BIN)/python predict.py `ls -d datasets/shapes-* | sort -V | tail -n 1`/JPEGImages/test_*.jpg --load-path=runs/demo/last.pth \
 		--limit=16 --out=runs/demo/predictions
 	@echo "pictures: runs/demo/predictions/  curves: runs/demo/curves.png  figures: runs/demo/eval.json"
 
@@ -32,6 +32,7 @@ clean:
 
 $(VENV)/run.done: requirements.txt build-constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=...')"
+	@echo "installing into $(VENV): 6 GB, some minutes, once"
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) -r requirements.txt
 	touch $@

@@ -26,7 +26,7 @@ def find_images(paths):
         if path.is_dir():
             inside = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
             if not inside:
-                raise DataError(f"{path} holds no image ({', '.join(SUFFIXES)})")
+                raise DataError(f"{path} holds no image ({', '.join(SUFFIXES[:3])})")
             found += inside
         elif path.is_file():
             found.append(path)

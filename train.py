@@ -106,7 +106,8 @@ def test(run, log, epoch, step):
     evaluation = evaluate(run.model, run.eval_set, "voc07", run.trainer.dtype, run.config.num_workers,
                           **predict_options(run.config))
     log.evaluation(step, epoch, evaluation.map, evaluation.ap)
-    print(f"epoch {epoch + 1}, step {step}\n{table(evaluation)}")
+    precision = "bf16" if run.trainer.dtype else "fp32"
+    print(f"epoch {epoch + 1}, step {step}, metric voc07, {precision}\n{table(evaluation)}")
     best = run.folder / "best.pth"
     if not best.exists() or evaluation.map > load_checkpoint(best)["map"]:
         save_checkpoint(best, state(run, epoch, step) | {"map": evaluation.map})
@@ -176,6 +177,8 @@ def open_run(config):
 
 def open_data(config):
     """Checks the data set; returns the splits to train and to evaluate on."""
+    if config.download and (config.data != "voc" or config.voc_data_dir != TrainConfig.voc_data_dir):
+        raise OptionError("--download fetches VOC2007 into datasets/: leave out --data and --voc-data-dir")
     root = find_root(config.data, config.voc_data_dir, config.download)
     classes = class_names(config.classes, root, (config.train_split, config.eval_split))
     train_set = VOCDataset(root, config.train_split, classes, config.use_difficult, config.invalid_boxes)
@@ -191,6 +194,8 @@ def open_model(config, n_fg_class):
     """The network, its weights those of `--load-path`, else of `--pretrained`, else random."""
     torch.manual_seed(config.seed)
     start = load_checkpoint(config.load_path) if config.load_path and not config.resume else None
+    if config.preprocess != "auto" and (start or config.pretrained in ("imagenet", "caffe")):
+        raise OptionError(f"--preprocess={config.preprocess}: these weights come with what they want, leave it at auto")
     frozen_convs = config.frozen_convs
     if frozen_convs is None:  # here, since weights from a checkpoint are not random either
         frozen_convs = 0 if config.pretrained == "none" else 4

@@ -32,4 +32,6 @@ def read_names(classes):
     if len(classes) == 1 and Path(classes[0]).is_file():
         lines = Path(classes[0]).read_text(encoding="utf-8").splitlines()
         classes = tuple(line.strip() for line in lines if line.strip())
+    elif len(classes) == 1 and classes[0].endswith(".txt"):
+        raise DataError(f"--classes={classes[0]}: there is no such file")
     return tuple(classes)

@@ -9,6 +9,7 @@ result as continuous coordinates (y_min, x_min, y_max, x_max), as the reference 
 
 G: objects in the image. H, W: its sides.
 """
+import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +19,7 @@ from PIL import Image
 
 CLASSES = ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
            "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor")
-SUFFIXES = (".jpg", ".jpeg", ".png")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
 
 
 class Sample(NamedTuple):
@@ -58,7 +59,8 @@ def read_ids(root, split):
     if not path.is_file():
         there = ", ".join(sorted(file.stem for file in path.parent.glob("*.txt"))[:20]) or "none"
         raise DataError(f"{path} is missing; splits found there: {there}")
-    ids = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    ids = [re.sub(r"\s+(-1|0|1)$", "", line.strip()) for line in lines if line.strip()]
     if not ids:
         raise DataError(f"{path} names no image: write one image id a line")
     return ids
@@ -142,7 +144,7 @@ class VOCDataset:
             path = root / "JPEGImages" / f"{image_id}{suffix}"
             if path.is_file():
                 return path
-        raise DataError(f"{root / 'JPEGImages' / image_id}.jpg is missing (.jpeg and .png are not there either)")
+        raise DataError(f"{root / 'JPEGImages' / image_id}.jpg is missing (nor is it there as .jpeg or .png)")
 
     def __len__(self):
         return len(self._items)

@@ -3,6 +3,7 @@
 R: RoIs. L: classes of objects; 0 is the background inside the head. h, w: sides of the feature map, H/16, W/16.
 """
 import warnings
+from http.client import HTTPException
 
 import torch
 import torch.nn.functional as F
@@ -133,7 +134,7 @@ def _fetch(pretrained):
     if pretrained in known:
         try:
             return known[pretrained].get_state_dict(progress=True, check_hash=True)
-        except (OSError, RuntimeError) as error:  # no network; half a file, or not the right one
+        except (OSError, HTTPException, RuntimeError) as error:  # no network; half a file, or not the right one
             raise WeightsError(
                 f"the weights --pretrained={pretrained} could not be fetched from {known[pretrained].url} ({error}): "
                 "fetch that file elsewhere and name it, --pretrained=FILE, or start from --pretrained=none") from None

@@ -6,6 +6,7 @@ table in the README are made from these fields.
 import ctypes
 import dataclasses
 import difflib
+import functools
 import os
 import re
 import sys
@@ -76,8 +77,8 @@ class TrainConfig(DetectConfig, DataConfig):
     min_size: int = option("Image", 600, "shorter side after the resize, in pixels", "paper 3.3")
     max_size: int = option("Image", 1000, "longer side at most", "paper 3.3")
     preprocess: Literal["auto", "torchvision", "caffe"] = option(
-        "Image", "auto", "what the network sees: torchvision (0 to 1, normalised), caffe (0 to 255 less the mean), "
-        "auto: what the weights want, torchvision if they are random")
+        "Image", "auto", "what the network sees: torchvision (0 to 1, normalised), caffe (BGR, 0 to 255 less the "
+        "mean), auto: what the weights want, torchvision if they are random")
     pretrained: str = option(
         "Network", "imagenet", "imagenet, caffe, none, or a file with the state of torchvision's VGG16")
     frozen_convs: int | None = option(
@@ -166,11 +167,12 @@ def pick_device(name):
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise OptionError(f"--device={name}: this machine has {torch.cuda.device_count()} CUDA devices for torch")
-    if device.type == "cuda":
-        torch.cuda.set_device(device)  # CuPy works on the current one
+    if device.type == "cuda" and device.index is not None:  # without a number it is the current one
+        torch.cuda.set_device(device)  # CuPy works on that
     return device
 
 
+@functools.cache
 def _keep_memory():
     """Keeps the memory that tensors on the CPU leave, in huge pages, instead of giving it back to the system.
 
@@ -188,7 +190,7 @@ def pick_dtype(precision, device):
     """What autocast computes in, torch.bfloat16 or None (float32 throughout), for `--precision`."""
     if precision == "auto":
         fast = (torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else
-                torch.cpu.get_capabilities().get("avx512_bf16", False))
+                getattr(torch.cpu, "get_capabilities", dict)().get("avx512_bf16", False))  # torch 2.9 does not tell
         precision = "bf16" if fast else "fp32"
     return torch.bfloat16 if precision == "bf16" else None
 

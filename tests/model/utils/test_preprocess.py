@@ -46,25 +46,25 @@ def test_resize_is_that_of_scikit_image(size, min_size):
     (CAFFE, [(204 - 103) / 4, (102 - 116) / 2, 51 - 122.5]),  # blue first, mean and std with it
 ])
 def test_normalisation(preprocessing, expected):
-    img = np.full((4, 6, 3), (51, 102, 204), np.uint8)
-    pixel, scale = prepare(img, preprocessing, 4, 6, "cpu")
+    img = np.full((17, 20, 3), (51, 102, 204), np.uint8)
+    pixel, scale = prepare(img, preprocessing, 17, 20, "cpu")
     assert scale == 1
-    assert pixel.shape == (1, 3, 4, 6)
+    assert pixel.shape == (1, 3, 17, 20)
     np.testing.assert_allclose(pixel[0, :, 1, 2], expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("preprocessing", [TORCHVISION, CAFFE])
 def test_result_is_float32_and_channels_last(preprocessing):
-    pixel, _ = prepare(random_img(5, 7), preprocessing, 10, 20, "cpu")
+    pixel, _ = prepare(random_img(10, 14), preprocessing, 20, 40, "cpu")
     assert pixel.dtype == torch.float32
-    assert pixel.shape == (1, 3, 10, 14)
+    assert pixel.shape == (1, 3, 20, 28)
     assert pixel.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_mirrored_view():
-    img = random_img(5, 7)
-    pixel, _ = prepare(img, TORCHVISION, 10, 20, "cpu")
-    mirrored, _ = prepare(img[:, ::-1], TORCHVISION, 10, 20, "cpu")  # its strides are negative
+    img = random_img(10, 14)
+    pixel, _ = prepare(img, TORCHVISION, 20, 40, "cpu")
+    mirrored, _ = prepare(img[:, ::-1], TORCHVISION, 20, 40, "cpu")  # its strides are negative
     torch.testing.assert_close(mirrored, pixel.flip(3))
 
 
