@@ -144,7 +144,7 @@ class VOCDataset:
             path = root / "JPEGImages" / f"{image_id}{suffix}"
             if path.is_file():
                 return path
-        raise DataError(f"{root / 'JPEGImages' / image_id}.jpg is missing (nor is it there as .jpeg or .png)")
+        raise DataError(f"{root / 'JPEGImages' / image_id}.jpg is missing (.jpeg and .png are not there either)")
 
     def __len__(self):
         return len(self._items)

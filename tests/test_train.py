@@ -242,3 +242,15 @@ def test_resuming_needs_a_run(earlier_run, missing):
     (earlier_run / missing).unlink()
     with pytest.raises(OptionError, match=rf"there is nothing to go on with, runs/old/{missing} is missing"):
         stored_options({"env": "old", "resume": "True"})
+
+
+@pytest.mark.parametrize("options", [{"download": True, "data": "shapes"}, {"download": True, "voc_data_dir": "mine"}])
+def test_a_download_is_of_voc2007_only(options):
+    with pytest.raises(OptionError, match="--download fetches VOC2007"):
+        train.open_data(TrainConfig(**options))
+
+
+@pytest.mark.parametrize("pretrained", ["imagenet", "caffe"])
+def test_preprocessing_that_weights_do_not_want_is_refused(pretrained):
+    with pytest.raises(OptionError, match="--preprocess=caffe: these weights"):
+        train.open_model(TrainConfig(pretrained=pretrained, preprocess="caffe"), 2)

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import class_names, find_root
+from data import class_names, find_root, read_names
 from data.voc import CLASSES, DataError, VOCDataset, find_classes, read_annotation, read_ids, read_image
 
 NUMBERS = (11, 7, 31, 58)  # ymin, xmin, ymax, xmax as in a file
@@ -288,3 +288,16 @@ def test_root_is_a_folder_in_the_layout(tmp_path):
     assert "\n" not in text
     write_voc(tmp_path, {"a": [thing()]})
     assert find_root("voc", str(tmp_path)) == tmp_path
+
+
+def test_ids_may_hold_blanks_and_stand_beside_the_marks_of_a_class_file(tmp_path):
+    folder = tmp_path / "ImageSets" / "Main"
+    folder.mkdir(parents=True)
+    (folder / "cat_train.txt").write_bytes("\ufeffIMG 12 (1)\r\n000007 -1\r\n000009  1\r\n\r\n".encode())
+    assert read_ids(tmp_path, "cat_train") == ["IMG 12 (1)", "000007", "000009"]
+
+
+def test_a_file_of_names_that_is_not_there(tmp_path):
+    with pytest.raises(DataError, match=r"nmaes\.txt: there is no such file"):
+        read_names([str(tmp_path / "nmaes.txt")])
+    assert read_names(["cat"]) == ("cat",)
