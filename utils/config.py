@@ -176,8 +176,8 @@ def pick_device(name):
 def _keep_memory():
     """Keeps the memory that tensors on the CPU leave, in huge pages, instead of giving it back to the system.
 
-    A training step of VGG16 takes and leaves gigabytes; having the system clear them anew took up to half of the
-    step. For Linux with glibc; elsewhere nothing happens.
+    A training step of VGG16 takes and leaves gigabytes; having the system clear them anew took a quarter to a half of
+    the step where it was tried. For Linux with glibc; elsewhere nothing happens.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch asks for huge pages
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
