@@ -1,10 +1,11 @@
-"""Average precision of a checkpoint: `python eval.py --load-path=runs/voc/last.pth`.
+"""What a checkpoint is worth: `python eval.py --load-path=runs/voc/last.pth`.
 
-L: classes.
+Average precision of the detections by one of three metrics, or, with `--proposals`, recall of the RPN's proposals.
 """
 import json
 import math
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,21 +15,35 @@ from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from data import find_root, read_names
-from data.voc import DataError, VOCDataset
+from data.voc import CLASSES, DataError, VOCDataset
 from model import restore
+from model.faster_rcnn import evaluating
 from utils.checkpoint import CheckpointError, load_checkpoint
-from utils.config import EvalConfig, OptionError, command, pick_device, pick_dtype
+from utils.coco_eval import eval_detection_coco
+from utils.config import EvalConfig, OptionError, TrainConfig, command
+from utils.device import be_deterministic, pick_device, pick_dtype
 from utils.files import write_text
+from utils.recall import COUNTS, IOU_THRESHS, proposal_recall
+from utils.vis import plot_recall
 from utils.voc_eval import count_objects, eval_detection_voc
+
+METRICS = {  # what each means, for the reader of a table
+    "voc07": "VOC2007's average precision (11 points) at IoU 0.5, difficult objects count neither way",
+    "voc": "VOC's average precision (area, from 2010 on) at IoU 0.5, difficult objects count neither way",
+    "coco": "COCO's average precision, the mean over IoU 0.5 to 0.95, difficult objects are crowds",
+}
+# as many as in training (12000 before the suppression, py-faster-rcnn); prediction takes the first 300 of them
+PROPOSAL_NUMBERS = {"n_test_pre_nms": 12000, "n_test_post_nms": max(COUNTS)}
 
 
 class Evaluation(NamedTuple):
-    """What the detector is worth on a data set."""
+    """What the detector is worth on a data set. An average precision is None where nothing was there to find."""
 
-    map: float  # mean average precision
-    ap: dict  # class name -> average precision, None where the data set has no such object
+    map: float | None  # mean average precision
+    ap: dict  # class name -> average precision
     n_object: dict  # class name -> objects, the difficult ones left out
     n_detection: dict  # class name -> detections
+    summary: dict  # COCO's twelve figures; empty for the other metrics
 
 
 def evaluate(model, dataset, metric="voc07", dtype=None, num_workers=None, limit=None, **predict_options):
@@ -37,7 +52,7 @@ def evaluate(model, dataset, metric="voc07", dtype=None, num_workers=None, limit
     Args:
         model: `FasterRCNN`.
         dataset: `VOCDataset`, with its difficult objects.
-        metric: "voc07" (11 points) or "voc" (area).
+        metric: one of `METRICS`.
         dtype: torch.bfloat16 for autocast, None for float32.
         num_workers: processes that read images; None: see `worker_count`.
         limit: how many images, from the first on; None for all.
@@ -46,28 +61,65 @@ def evaluate(model, dataset, metric="voc07", dtype=None, num_workers=None, limit
     Returns:
         `Evaluation`.
     """
-    n_image = min(len(dataset), limit or len(dataset))
     bboxes, labels, scores = [], [], []
     device = model.loc_std.device
-    loader = DataLoader(Subset(dataset, range(n_image)), batch_size=None, collate_fn=_as_it_is,
-                        num_workers=worker_count(num_workers, device), generator=torch.Generator())  # see train.py
     with torch.autocast(device.type, dtype, enabled=dtype is not None):
-        for sample in tqdm(loader, desc="evaluate", unit="img", leave=False, dynamic_ncols=True):
+        for sample in _samples(dataset, limit, num_workers, device):
             bbox, label, score = model.predict([sample.img], **predict_options)
             bboxes += bbox
             labels += label
             scores += score
-    gt_bboxes, gt_labels, gt_difficults = (objects[:n_image] for objects in dataset.objects())
+    gt_bboxes, gt_labels, gt_difficults = (objects[:len(bboxes)] for objects in dataset.objects())
     n_class = len(dataset.classes)
-    result = eval_detection_voc(bboxes, labels, scores, gt_bboxes, gt_labels, gt_difficults,
-                                use_07_metric=metric == "voc07", n_class=n_class)
-    columns = ([None if math.isnan(ap) else ap for ap in result["ap"].tolist()],
-               count_objects(gt_labels, gt_difficults, n_class).tolist(), count_objects(labels, None, n_class).tolist())
-    return Evaluation(result["map"], *(dict(zip(dataset.classes, column, strict=True)) for column in columns))
+    detected = bboxes, labels, scores, gt_bboxes, gt_labels, gt_difficults
+    if metric == "coco":
+        result = eval_detection_coco(*detected, n_class=n_class)
+    else:
+        result = eval_detection_voc(*detected, use_07_metric=metric == "voc07", n_class=n_class)
+    columns = ([_plain(ap) for ap in result["ap"]], count_objects(gt_labels, gt_difficults, n_class).tolist(),
+               count_objects(labels, None, n_class).tolist())
+    by_class = (dict(zip(dataset.classes, column, strict=True)) for column in columns)
+    summary = {name: _plain(value) for name, value in result.get("summary", {}).items()}
+    return Evaluation(_plain(result["map"]), *by_class, summary)
+
+
+def evaluate_proposals(model, dataset, dtype=None, num_workers=None, limit=None):
+    """Recall of the RPN's proposals, the best first: arguments as for `evaluate`; see `proposal_recall`.
+
+    The model should be built with `PROPOSAL_NUMBERS`; with fewer proposals, the recall of the larger counts stays
+    where they end.
+    """
+    rois = []
+    device = model.loc_std.device
+    with torch.no_grad(), evaluating(model), torch.autocast(device.type, dtype, enabled=dtype is not None):
+        for sample in _samples(dataset, limit, num_workers, device):
+            img, scale = model.prepare(sample.img)
+            roi = model.rpn(model.extractor(img), img.shape[2:], scale, train=False).roi  # (R, 4)
+            ratio = [side / resized for side, resized in zip(sample.img.shape[:2], img.shape[2:], strict=True)]
+            rois.append((roi * roi.new_tensor(ratio * 2)).cpu().numpy())
+    gt_bboxes, _, gt_difficults = (objects[:len(rois)] for objects in dataset.objects())
+    return proposal_recall(rois, gt_bboxes, gt_difficults)
+
+
+def _samples(dataset, limit, num_workers, device):
+    """The samples of a data set, read ahead by other processes, with a bar."""
+    subset = Subset(dataset, range(min(len(dataset), limit or len(dataset))))
+    loader = DataLoader(subset, batch_size=None, collate_fn=_as_it_is, generator=torch.Generator(),  # see train.py
+                        num_workers=worker_count(num_workers, device))
+    return tqdm(loader, desc="evaluate", unit="img", leave=False, dynamic_ncols=True)
 
 
 def _as_it_is(sample):
     return sample
+
+
+def _plain(value):
+    """A number for JSON, None for NaN."""
+    return None if math.isnan(value) else float(value)
+
+
+def _text(value):
+    return "   n/a" if value is None else f"{value:6.4f}"
 
 
 def table(evaluation):
@@ -75,10 +127,18 @@ def table(evaluation):
     width = max(map(len, [*evaluation.ap, "class"]))
     lines = [f"{'class':{width}}      AP  objects  detections"]
     for name, ap in evaluation.ap.items():
-        value = "   n/a" if ap is None else f"{ap:6.4f}"
-        lines.append(f"{name:{width}}  {value}  {evaluation.n_object[name]:7d}  {evaluation.n_detection[name]:10d}")
+        lines.append(f"{name:{width}}  {_text(ap)}  {evaluation.n_object[name]:7d}  {evaluation.n_detection[name]:10d}")
     total = [sum(column.values()) for column in (evaluation.n_object, evaluation.n_detection)]
-    return "\n".join([*lines, f"{'mean':{width}}  {evaluation.map:6.4f}  {total[0]:7d}  {total[1]:10d}"])
+    lines.append(f"{'mean':{width}}  {_text(evaluation.map)}  {total[0]:7d}  {total[1]:10d}")
+    return "\n".join(lines + [f"{name:9}  {_text(value)}" for name, value in evaluation.summary.items()])
+
+
+def recall_table(recall):
+    """What `evaluate_proposals` found as lines of text, one a count."""
+    lines = ["proposals  " + "  ".join(f"{thresh:6.2f}" for thresh in IOU_THRESHS) + "    mean"]
+    for count, row, mean in zip(COUNTS, recall["recall"], recall["average"], strict=True):
+        lines.append(f"{count:9d}  " + "  ".join(_text(_plain(value)) for value in [*row, mean]))
+    return "\n".join(lines)
 
 
 def predict_options(config):
@@ -94,21 +154,62 @@ def worker_count(num_workers, device):
     return min(4, os.cpu_count() or 1) if device.type == "cuda" else 0
 
 
+def open_checkpoint(path, preprocess="auto"):
+    """Reads a checkpoint, ours or another program's, and says what it is.
+
+    Args:
+        path: the file.
+        preprocess: what the network sees, for weights whose file does not say it; "auto": torchvision's.
+
+    Returns:
+        A checkpoint as in utils/checkpoint.py.
+    """
+    checkpoint = load_checkpoint(path)
+    if "format" in checkpoint:
+        if preprocess != "auto":
+            raise OptionError(f"--preprocess={preprocess}: {path} says itself what its weights want, leave it at auto")
+        print(f"{path}: a checkpoint of this library, step {checkpoint['step']}")
+        return checkpoint
+    known = checkpoint["preprocessing"]
+    if preprocess != "auto":
+        checkpoint["preprocessing"], why = preprocess, "as --preprocess says"
+    elif known:
+        why = "as its layout says"
+    else:
+        checkpoint["preprocessing"], why = "torchvision", "for want of better: --preprocess=caffe-rgb-mean is the other"
+    print(f"{path}: a detector of {checkpoint['layout']}, {checkpoint['build']['n_fg_class']} classes, "
+          f"preprocessing {checkpoint['preprocessing']}, {why}")
+    return checkpoint
+
+
 def names_for(checkpoint, classes):
-    """The names of a checkpoint's classes: those that `--classes` means, else those it was trained with."""
-    names = read_names(classes) or tuple(checkpoint["class_names"])
-    if len(names) != checkpoint["build"]["n_fg_class"]:
-        raise OptionError(f"the checkpoint knows {checkpoint['build']['n_fg_class']} classes, but there are "
-                          f"{len(names)} names: {', '.join(names)}: mend --classes")
+    """The names of a checkpoint's classes: those that `--classes` means, else its own, else VOC's if there are 20."""
+    n_class = checkpoint["build"]["n_fg_class"]
+    names = read_names(classes) or tuple(checkpoint["class_names"]) or (CLASSES if n_class == len(CLASSES) else ())
+    if len(names) != n_class:
+        raise OptionError(f"the checkpoint knows {n_class} classes, but there are {len(names)} names"
+                          f"{': ' if names else ''}{', '.join(names)}: name them with --classes=a,b,c")
     return names
+
+
+def check_classes(checkpoint, classes, path):
+    """Raises CheckpointError unless the weights of `path` know just these classes, as far as their names are known."""
+    n_class, names = checkpoint["build"]["n_fg_class"], checkpoint["class_names"]
+    if n_class != len(classes) or (names and list(names) != list(classes)):
+        known = f" ({', '.join(names)})" if names else ""
+        found = f"the data have {len(classes)} ({', '.join(classes)})"
+        raise CheckpointError(f"{path} knows {n_class} classes{known}, {found}: --reset-head starts those layers "
+                              "anew, --classes says which classes in which order")
 
 
 def main(config):
     """Evaluates as `EvalConfig` says; prints a table."""
     device = pick_device(config.device)
     dtype = pick_dtype(config.precision, device)
-    checkpoint = load_checkpoint(config.load_path)
-    trained = checkpoint["config"]
+    if config.deterministic:
+        be_deterministic()
+    checkpoint = open_checkpoint(config.load_path, config.preprocess)
+    trained = asdict(TrainConfig()) | checkpoint["config"]
     classes = names_for(checkpoint, config.classes)
     own_folder = "voc" if config.voc_data_dir else None
     root = find_root(config.data or own_folder or trained["data"], config.voc_data_dir or trained["voc_data_dir"])
@@ -116,18 +217,39 @@ def main(config):
     dataset = VOCDataset(root, split, classes, invalid_boxes=config.invalid_boxes or trained["invalid_boxes"])
     if config.json:
         Path(config.json).parent.mkdir(parents=True, exist_ok=True)
-    model = restore(checkpoint).to(device)
-    evaluation = evaluate(model, dataset, config.metric, dtype, config.num_workers, config.limit,
-                          **predict_options(config))
-    precision = "bf16" if dtype else "fp32"
     about = {"checkpoint": config.load_path, "step": checkpoint["step"], "data": str(root), "split": split,
-             "metric": config.metric, "precision": precision, "score_thresh": config.score_thresh,
-             "nms_thresh": config.nms_thresh}
-    print(", ".join(f"{key} {value}" for key, value in about.items()))
-    print(table(evaluation))
+             "precision": "bf16" if dtype else "fp32"}
+    work = measure_proposals if config.proposals else measure_detections
+    results = about | work(config, checkpoint, dataset, device, dtype, f"{root}, split {split}, {about['precision']}")
     if config.json:
-        write_text(config.json, json.dumps(about | evaluation._asdict(), indent=1, ensure_ascii=False))
+        write_text(config.json, json.dumps(results, indent=1, ensure_ascii=False))
         print(f"written to {config.json}")
+
+
+def measure_detections(config, checkpoint, dataset, device, dtype, where):
+    """Prints average precision, and returns it for `--json`."""
+    model = restore(checkpoint).to(device)
+    options = predict_options(config)
+    evaluation = evaluate(model, dataset, config.metric, dtype, config.num_workers, config.limit, **options)
+    print(f"{where}, scores above {config.score_thresh:g}, NMS {config.nms_thresh:g}, "
+          f"{f'the best {config.max_detections}' if config.max_detections else 'all'} of an image\n"
+          f"{config.metric}: {METRICS[config.metric]}\n{table(evaluation)}")
+    return {"metric": config.metric} | options | evaluation._asdict()
+
+
+def measure_proposals(config, checkpoint, dataset, device, dtype, where):
+    """Prints and draws the recall of proposals, and returns it for `--json`."""
+    proposal = checkpoint["build"].get("proposal", {}) | PROPOSAL_NUMBERS
+    model = restore(checkpoint | {"build": checkpoint["build"] | {"proposal": proposal}}).to(device)
+    recall = evaluate_proposals(model, dataset, dtype, config.num_workers, config.limit)
+    print(f"{where}\nrecall of {recall['n_object']} objects, the difficult ones left out, against IoU, for the first "
+          f"so many proposals of an image\n{recall_table(recall)}")
+    path = Path(config.plot or Path(config.load_path).with_name("recall.png"))
+    plot_recall(recall["recall"], COUNTS, IOU_THRESHS, path)
+    print(f"drawn in {path}")
+    return {"n_object": recall["n_object"], "counts": COUNTS, "iou_threshs": IOU_THRESHS,
+            "recall": [[_plain(value) for value in row] for row in recall["recall"]],
+            "average": [_plain(value) for value in recall["average"]]}
 
 
 if __name__ == "__main__":

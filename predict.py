@@ -9,10 +9,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from data.voc import SUFFIXES, DataError, read_image
-from eval import names_for, predict_options
+from eval import names_for, open_checkpoint, predict_options
 from model import restore
-from utils.checkpoint import CheckpointError, load_checkpoint
-from utils.config import OptionError, PredictConfig, command, pick_device, pick_dtype
+from utils.checkpoint import CheckpointError
+from utils.config import OptionError, PredictConfig, command
+from utils.device import be_deterministic, pick_device, pick_dtype
 from utils.files import replacing, write_text
 from utils.vis import draw_bbox
 
@@ -44,7 +45,9 @@ def main(config, *paths):
     images = find_images(paths)[:config.limit]
     device = pick_device(config.device)
     dtype = pick_dtype(config.precision, device)
-    checkpoint = load_checkpoint(config.load_path)
+    if config.deterministic:
+        be_deterministic()
+    checkpoint = open_checkpoint(config.load_path, config.preprocess)
     names = names_for(checkpoint, config.classes)
     model = restore(checkpoint).to(device)
     out = Path(config.out)

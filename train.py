@@ -20,15 +20,23 @@ from tqdm import tqdm
 from data import class_names, find_root
 from data.transforms import TrainTransform
 from data.voc import DataError, VOCDataset
-from eval import evaluate, predict_options, table, worker_count
+from eval import check_classes, evaluate, open_checkpoint, predict_options, table, worker_count
 from model import WeightsError, build
 from model.faster_rcnn import FasterRCNN
 from model.utils.anchor_target_creator import AnchorTargetCreator
-from model.utils.preprocess import BY_NAME
 from model.utils.proposal_target_creator import ProposalTargetCreator
 from trainer import FasterRCNNTrainer, Losses
-from utils.checkpoint import CheckpointError, load_checkpoint, rng_state, save_checkpoint, set_rng_state
-from utils.config import OptionError, TrainConfig, command, pick_device, pick_dtype
+from utils.checkpoint import (
+    CheckpointError,
+    load_backbone,
+    load_checkpoint,
+    rng_state,
+    save_checkpoint,
+    set_rng_state,
+)
+from utils.config import OptionError, TrainConfig, command
+from utils.device import be_deterministic, pick_device, pick_dtype
+from utils.environment import describe_environment
 from utils.files import write_text
 from utils.log import Log
 from utils.vis import draw_bbox, side_by_side
@@ -54,8 +62,9 @@ def train(config):
     """Trains as a `TrainConfig` says, evaluates, and keeps everything in runs/<env>/."""
     run = open_run(config)
     step = load_state(run) if config.resume else 0
-    make_folder(config)  # now that nothing can go wrong any more
-    print(f"{run.folder}: steps {step} to {run.n_step} on {pick_device(config.device)}, "
+    device = run.model.loc_std.device
+    make_folder(config, {"step": step, "seed": config.seed} | describe_environment(device))  # nothing can go wrong now
+    print(f"{run.folder}: steps {step} to {run.n_step} on {device}, "
           f"{'bf16' if run.trainer.dtype else 'fp32'}")
     log = Log(run.folder, config.env, config.visdom, config.visdom_port, asdict(config), step)
     with contextlib.closing(log):
@@ -79,7 +88,7 @@ def train_epoch(run, log, epoch, steps):
     indices = batches(len(dataset), config.batch_size, config.seed, epoch)
     indices = indices[steps.start - epoch * run.epoch_steps:][:len(steps)]  # an interrupted epoch goes on inside
     loader = DataLoader(dataset, batch_sampler=indices, collate_fn=list,
-                        num_workers=worker_count(config.num_workers, pick_device(config.device)),
+                        num_workers=worker_count(config.num_workers, run.model.loc_std.device),
                         generator=torch.Generator())  # else it draws from torch's own, which dropout uses
     transform = TrainTransform(run.model.prepare, config.flip_prob)
     meter, shown = Meter(), 0.0
@@ -109,7 +118,7 @@ def test(run, log, epoch, step):
     precision = "bf16" if run.trainer.dtype else "fp32"
     print(f"epoch {epoch + 1}, step {step}, metric voc07, {precision}\n{table(evaluation)}")
     best = run.folder / "best.pth"
-    if not best.exists() or evaluation.map > load_checkpoint(best)["map"]:
+    if not best.exists() or (evaluation.map or 0) > (load_checkpoint(best)["map"] or 0):  # None: nothing to find
         save_checkpoint(best, state(run, epoch, step) | {"map": evaluation.map})
 
 
@@ -160,9 +169,11 @@ def batches(n_image, batch_size, seed, epoch):
 def open_run(config):
     """Opens data, model and trainer; writes nothing yet."""
     device = pick_device(config.device)
+    if config.deterministic:
+        be_deterministic()
     check_folder(config)
     train_set, eval_set = open_data(config)
-    model = open_model(config, len(train_set.classes)).to(device)
+    model = open_model(config, train_set.classes).to(device)
     trainer = FasterRCNNTrainer(
         model,
         AnchorTargetCreator(config.rpn_n_sample, config.rpn_pos_iou, config.rpn_neg_iou, config.rpn_pos_ratio),
@@ -190,20 +201,35 @@ def open_data(config):
     return train_set, eval_set
 
 
-def open_model(config, n_fg_class):
-    """The network, its weights those of `--load-path`, else of `--pretrained`, else random."""
+def open_model(config, classes):
+    """The network for these classes, its weights those of `--load-path`, else of `--pretrained`, else random."""
     torch.manual_seed(config.seed)
-    start = load_checkpoint(config.load_path) if config.load_path and not config.resume else None
-    if config.preprocess != "auto" and (start or config.pretrained in ("imagenet", "caffe")):
-        raise OptionError(f"--preprocess={config.preprocess}: these weights come with what they want, leave it at auto")
+    preprocessing = None if config.preprocess == "auto" else config.preprocess
+    start = pretrained = None
+    if config.reset_head and not config.load_path:
+        raise OptionError("--reset-head starts the last layers of a detector anew: name it with --load-path=FILE")
+    if config.resume:  # load_state brings weights and preprocessing
+        pass
+    elif config.load_path:
+        start = open_checkpoint(config.load_path, config.preprocess)
+        preprocessing = start["preprocessing"]
+        if not config.reset_head:
+            check_classes(start, classes, config.load_path)
+    elif config.pretrained in ("imagenet", "caffe"):
+        pretrained = config.pretrained
+        if preprocessing:
+            raise OptionError(f"--preprocess={preprocessing}: these weights come with what they want, leave it at auto")
+    elif config.pretrained != "none":
+        backbone = load_backbone(config.pretrained)
+        pretrained, preprocessing = backbone["model"], preprocessing or backbone["preprocessing"]
+        print(f"{config.pretrained}: a VGG16 in the layout of {backbone['layout']}")
     frozen_convs = config.frozen_convs
     if frozen_convs is None:  # here, since weights from a checkpoint are not random either
         frozen_convs = 0 if config.pretrained == "none" else 4
-    model = build(**model_options(config, n_fg_class), frozen_convs=frozen_convs,
-                  pretrained=None if start or config.resume else config.pretrained,
-                  preprocessing=start["preprocessing"] if start else BY_NAME.get(config.preprocess))
+    model = build(**model_options(config, len(classes)), frozen_convs=frozen_convs, pretrained=pretrained,
+                  preprocessing=preprocessing)
     if start:
-        load_weights(model, start, config.load_path)
+        load_weights(model, start, config.load_path, config.reset_head)
     return model
 
 
@@ -217,10 +243,14 @@ def model_options(config, n_fg_class):
                          "n_test_pre_nms": config.n_test_pre_nms, "n_test_post_nms": config.n_test_post_nms}}
 
 
-def load_weights(model, checkpoint, path):
-    """Fills `model` with a checkpoint's weights; a sentence says what does not fit."""
+def load_weights(model, checkpoint, path, reset_head=False):
+    """Fills `model` with a checkpoint's weights, but for the last two layers of the head with `reset_head`."""
+    weights = checkpoint["model"]
+    if reset_head:
+        own = model.state_dict()
+        weights = weights | {name: own[name] for name in own if name.startswith(("head.cls_loc", "head.score"))}
     try:
-        model.load_state_dict(checkpoint["model"])
+        model.load_state_dict(weights)
     except RuntimeError as error:
         first = str(error).splitlines()[1:2] or [str(error)]
         raise CheckpointError(f"{path} does not fit the options (classes, anchors, head width): {first[0].strip()}"
@@ -254,13 +284,16 @@ def check_folder(config):
                           "--overwrite, or choose another --env")
 
 
-def make_folder(config):
-    """Makes runs/<env>/, empty unless the run is resumed, with config.json in it."""
+def make_folder(config, start):
+    """Makes runs/<env>/, empty unless the run is resumed, with config.json, and `start` added to environment.json."""
     folder = RUNS / config.env
     if config.overwrite and not config.resume:
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "config.json", json.dumps(asdict(config), indent=1))
+    starts = folder / "environment.json"
+    earlier = json.loads(starts.read_text(encoding="utf-8")) if config.resume and starts.exists() else []
+    write_text(starts, json.dumps([*earlier, start], indent=1))
 
 
 def stored_options(options):

@@ -15,7 +15,7 @@ from model import WeightsError
 from model.faster_rcnn import FasterRCNN
 from model.rpn import RegionProposalNetwork
 from model.utils.array import float32_or_wider
-from model.utils.preprocess import TORCHVISION, TORCHVISION_CAFFE, Preprocessing
+from model.utils.preprocess import BY_NAME, TORCHVISION, TORCHVISION_CAFFE, Preprocessing
 from model.utils.proposal_creator import ProposalCreator
 
 FEAT_STRIDE = 16  # four poolings by 2
@@ -102,66 +102,63 @@ def build(n_fg_class=20, pretrained=None, head_width=4096, frozen_convs=None, dr
 
     Args:
         n_fg_class: L.
-        pretrained: "imagenet", "caffe" (both through torchvision), a file with the state of torchvision's VGG16,
-            or None for random weights.
+        pretrained: "imagenet", "caffe" (both through torchvision), a dict of tensors under the names of torchvision's
+            VGG16, or None for random weights.
         head_width: of fc6 and fc7; anything but 4096 is for tests and leaves them random.
         frozen_convs: convolutions that are not trained; None: 4 with pretrained weights, else 0.
         dropout, min_size, max_size, anchor_scales, anchor_ratios, loc_mean, loc_std: see the parts.
         proposal: options of `ProposalCreator`.
-        preprocessing: four values of a `Preprocessing` that replaces that of the weights; None keeps it.
+        preprocessing: what replaces that of the weights: the four values of a `Preprocessing`, or a name of `BY_NAME`;
+            None keeps it.
         generator: a torch.Generator for the initial weights.
 
     Raises:
-        WeightsError: the weights could not be fetched, or the file is not such a state.
+        WeightsError: the weights could not be fetched, or the tensors are not VGG16's.
     """
     pretrained = None if pretrained == "none" else pretrained
     if frozen_convs is None:
-        frozen_convs = 4 if pretrained else 0
+        frozen_convs = 0 if pretrained is None else 4
     rpn = RegionProposalNetwork(512, 512, FEAT_STRIDE, anchor_ratios, anchor_scales,
                                 ProposalCreator(**(proposal or {})), generator)
     extractor = VGG16(frozen_convs, generator)
     head = VGG16RoIHead(n_fg_class, width=head_width, dropout=dropout, generator=generator)
-    own_preprocessing = _load_pretrained(extractor, head, pretrained) if pretrained else TORCHVISION
-    preprocessing = Preprocessing(*preprocessing) if preprocessing else own_preprocessing
-    model = FasterRCNN(extractor, rpn, head, preprocessing, min_size, max_size, loc_mean, loc_std)
+    own_preprocessing = TORCHVISION if pretrained is None else _load_pretrained(extractor, head, pretrained)
+    if preprocessing:
+        own_preprocessing = BY_NAME[preprocessing] if isinstance(preprocessing, str) else Preprocessing(*preprocessing)
+    model = FasterRCNN(extractor, rpn, head, own_preprocessing, min_size, max_size, loc_mean, loc_std)
     return model.to(memory_format=torch.channels_last)  # convolutions are faster so, on CPU and GPU
 
 
 def _fetch(pretrained):
-    """The state of torchvision's VGG16, from torchvision or from a file."""
+    """The state of torchvision's VGG16, from torchvision."""
     names = torchvision.models.VGG16_Weights
     known = {"imagenet": names.IMAGENET1K_V1, "caffe": names.IMAGENET1K_FEATURES}
-    if pretrained in known:
-        try:
-            return known[pretrained].get_state_dict(progress=True, check_hash=True)
-        except (OSError, HTTPException, RuntimeError) as error:  # no network; half a file, or not the right one
-            raise WeightsError(
-                f"the weights --pretrained={pretrained} could not be fetched from {known[pretrained].url} ({error}): "
-                "fetch that file elsewhere and name it, --pretrained=FILE, or start from --pretrained=none") from None
+    if pretrained not in known:
+        raise WeightsError(f"no weights are called {pretrained!r}: choose from imagenet, caffe and none")
+    weights = known[pretrained]
     try:
-        return torch.load(pretrained, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise WeightsError(f"--pretrained={pretrained} is not a file of weights that torch can read safely: {reason}; "
-                         "it may be imagenet, caffe, none or the state of torchvision's VGG16") from None
+        return weights.get_state_dict(progress=True, check_hash=True)
+    except (OSError, HTTPException, RuntimeError) as error:  # no network; half a file, or not the right one
+        raise WeightsError(
+            f"the weights --pretrained={pretrained} could not be fetched from {weights.url} ({error}): "
+            "fetch that file elsewhere and name it, --pretrained=FILE, or start from --pretrained=none") from None
 
 
 def _load_pretrained(extractor, head, pretrained):
     """Fills extractor and head with VGG16's weights; returns the `Preprocessing` that these want."""
-    state = _fetch(pretrained)
+    state = _fetch(pretrained) if isinstance(pretrained, str) else pretrained
     try:
         extractor.load_state_dict({key: state.get(f"features.{key}") for key in extractor.state_dict()})
-    except (RuntimeError, AttributeError):
-        found = f"{list(state)[:4]} ..." if isinstance(state, dict) else f"a {type(state).__name__}"
-        raise WeightsError(f"--pretrained={pretrained} holds {found}, not the state of torchvision's VGG16 with "
-                           "features.0.weight to features.28.bias in their shapes") from None
+    except RuntimeError:
+        raise WeightsError(f"the pretrained weights hold {list(state)[:4]} ..., not the state of torchvision's VGG16 "
+                           "with features.0.weight to features.28.bias in their shapes") from None
     fc = {f"{name}.{kind}": state.get(f"classifier.{index}.{kind}")
           for name, index in (("fc6", 0), ("fc7", 3)) for kind in ("weight", "bias")}
     # the copy of the Caffe features comes without a classifier: its entries are NaN (torchvision)
     is_caffe = any(value is not None and value.isnan().any() for value in fc.values())
     own = head.state_dict()
     if is_caffe or any(value is None or value.shape != own[key].shape for key, value in fc.items()):
-        warnings.warn(f"--pretrained={pretrained} has no fc6 and fc7 that fit: they start random", stacklevel=2)
+        warnings.warn("the pretrained weights have no fc6 and fc7 that fit: they start random", stacklevel=2)
     else:
         head.load_state_dict(fc, strict=False)
     return TORCHVISION_CAFFE if is_caffe else TORCHVISION

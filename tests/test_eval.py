@@ -1,12 +1,29 @@
 """Evaluation around the metric: what is detected on, what is counted, how it is shown."""
+import json
 import os
 
 import numpy as np
 import pytest
 import torch
 
-from data.voc import Sample
-from eval import Evaluation, evaluate, names_for, predict_options, table, worker_count
+from data.voc import CLASSES, Sample
+from eval import (
+    Evaluation,
+    check_classes,
+    evaluate,
+    evaluate_proposals,
+    names_for,
+    open_checkpoint,
+    predict_options,
+    recall_table,
+    table,
+    worker_count,
+)
+from model import build, restore
+from model.faster_rcnn import evaluating
+from model.rpn import RPNOutput
+from model.utils.preprocess import TORCHVISION
+from utils.checkpoint import CheckpointError
 from utils.config import OptionError, TrainConfig
 
 GT = [  # bbox, label, difficult of three images
@@ -83,6 +100,163 @@ def test_torchs_random_state_is_left_alone(dataset):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+class Blind(Oracle):
+    """Finds nothing."""
+
+    def predict(self, imgs, **options):
+        return [np.zeros((0, 4), np.float32)], [np.zeros(0, int)], [np.zeros(0, np.float32)]
+
+
+@pytest.mark.parametrize("metric", ["voc07", "voc", "coco"])
+def test_no_detection_is_nought_and_no_object_is_nothing(dataset, metric):
+    result = evaluate(Blind(), dataset, metric)
+    assert (result.map, result.ap) == (0, {"cat": 0, "dog": 0, "cow": None})
+    assert set(result.n_detection.values()) == {0}
+    result = evaluate(Oracle(), Dataset(dataset[2:]), metric)
+    assert (result.map, result.ap) == (None, {"cat": None, "dog": None, "cow": None})
+    json.dumps(result, allow_nan=False)
+
+
+def test_coco(dataset):
+    result = evaluate(Oracle(), dataset, "coco")
+    assert [result.ap["cat"], result.ap["dog"], result.map, result.summary["AP"]] == pytest.approx([1] * 4)
+    assert result.ap["cow"] is None
+    assert result.summary["AP_large"] is None
+    assert len(result.summary) == 12
+    shifted = evaluate(Shifted(), dataset, "coco")
+    assert shifted.ap["dog"] == pytest.approx(0.4)  # IoU 0.7 - a hair: at 0.5, 0.55, 0.6, 0.65
+    assert shifted.summary["AP75"] < shifted.summary["AP50"]
+
+
+class Shifted(Oracle):
+    """Finds the objects with three tenths cut off, and a little more: an IoU of 0.69."""
+
+    def predict(self, imgs, **options):
+        (bbox,), label, score = super().predict(imgs)
+        bbox[:, 2] -= 0.31 * (bbox[:, 2] - bbox[:, 0])
+        return [bbox], label, score
+
+
+# Proposals
+
+
+class Proposer(torch.nn.Module):
+    """Proposes at half size in y and a quarter in x: first a box far away, then the objects with their IoU halved."""
+
+    loc_std = torch.zeros(4)
+
+    def prepare(self, img):
+        assert not self.training
+        self.index = img[0, 0, 0]
+        return torch.zeros(1, 3, 20, 15), 0.5
+
+    def extractor(self, img):
+        return img
+
+    def rpn(self, feature, img_size, scale, train):
+        assert not train
+        assert scale == 0.5
+        bbox = torch.tensor([[30.0, 0, 40, 10], *GT[self.index][0]])
+        bbox[:, 3] = bbox[:, 1] + (bbox[:, 3] - bbox[:, 1]) / 2
+        roi = bbox / torch.tensor([2.0, 4, 2, 4])
+        return RPNOutput(None, None, None, roi, None)
+
+
+def test_recall_of_proposals(dataset, monkeypatch):
+    model = Proposer().train()
+    recall = evaluate_proposals(model, dataset)
+    assert model.training
+    assert recall["n_object"] == 3
+    np.testing.assert_array_equal(recall["recall"][:, 0], 1)  # an IoU of 1/2 each
+    np.testing.assert_array_equal(recall["recall"][:, 1:], 0)
+    assert evaluate_proposals(model, dataset, limit=1)["n_object"] == 2
+    lines = recall_table(recall).splitlines()
+    assert lines[0].split() == ["proposals", *(f"{t:.2f}" for t in np.arange(0.5, 1, 0.05)), "mean"]
+    assert lines[1].split() == ["50", "1.0000", *["0.0000"] * 9, "0.1000"]
+    assert [line.split()[0] for line in lines[1:]] == ["50", "100", "300", "1000", "2000"]
+    assert "n/a" in recall_table(evaluate_proposals(model, Dataset(dataset[2:])))
+
+
+# Checkpoints
+
+
+def simple_names(model):
+    """The state of a model as simple-faster-rcnn-pytorch names it."""
+    names = {"rpn.conv.": "rpn.conv1.", "head.fc6.": "head.classifier.0.", "head.fc7.": "head.classifier.2."}
+    state = dict(model.state_dict())
+    for ours, theirs in names.items():
+        state = {key.replace(ours, theirs): value for key, value in state.items()}
+    return state
+
+
+def chainer_names(model):
+    """The same as chainercv names it."""
+    convs = iter([f"conv{b}_{i}" for b in range(1, 6) for i in range(1, 3 + (b > 2)) for _ in range(2)])
+    state = {}
+    for key, value in model.state_dict().items():
+        key = f"extractor.{next(convs)}.conv.{key.split('.')[2]}" if key.startswith("extractor") else key
+        key = key.replace("rpn.conv.", "rpn.conv1.").replace(".weight", ".W").replace(".bias", ".b")
+        state[key.replace(".", "/")] = value.numpy()
+    return state
+
+
+@pytest.fixture
+def model(tiny_model):
+    """With the anchors and sizes of those programs, and few proposals."""
+    model = build(n_fg_class=3, head_width=16)
+    model.load_state_dict(tiny_model.state_dict())
+    return model
+
+
+def assert_sees_the_same(ours, theirs):
+    img = np.random.default_rng(0).integers(0, 256, (30, 45, 3), np.uint8)
+    with torch.no_grad(), evaluating(ours), evaluating(theirs):
+        for model in (ours, theirs):
+            model.min_size, model.max_size = 96, 160  # 600 x 900 would take long
+        outputs = [model(*model.prepare(img)) for model in (ours, theirs)]
+    assert len(outputs[0].roi_score) > 10
+    torch.testing.assert_close(outputs[1].roi_score, outputs[0].roi_score)
+    torch.testing.assert_close(outputs[1].roi_cls_loc, outputs[0].roi_cls_loc)
+
+
+def test_simple_faster_rcnn_pytorch(tmp_path, model, capsys):
+    path = tmp_path / "simple.pth"
+    torch.save({"model": simple_names(model)}, path)
+    theirs = restore(open_checkpoint(path))
+    assert theirs.preprocessing == TORCHVISION
+    assert (theirs.min_size, theirs.max_size) == (600, 1000)
+    assert_sees_the_same(model, theirs)
+    assert capsys.readouterr().out == (
+        f"{path}: a detector of simple-faster-rcnn-pytorch, 3 classes, preprocessing torchvision, for want of better: "
+        "--preprocess=caffe-rgb-mean is the other\n")
+    theirs = restore(open_checkpoint(path, "caffe-rgb-mean"))
+    assert theirs.preprocessing == ((102.9801, 115.9465, 122.7717), (1, 1, 1), 255, "BGR")  # B less R's mean
+    assert "preprocessing caffe-rgb-mean, as --preprocess says" in capsys.readouterr().out
+
+
+def test_chainercv(tmp_path, model, capsys):
+    path = tmp_path / "chainercv.npz"
+    np.savez(path, **chainer_names(model))
+    theirs = restore(open_checkpoint(path))
+    assert theirs.preprocessing == ((122.7717, 115.9465, 102.9801), (1, 1, 1), 255, "RGB")
+    model.preprocessing = theirs.preprocessing
+    assert_sees_the_same(model, theirs)
+    out = capsys.readouterr().out
+    assert out == f"{path}: a detector of chainercv, 3 classes, preprocessing chainercv, as its layout says\n"
+
+
+def test_classes_of_a_checkpoint_without_names():
+    checkpoint = {"class_names": [], "build": {"n_fg_class": 20}}
+    assert names_for(checkpoint, ()) == CLASSES
+    checkpoint["build"]["n_fg_class"] = 2
+    assert names_for(checkpoint, ("ant", "bee")) == ("ant", "bee")
+    with pytest.raises(OptionError, match="knows 2 classes, but there are 0 names: name them with --classes=a,b,c"):
+        names_for(checkpoint, ())
+    check_classes(checkpoint, ("ant", "bee"), "a.pth")
+    with pytest.raises(CheckpointError, match=r"a\.pth knows 2 classes, the data have 1 \(ant\): --reset-head"):
+        check_classes(checkpoint, ("ant",), "a.pth")
+
+
 def test_names(tmp_path):
     checkpoint = {"class_names": ["cat", "dog"], "build": {"n_fg_class": 2}}
     (tmp_path / "names.txt").write_text("ant\nbee\n")
@@ -101,13 +275,17 @@ def test_autocast(dataset):
 
 def test_table():
     evaluation = Evaluation(0.125, {"cat": 0.25, "dining table": None, "dog": 0.0},
-                            {"cat": 12, "dining table": 0, "dog": 3}, {"cat": 345, "dining table": 6, "dog": 0})
-    assert table(evaluation).splitlines() == [
+                            {"cat": 12, "dining table": 0, "dog": 3}, {"cat": 345, "dining table": 6, "dog": 0}, {})
+    lines = [
         "class             AP  objects  detections",
         "cat           0.2500       12         345",
         "dining table     n/a        0           6",
         "dog           0.0000        3           0",
         "mean          0.1250       15         351"]
+    assert table(evaluation).splitlines() == lines
+    evaluation = evaluation._replace(map=None, summary={"AP": 0.5, "AR_small": None})
+    assert table(evaluation).splitlines() == [
+        *lines[:-1], "mean             n/a       15         351", "AP         0.5000", "AR_small      n/a"]
 
 
 def test_options_of_predict():

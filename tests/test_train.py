@@ -7,6 +7,7 @@ import torch
 
 import train
 from data.voc import Sample
+from model.utils.preprocess import CAFFE, TORCHVISION
 from train import (
     Meter,
     Run,
@@ -20,7 +21,7 @@ from train import (
     train_epoch,
 )
 from trainer import Losses
-from utils.checkpoint import CheckpointError
+from utils.checkpoint import CheckpointError, save_checkpoint
 from utils.config import OptionError, TrainConfig
 
 # Learning rate
@@ -57,10 +58,10 @@ def test_steps_replace_epochs():
 @pytest.mark.filterwarnings("ignore:.* start random")
 def test_frozen_convolutions(tmp_path):
     def frozen(**options):
-        model = open_model(TrainConfig(head_width=8, **options), 2)
+        model = open_model(TrainConfig(head_width=8, **options), ("cat", "dog"))
         return [param.requires_grad for param in model.extractor.parameters()].count(False) / 2
 
-    state = open_model(TrainConfig(head_width=8, pretrained="none"), 2).extractor.state_dict()
+    state = open_model(TrainConfig(head_width=8, pretrained="none"), ("cat", "dog")).extractor.state_dict()
     path = str(tmp_path / "vgg16.pth")
     torch.save({f"features.{name}": value for name, value in state.items()}, path)
     assert frozen(pretrained="none") == 0
@@ -76,6 +77,75 @@ def test_weights_that_do_not_fit_are_one_line():
         load_weights(model, {"model": torch.nn.Linear(4, 3).state_dict()}, "a.pth")
     assert str(caught.value).startswith("a.pth does not fit the options (classes, anchors, head width): size mismatch")
     assert "\n" not in str(caught.value)
+
+
+# Weights from elsewhere
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory, tiny_model):
+    """A checkpoint of this library with the classes ant, bee, cow."""
+    path = tmp_path_factory.mktemp("weights") / "ours.pth"
+    save_checkpoint(path, {
+        "model": tiny_model.state_dict(), "build": {"name": "vgg16", "n_fg_class": 3, "head_width": 16},
+        "class_names": ["ant", "bee", "cow"], "preprocessing": tuple(CAFFE), "config": {}, "epoch": 0, "step": 5})
+    return str(path)
+
+
+def narrow(**options):
+    return TrainConfig(head_width=16, seed=3, device="cpu", **options)
+
+
+def test_training_starts_from_a_checkpoint(ours, tiny_model, capsys):
+    model = open_model(narrow(load_path=ours), ("ant", "bee", "cow"))
+    assert model.preprocessing == CAFFE
+    for name, value in tiny_model.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value), name
+    assert capsys.readouterr().out == f"{ours}: a checkpoint of this library, step 5\n"
+
+
+@pytest.mark.parametrize("classes", [("ant", "bee"), ("ant", "cow", "bee"), ("ant", "bee", "hen")])
+def test_other_classes_are_refused_unless_the_head_starts_anew(ours, tiny_model, classes):
+    with pytest.raises(CheckpointError) as caught:
+        open_model(narrow(load_path=ours), classes)
+    assert str(caught.value).startswith(f"{ours} knows 3 classes (ant, bee, cow), the data have {len(classes)} "
+                                        f"({', '.join(classes)}): --reset-head ")
+    model = open_model(narrow(load_path=ours, reset_head=True), classes)
+    untrained = open_model(narrow(pretrained="none"), classes).state_dict()
+    for name, value in model.state_dict().items():
+        anew = name.split(".")[1] in ("cls_loc", "score") and name.startswith("head")
+        source = untrained if anew else tiny_model.state_dict()
+        assert torch.equal(value, source[name]), name
+    assert model.preprocessing == CAFFE
+
+
+def test_a_head_can_be_reset_only_where_there_is_one():
+    with pytest.raises(OptionError, match="--reset-head starts the last layers of a detector anew: name it with"):
+        open_model(narrow(pretrained="none", reset_head=True), ("ant",))
+
+
+def test_a_checkpoint_says_itself_what_it_wants(ours):
+    with pytest.raises(OptionError, match=r"--preprocess=caffe: .*ours\.pth says itself what its weights want"):
+        open_model(narrow(load_path=ours, preprocess="caffe"), ("ant", "bee", "cow"))
+
+
+@pytest.mark.parametrize(("separator", "options", "preprocessing"), [
+    (".", {}, TORCHVISION), (".", {"preprocess": "caffe"}, CAFFE), ("_", {}, CAFFE),
+    ("_", {"preprocess": "torchvision"}, TORCHVISION)])
+def test_a_bare_vgg16(tmp_path, tiny_model, capsys, separator, options, preprocessing):
+    state = {f"features.{name}": value for name, value in tiny_model.extractor.state_dict().items()}
+    program = "torchvision"
+    if separator == "_":  # Caffe's names: conv1_1 ... conv5_3
+        convs = [f"conv{b}_{i}" for b in range(1, 6) for i in range(1, 3 + (b > 2))]
+        names = [f"{conv}.{kind}" for conv in convs for kind in ("weight", "bias")]
+        state, program = dict(zip(names, state.values(), strict=True)), "Caffe"
+    path = tmp_path / "vgg16.pth"
+    torch.save(state, path)
+    with pytest.warns(UserWarning, match="have no fc6 and fc7 that fit: they start random"):
+        model = open_model(narrow(pretrained=str(path), **options), ("ant",))
+    assert model.preprocessing == preprocessing
+    assert torch.equal(model.extractor[28].weight, tiny_model.extractor[28].weight)
+    assert capsys.readouterr().out == f"{path}: a VGG16 in the layout of {program}\n"
 
 
 # Order of the images
@@ -112,6 +182,7 @@ class Recorder:
     """Stands in for trainer, model and log: notes what they are handed."""
 
     watched = False
+    loc_std = torch.zeros(4)  # says which device
 
     def __init__(self):
         self.lr, self.steps, self.lines = None, [], []
@@ -210,10 +281,18 @@ def test_an_earlier_run_is_not_touched_unasked(earlier_run):
     ({"overwrite": True}, False), ({"resume": True}, True), ({"resume": True, "overwrite": True}, True)])
 def test_only_overwrite_empties_the_folder(earlier_run, options, kept):
     config = TrainConfig(env="old", lr=0.25, **options)
-    make_folder(config)
+    make_folder(config, {"step": 3})
     assert (earlier_run / "note").exists() == kept
     written = json.loads((earlier_run / "config.json").read_text())
     assert (written["lr"], written["anchor_scales"]) == (0.25, [8, 16, 32])
+
+
+def test_each_start_of_a_run_is_recorded(earlier_run):
+    for options, start, expected in (({"overwrite": True}, 0, [0]), ({"resume": True}, 7, [0, 7]),
+                                     ({"resume": True}, 9, [0, 7, 9]), ({"overwrite": True}, 0, [0])):
+        make_folder(TrainConfig(env="old", **options), {"step": start})
+        starts = json.loads((earlier_run / "environment.json").read_text())
+        assert [start["step"] for start in starts] == expected
 
 
 @pytest.mark.parametrize("word", ["True", "true"])
@@ -230,7 +309,7 @@ def test_resuming_in_vain_keeps_the_options_of_the_run(earlier_run, monkeypatch,
 
     before = (earlier_run / "config.json").read_text()
     monkeypatch.setattr(train, "open_data", lambda config: (Dataset("ab"), Dataset("c")))
-    monkeypatch.setattr(train, "open_model", lambda config, n_fg_class: tiny_model)
+    monkeypatch.setattr(train, "open_model", lambda config, classes: tiny_model)
     monkeypatch.setattr(train, "FasterRCNNTrainer", lambda *args: None)
     with pytest.raises(CheckpointError, match=r"runs/old/last\.pth is damaged"):
         train.train(TrainConfig(env="old", resume=True, lr=0.25, device="cpu"))
@@ -253,4 +332,4 @@ def test_a_download_is_of_voc2007_only(options):
 @pytest.mark.parametrize("pretrained", ["imagenet", "caffe"])
 def test_preprocessing_that_weights_do_not_want_is_refused(pretrained):
     with pytest.raises(OptionError, match="--preprocess=caffe: these weights"):
-        train.open_model(TrainConfig(pretrained=pretrained, preprocess="caffe"), 2)
+        train.open_model(TrainConfig(pretrained=pretrained, preprocess="caffe"), ("cat", "dog"))

@@ -3,20 +3,24 @@
 A checkpoint is one dict of tensors and plain Python values, written by torch.save.
 """
 
+import contextlib
 import pickle
 import re
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from utils import foreign
 from utils.files import replacing
 
 FORMAT = 1
 KEYS = ("model", "build", "class_names", "preprocessing", "config", "epoch", "step")
 RESUME_KEYS = ("optimizer", "rng")
 
+_OLD_TORCH = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # how files of torch before 1.6 start
 _PLAIN = (torch.Tensor, torch.nn.Parameter, int, float, bool, str, type(None))
 
 
@@ -47,32 +51,65 @@ def save_checkpoint(path: str | Path, state: dict) -> None:
 def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu", resume: bool = False) -> dict:
     """Read what `save_checkpoint` wrote, its tensors on `map_location`; `resume` demands RESUME_KEYS too.
 
-    Raises CheckpointError where the file is missing, damaged, unsafe, of a newer format or not one of ours.
+    The detector of another program is brought into the same form (see `foreign.as_checkpoint`; it has "layout" and
+    no "format"). Raises CheckpointError where the file is missing, damaged, unsafe, of a newer format or of no
+    known layout.
     """
     path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path} is not a file: name a checkpoint, such as runs/voc/last.pth")
-    damaged = CheckpointError(f"{path} is damaged, cut short, or was never a checkpoint: copy it again")
-    if not _is_whole(path):
-        raise damaged
-    try:
-        # Mapped, tensors that nobody uses take no memory; but who resumes keeps them and replaces the file.
-        state = torch.load(path, map_location, weights_only=True, mmap=not resume)
-    except RuntimeError as error:
-        if "PytorchStreamReader" not in str(error):  # the others are about the device
-            raise
-        raise damaged from error
-    except pickle.UnpicklingError as error:
-        name = re.search(r"GLOBAL (\S+)", str(error))
-        name = name[1] if name else "an unknown object"
-        raise CheckpointError(
-            f"{path} holds {name}, which could run code: only tensors and plain Python values are accepted"
-        ) from error
+    state = read_tensors(path, map_location, resume)
+    if isinstance(state, dict) and "format" not in state:
+        with _named(path):
+            state = foreign.as_checkpoint(state)
+        if resume:
+            raise CheckpointError(f"{path} was written by {state['layout']}: start from it with --load-path instead")
+        return state
     _check(path, state)
     missing = [key for key in RESUME_KEYS if key not in state]
     if resume and missing:
         raise CheckpointError(f"{path} has weights but no {_names(missing)}: resume from a last.pth instead")
     return state
+
+
+def load_backbone(path: str | Path) -> dict:
+    """Read a VGG16 classifier, of whatever program: see `foreign.as_backbone`. Raises CheckpointError as above."""
+    state = read_tensors(path)
+    with _named(path):
+        return foreign.as_backbone(state if isinstance(state, dict) else {})
+
+
+def read_tensors(path: str | Path, map_location: str | torch.device = "cpu", keep: bool = True) -> object:
+    """Read a file of torch.save, old or new, or an .npz of NumPy, without running code.
+
+    With `keep`, the tensors stay good when the file is replaced; otherwise those that nobody uses take no memory.
+    Raises CheckpointError where the file is missing, damaged, or holds more than tensors and plain values.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path} is not a file: name a checkpoint, such as runs/voc/last.pth")
+    kind = _kind(path)
+    damaged = CheckpointError(f"{path} is damaged, cut short, or was never a checkpoint: copy it again")
+    if kind is None:
+        raise damaged
+    try:
+        if kind == "npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                return {name: torch.from_numpy(arrays[name]).to(map_location) for name in arrays}
+        with torch.serialization.safe_globals(_STAND_INS):
+            return torch.load(path, map_location, weights_only=True, mmap=kind == "torch" and not keep)
+    except pickle.UnpicklingError as error:
+        name = re.search(r"GLOBAL (\S+)", str(error))
+        if kind == "old torch" and not name:
+            raise damaged from error
+        name = name[1] if name else "an unknown object"
+        raise CheckpointError(
+            f"{path} holds {name}, which could run code: only tensors and plain Python values are accepted"
+        ) from error
+    except Exception as error:
+        if kind == "npz" and "allow_pickle" in str(error):
+            raise CheckpointError(f"{path} holds objects, which could run code: only arrays are accepted") from error
+        if kind == "torch" and "PytorchStreamReader" not in str(error):  # about the device
+            raise
+        raise damaged from error
 
 
 def rng_state() -> dict:
@@ -92,16 +129,51 @@ def _names(keys):
     return ", ".join(map(repr, keys))
 
 
-def _is_whole(path):
-    """Tell whether `path` is a file of torch.save with every checksum right: torch.load does not look."""
+@contextlib.contextmanager
+def _named(path):
+    """Puts the name of the file before what is wrong with its tensors."""
     try:
+        yield
+    except foreign.LayoutError as error:
+        raise CheckpointError(f"{path} {error}") from None
+
+
+def _kind(path):
+    """"torch", "old torch" (before 1.6) or "npz", each with every checksum right that it has; else None."""
+    try:
+        with path.open("rb") as file:
+            if file.read(len(_OLD_TORCH)) == _OLD_TORCH:
+                return "old torch"
         with zipfile.ZipFile(path) as archive:
-            is_torch = any(name.endswith("/data.pkl") for name in archive.namelist())
-            return is_torch and archive.testzip() is None
+            names = archive.namelist()
+            if archive.testzip() is not None:  # torch.load does not look
+                return None
+        if any(name.endswith("/data.pkl") for name in names):
+            return "torch"
+        return "npz" if names and all(name.endswith(".npy") for name in names) else None
     except PermissionError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     except Exception:  # damaged bytes trip zipfile in many ways
-        return False
+        return None
+
+
+class _NumpyType:
+    """Stands for numpy.dtype when somebody's checkpoint holds a NumPy number, such as the best mAP."""
+
+    def __init__(self, code, *_):
+        self.code = code
+
+    def __setstate__(self, state):
+        pass
+
+
+def _numpy_number(kind, data):
+    """The plain number that a pickled NumPy number is; None for anything else."""
+    return np.frombuffer(data, kind.code)[0].item() if kind.code in ("f4", "f8", "i4", "i8") else None
+
+
+_STAND_INS = [(_NumpyType, "numpy.dtype"), (_numpy_number, "numpy.core.multiarray.scalar"),
+              (_numpy_number, "numpy._core.multiarray.scalar")]
 
 
 def _check(path, state):

@@ -3,19 +3,14 @@
 A field is `option(topic, default, meaning, source)`; its type says how the text of an option is read. `--help` and the
 table in the README are made from these fields.
 """
-import ctypes
 import dataclasses
 import difflib
-import functools
-import os
-import re
 import sys
 import types
 import typing
 from typing import Literal
 
 import fire
-import torch
 
 Numbers = tuple[float, ...]
 Names = tuple[str, ...]
@@ -37,6 +32,12 @@ class DetectConfig:
     device: str = option("Machine", "auto", "auto (the GPU if there is one), cpu, cuda or cuda:N")
     precision: Literal["auto", "fp32", "bf16"] = option(
         "Machine", "auto", "fp32, bf16, or auto: bf16 where the processor has the instructions")
+    deterministic: bool = option(
+        "Machine", False, "torch's deterministic algorithms, where it has them; slower. A CPU needs it not")
+    preprocess: Literal["auto", "torchvision", "caffe", "caffe-rgb-mean", "chainercv"] = option(
+        "Image", "auto", "what the network sees: torchvision (0 to 1, normalised), caffe (BGR, 0 to 255 less the "
+        "mean), caffe-rgb-mean (the same with the mean of red taken from blue, as simple-faster-rcnn-pytorch does), "
+        "chainercv (RGB, 0 to 255 less the mean), auto: what the weights want, torchvision if nothing says it")
     score_thresh: float = option("Detection", 0.05, "detections less sure than this are dropped", "py-faster-rcnn")
     nms_thresh: float = option(
         "Detection", 0.3, "of two detections of a class with a larger IoU the better stays", "py-faster-rcnn")
@@ -72,15 +73,16 @@ class TrainConfig(DetectConfig, DataConfig):
     env: str = option("Run", "main", "name of the run: its folder runs/<env>/ and its Visdom environment")
     overwrite: bool = option("Run", False, "delete what an earlier run left in runs/<env>/")
     resume: bool = option("Run", False, "go on where runs/<env>/last.pth stopped")
-    load_path: str | None = option("Run", None, "a checkpoint whose weights to start from")
+    load_path: str | None = option(
+        "Run", None, "a checkpoint whose weights to start from: ours, simple-faster-rcnn-pytorch's or chainercv's")
+    reset_head: bool = option(
+        "Run", False, "with --load-path: start the last two layers of the head anew, for other classes")
     seed: int = option("Run", 0, "of weights, order, flips and sampling", least=0)
     min_size: int = option("Image", 600, "shorter side after the resize, in pixels", "paper 3.3")
     max_size: int = option("Image", 1000, "longer side at most", "paper 3.3")
-    preprocess: Literal["auto", "torchvision", "caffe"] = option(
-        "Image", "auto", "what the network sees: torchvision (0 to 1, normalised), caffe (BGR, 0 to 255 less the "
-        "mean), auto: what the weights want, torchvision if they are random")
     pretrained: str = option(
-        "Network", "imagenet", "imagenet, caffe, none, or a file with the state of torchvision's VGG16")
+        "Network", "imagenet", "imagenet, caffe, none, or a file with a VGG16 in the layout of torchvision, Caffe or "
+        "chainercv")
     frozen_convs: int | None = option(
         "Network", None, "first convolutions that are not trained; empty: 4, random weights: 0", "Fast R-CNN 4.5",
         least=0)
@@ -131,7 +133,8 @@ class TrainConfig(DetectConfig, DataConfig):
 class EvalConfig(DetectConfig, DataConfig):
     """python eval.py: average precision of a checkpoint, class by class."""
 
-    load_path: str = option("Run", dataclasses.MISSING, "the checkpoint")
+    load_path: str = option(
+        "Run", dataclasses.MISSING, "the checkpoint: ours, simple-faster-rcnn-pytorch's or chainercv's")
     json: str | None = option("Run", None, "a file to write the results to")
     data: Literal["voc", "shapes"] | None = option(
         "Data", None, "voc or shapes; empty: what the checkpoint was trained on")
@@ -140,8 +143,11 @@ class EvalConfig(DetectConfig, DataConfig):
     split: str | None = option("Data", None, "ImageSets/Main/<split>.txt; empty: what training evaluated on")
     invalid_boxes: Literal["error", "skip"] | None = option("Data", None, "error or skip; empty: as in training")
     limit: int | None = option("Data", None, "only the first so many images")
-    metric: Literal["voc07", "voc"] = option(
-        "Metric", "voc07", "voc07: 11 points; voc: area under the curve, as from VOC2010 on")
+    metric: Literal["voc07", "voc", "coco"] = option(
+        "Metric", "voc07", "voc07: 11 points; voc: area under the curve, as from VOC2010 on; coco: mean over IoU 0.5 "
+        "to 0.95, through pycocotools")
+    proposals: bool = option("Metric", False, "instead of the detections, the recall of the RPN's proposals")
+    plot: str | None = option("Metric", None, "with --proposals: the picture; empty: recall.png beside the checkpoint")
     precision: Literal["auto", "fp32", "bf16"] = option(
         "Machine", "fp32", "fp32, bf16, or auto: bf16 where the processor has the instructions")
 
@@ -150,49 +156,12 @@ class EvalConfig(DetectConfig, DataConfig):
 class PredictConfig(DetectConfig):
     """python predict.py IMAGE_OR_FOLDER ...: boxes drawn into pictures, and a list of them."""
 
-    load_path: str = option("Run", dataclasses.MISSING, "the checkpoint")
+    load_path: str = option(
+        "Run", dataclasses.MISSING, "the checkpoint: ours, simple-faster-rcnn-pytorch's or chainercv's")
     out: str = option("Run", "predictions", "the folder for <image name>.png and predictions.json")
     limit: int | None = option("Run", None, "only the first so many images")
     classes: Names = option("Run", (), "names of the classes, where the checkpoint has none")
     score_thresh: float = option("Detection", 0.7, "detections less sure than this are dropped")
-
-
-def pick_device(name):
-    """The torch.device that `--device` means; to be called before the first tensor is made."""
-    _keep_memory()
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise OptionError(f"--device must be auto, cpu, cuda or cuda:N, not {name!r}")
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise OptionError(f"--device={name}: this machine has {torch.cuda.device_count()} CUDA devices for torch")
-    if device.type == "cuda" and device.index is not None:  # without a number it is the current one
-        torch.cuda.set_device(device)  # CuPy works on that
-    return device
-
-
-@functools.cache
-def _keep_memory():
-    """Keeps the memory that tensors on the CPU leave, in huge pages, instead of giving it back to the system.
-
-    A training step of VGG16 takes and leaves gigabytes; having the system clear them anew took a quarter to a half of
-    the step where it was tried. For Linux with glibc; elsewhere nothing happens.
-    """
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch asks for huge pages
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt:
-        mallopt(-4, 0)  # M_MMAP_MAX: no block gets pages of its own, which would be given back with it
-        mallopt(-1, -1)  # M_TRIM_THRESHOLD: never give back the end of the heap
-
-
-def pick_dtype(precision, device):
-    """What autocast computes in, torch.bfloat16 or None (float32 throughout), for `--precision`."""
-    if precision == "auto":
-        fast = (torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else
-                getattr(torch.cpu, "get_capabilities", dict)().get("avx512_bf16", False))  # torch 2.9 does not tell
-        precision = "bf16" if fast else "fp32"
-    return torch.bfloat16 if precision == "bf16" else None
 
 
 class OptionError(ValueError):

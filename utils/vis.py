@@ -1,7 +1,7 @@
-"""Pictures for people: boxes on an image, two images side by side, the curves of a run.
+"""Pictures for people: boxes on an image, two images side by side, the curves of a run, the recall of proposals.
 
 Shapes: H, W image height and width in pixels; N boxes of one image, or records of one run; S spots for a tag;
-T tags.
+T tags; C counts of proposals; K IoU thresholds.
 """
 
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
@@ -200,5 +201,29 @@ def plot_curves(records: list[dict], path: Path) -> None:
     panels["lr"].xaxis.set_major_locator(MaxNLocator(5, steps=(1, 2, 5, 10), integer=True))
     for name in ("loss", "lr"):
         panels[name].set_xlabel("step")
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png")
+
+
+def plot_recall(recall: np.ndarray, counts: Sequence[int], iou_threshs: Sequence[float], path: Path) -> None:
+    """Draw the recall of proposals against the IoU, one line a count, into a PNG file.
+
+    `recall` is (C, K), 0 to 1, NaN where there is none, for the `counts` (C,) of proposals and `iou_threshs` (K,)
+    ascending, as from `proposal_recall`. The legend has the mean of each line over its thresholds. The file is
+    written whole or not at all. Raises ValueError where the shapes do not fit.
+    """
+    recall = np.asarray(recall, dtype=float)
+    if recall.shape != (len(counts), len(iou_threshs)):
+        raise ValueError(f"recall is {recall.shape} for {len(counts)} counts and {len(iou_threshs)} IoU thresholds")
+    figure = Figure(figsize=(8, 6), dpi=100, layout="constrained")
+    axes = figure.subplots()
+    colors = colormaps["viridis"](np.linspace(0, 0.9, len(counts)))  # from few proposals, dark, to many
+    for count, line, color in zip(counts, recall, colors, strict=True):
+        label = f"{count} proposals: average {line.mean():.4f}"
+        axes.plot(iou_threshs, line, color=color, linewidth=1.8, marker="o", markersize=4, label=label)
+    axes.set(xlim=(0.5, 1), ylim=(0, 1), xlabel="IoU", ylabel="recall", title="recall of proposals")
+    axes.legend(loc="upper right", fontsize="small")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
     with replacing(path) as partial:
         figure.savefig(partial, format="png")

@@ -23,7 +23,10 @@ TORCHVISION = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 1.0, "
 CAFFE = Preprocessing((122.7717, 115.9465, 102.9801), (1.0, 1.0, 1.0), 255.0, "BGR")
 # torchvision's copy of the Caffe features; torchvision documents its mean as 0.48235 0.45882 0.40784 of 255
 TORCHVISION_CAFFE = Preprocessing((123.0, 117.0, 104.0), (1.0, 1.0, 1.0), 255.0, "RGB")
-BY_NAME = {"torchvision": TORCHVISION, "caffe": CAFFE}
+# simple-faster-rcnn-pytorch takes the mean of R from B and that of B from R; its checkpoints were trained so
+CAFFE_RGB_MEAN = CAFFE._replace(mean=CAFFE.mean[::-1])
+CHAINERCV = CAFFE._replace(channel_order="RGB")
+BY_NAME = {"torchvision": TORCHVISION, "caffe": CAFFE, "caffe-rgb-mean": CAFFE_RGB_MEAN, "chainercv": CHAINERCV}
 LEAST_SIDE = 16  # the network's stride: with less, a thin image would have no cell in the feature map
 
 

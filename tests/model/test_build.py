@@ -1,5 +1,4 @@
 """Building the network: its options, its weights from torchvision or a file, each failure in one sentence."""
-import re
 import warnings
 from urllib.error import URLError
 
@@ -10,7 +9,7 @@ import torchvision
 import model
 from model import WeightsError, vgg16
 from model.utils.anchors import generate_anchor_base
-from model.utils.preprocess import TORCHVISION, TORCHVISION_CAFFE, Preprocessing
+from model.utils.preprocess import CAFFE, TORCHVISION, TORCHVISION_CAFFE, Preprocessing
 
 VGG16_Weights = torchvision.models.VGG16_Weights
 
@@ -36,14 +35,6 @@ def state(narrow):
     return {key: torch.randn(shape, generator=generator) for key, shape in shapes.items()}
 
 
-@pytest.fixture
-def file(tmp_path):
-    return tmp_path / "weights.pth"
-
-
-def build_from(file, state, **options):
-    torch.save(state, file)
-    return build(pretrained=str(file), **options)
 
 
 def same(ours, theirs):
@@ -115,10 +106,10 @@ def test_restore(narrow):
     assert isinstance(restored.preprocessing, Preprocessing)
 
 
-def test_file_fills_extractor_fc6_and_fc7(state, file):
+def test_a_state_fills_extractor_fc6_and_fc7(state):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        built = build_from(file, state)
+        built = build(pretrained=state)
     for ours, theirs in ((built.extractor[0], "features.0"), (built.extractor[3], "features.3"),
                          (built.head.fc6, "classifier.0"), (built.head.fc7, "classifier.3")):
         assert torch.equal(ours.weight, state[f"{theirs}.weight"])
@@ -130,19 +121,19 @@ def test_file_fills_extractor_fc6_and_fc7(state, file):
     assert same(built.head.cls_loc, untouched.head.cls_loc)
 
 
-def test_pretrained_weights_freeze_four_convolutions_unless_told(monkeypatch, file):
+def test_pretrained_weights_freeze_four_convolutions_unless_told(monkeypatch):
     monkeypatch.setattr(vgg16, "LAYERS", (2, 2, 2, 2, 2, 512))
     state = {f"features.{key}": value for key, value in vgg16.VGG16().state_dict().items()}
     for frozen_convs, expected in ((None, 4), (0, 0), (5, 5)):
         with pytest.warns(UserWarning, match="fc6"):
-            built = build_from(file, state, frozen_convs=frozen_convs)
+            built = build(pretrained=state, frozen_convs=frozen_convs)
         assert len(frozen(built)) == 2 * expected
 
 
-def test_classifier_of_nan_means_caffe_features(state, file):
+def test_classifier_of_nan_means_caffe_features(state):
     state["classifier.3.bias"][2] = torch.nan  # one of them is enough
-    with pytest.warns(UserWarning, match=f"{file.name}.*fc6 and fc7.*random"):
-        built = build_from(file, state)
+    with pytest.warns(UserWarning, match="fc6 and fc7.*random"):
+        built = build(pretrained=state)
     assert built.preprocessing == TORCHVISION_CAFFE
     assert same(built.head, build().head)
     assert torch.equal(built.extractor[3].weight, state["features.3.weight"])
@@ -152,18 +143,19 @@ def test_classifier_of_nan_means_caffe_features(state, file):
     lambda state: state.pop("classifier.3.weight"),
     lambda state: state.update({"classifier.0.weight": torch.ones(9, 25088)}),
 ])
-def test_fc6_and_fc7_that_do_not_fit_stay_random(state, file, spoil):
+def test_fc6_and_fc7_that_do_not_fit_stay_random(state, spoil):
     spoil(state)
-    with pytest.warns(UserWarning, match=f"{file.name}.*fc6 and fc7.*random"):
-        built = build_from(file, state)
+    with pytest.warns(UserWarning, match="fc6 and fc7.*random"):
+        built = build(pretrained=state)
     assert built.preprocessing == TORCHVISION
     assert same(built.head, build().head)
     assert torch.equal(built.extractor[0].weight, state["features.0.weight"])
 
 
-def test_given_preprocessing_replaces_that_of_the_weights(state, file):
+def test_given_preprocessing_replaces_that_of_the_weights(state):
     own = ((1.0, 2.0, 3.0), (4.0, 5.0, 6.0), 255.0, "BGR")
-    assert build_from(file, state, preprocessing=own).preprocessing == Preprocessing(*own)
+    assert build(pretrained=state, preprocessing=own).preprocessing == Preprocessing(*own)
+    assert build(pretrained=state, preprocessing="caffe").preprocessing == CAFFE
 
 
 @pytest.mark.parametrize("spoil", [
@@ -171,31 +163,15 @@ def test_given_preprocessing_replaces_that_of_the_weights(state, file):
     lambda state: state.update({"features.0.weight": torch.ones(5, 3, 3, 3)}),
     lambda state: state.clear(),
 ])
-def test_other_features_are_refused(state, file, spoil):
+def test_other_features_are_refused(state, spoil):
     spoil(state)
-    with pytest.raises(WeightsError, match=re.escape(f"--pretrained={file} ") + r".*features\.0\.weight"):
-        build_from(file, state)
+    with pytest.raises(WeightsError, match=r"the pretrained weights hold \[.*features\.0\.weight"):
+        build(pretrained=state)
 
 
-@pytest.mark.parametrize("write", [
-    lambda file: None,  # there is none
-    lambda file: file.write_text("not weights"),
-    lambda file: file.write_bytes(b""),
-    lambda file: torch.save(re.compile("code"), file),
-])
-def test_what_is_no_file_of_weights_is_refused(narrow, file, write):
-    write(file)
-    with pytest.raises(WeightsError, match=re.escape(f"--pretrained={file} ") + ".*imagenet, caffe, none"):
-        build(pretrained=str(file))
-
-
-@pytest.mark.parametrize("content", [
-    {"model": {"features.0.weight": torch.ones(4, 3, 3, 3)}},
-    [torch.ones(2)],
-])
-def test_file_of_something_else_is_refused(narrow, file, content):
-    with pytest.raises(WeightsError, match=re.escape(f"--pretrained={file} ")):
-        build_from(file, content)
+def test_unknown_weights_are_named():
+    with pytest.raises(WeightsError, match="no weights are called 'image'"):
+        build(pretrained="image")
 
 
 @pytest.mark.parametrize(("name", "weights", "preprocessing"), [

@@ -1,4 +1,4 @@
-"""Tests of utils.vis: colours, tags, pictures and curves."""
+"""Tests of utils.vis: colours, tags, pictures, curves and recall."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from PIL import Image, ImageDraw
 from skimage.color import rgb2lab
 
 from utils import vis
-from utils.vis import class_color, draw_bbox, plot_curves, side_by_side
+from utils.vis import class_color, draw_bbox, plot_curves, plot_recall, side_by_side
 
 GREY = np.full((120, 200, 3), 128, np.uint8)
 CORNERS = np.array([[-5, -9, 30, 40], [0, 170, 30, 200], [100, 0, 120, 30], [90, 160, 140, 230]], np.float32)
@@ -177,7 +177,7 @@ def test_curves_bear_gaps_and_zeros(tmp_path):
     Image.open(tmp_path / "curves.png").verify()
 
 
-def test_failed_drawing_keeps_the_old_curves(tmp_path, monkeypatch):
+def test_failed_drawing_keeps_the_old_picture(tmp_path, monkeypatch):
     def fill_the_disk(self, path, **kwargs):
         path.write_bytes(b"half a picture")
         raise OSError("disk full")
@@ -185,9 +185,11 @@ def test_failed_drawing_keeps_the_old_curves(tmp_path, monkeypatch):
     path = tmp_path / "curves.png"
     path.write_bytes(b"old")
     monkeypatch.setattr(vis.Figure, "savefig", fill_the_disk)
-    with pytest.raises(OSError, match="disk full"):
-        plot_curves(run(2, 1), path)
-    assert path.read_bytes() == b"old"
+    for plot in (lambda: plot_curves(run(2, 1), path), lambda: plot_recall(np.ones((1, 1)), [50], [0.5], path)):
+        with pytest.raises(OSError, match="disk full"):
+            plot()
+        assert path.read_bytes() == b"old"
+        assert [file.name for file in tmp_path.iterdir()] == ["curves.png"]
 
 
 def test_smoothing_is_a_local_mean_without_gaps():
@@ -200,3 +202,48 @@ def test_smoothing_is_a_local_mean_without_gaps():
     assert (np.diff(smooth) >= -1e-12).all()
     assert 1.5 < smooth[48] < 2.0
     np.testing.assert_array_equal(vis._smooth(np.array([1.0, 5.0])), [1.0, 5.0])
+
+
+@pytest.fixture
+def recall_axes(monkeypatch):
+    """The axes of the figures saved so far."""
+    axes, savefig = [], vis.Figure.savefig
+
+    def spy(self, *args, **kwargs):
+        axes.extend(self.axes)
+        return savefig(self, *args, **kwargs)
+
+    monkeypatch.setattr(vis.Figure, "savefig", spy)
+    return axes
+
+
+def test_recall_has_a_line_a_count(tmp_path, recall_axes):
+    threshs, path = (0.5, 0.7, 0.9), tmp_path / "recall.png"
+    recall = np.array([[0.5, 0.25, 0.0], [0.75, 0.5, 0.0625]])
+    plot_recall(recall, (100, 2000), threshs, path)
+    axes = recall_axes[0]
+    assert len(axes.lines) == 2
+    for line, values in zip(axes.lines, recall, strict=True):
+        np.testing.assert_array_equal(line.get_xydata(), np.stack([threshs, values], axis=1))
+    assert not np.array_equal(axes.lines[0].get_color(), axes.lines[1].get_color())
+    texts = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert texts == ["100 proposals: average 0.2500", "2000 proposals: average 0.4375"]
+    assert (axes.get_xlim(), axes.get_ylim()) == ((0.5, 1), (0, 1))
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("IoU", "recall")
+    img = np.array(Image.open(path).convert("RGB")).astype(int)
+    assert img.shape == (600, 800, 3)
+    assert (img.max(axis=2) - img.min(axis=2) > 60)[200:].any()  # the lines, below the legend
+    assert [file.name for file in tmp_path.iterdir()] == ["recall.png"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_recall_bears_nan_and_emptiness(tmp_path):
+    for counts, threshs in (((300,), (0.5,)), ((50, 100), (0.5, 0.6))):
+        plot_recall(np.full((len(counts), len(threshs)), np.nan), counts, threshs, tmp_path / "recall.png")
+    Image.open(tmp_path / "recall.png").verify()
+
+
+def test_recall_names_what_does_not_fit(tmp_path):
+    with pytest.raises(ValueError, match=r"recall is \(2, 3\) for 3 counts and 2 IoU thresholds"):
+        plot_recall(np.zeros((2, 3)), (50, 100, 300), (0.5, 0.6), tmp_path / "recall.png")
+    assert not list(tmp_path.iterdir())

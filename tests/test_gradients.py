@@ -1,0 +1,133 @@
+"""One training step in double precision: its gradients against finite differences, its step against arithmetic.
+
+Proposals carry no gradient (approximate joint training), so the differences keep the RoIs, and through the seed
+the samples, of the step. R: RoIs.
+"""
+import copy
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from model.faster_rcnn import FasterRCNN
+from model.rpn import RegionProposalNetwork
+from model.utils.anchor_target_creator import AnchorTargetCreator
+from model.utils.preprocess import TORCHVISION
+from model.utils.proposal_creator import ProposalCreator
+from model.utils.proposal_target_creator import ProposalTargetCreator
+from model.vgg16 import VGG16RoIHead
+from trainer import FasterRCNNTrainer
+
+LR, WEIGHT_DECAY, STEP = 0.02, 0.3, 1e-6
+
+
+def make_model():
+    """All of Faster R-CNN with few channels (but for the head's 512) and weights large enough to matter."""
+    layers, channels = [], 3
+    for out in (4, 6, 8, 512):
+        layers += [nn.Conv2d(channels, out, 3, stride=2, padding=1), nn.Tanh()]  # no kinks
+        channels = out
+    rpn = RegionProposalNetwork(512, 8, 16, (0.5, 2), (1, 2), ProposalCreator(n_train_post_nms=40, min_size=4))
+    model = FasterRCNN(nn.Sequential(*layers), rpn, VGG16RoIHead(3, roi_size=3, width=8), TORCHVISION).double()
+    generator = torch.Generator().manual_seed(0)
+    for param in model.parameters():
+        fan_in = param[0].numel() if param.dim() > 1 else 25
+        nn.init.normal_(param, std=fan_in**-0.5, generator=generator)
+    return model.train()
+
+
+def make_sample():
+    """64 x 112 pixels of noise with two objects; made anew, its generator starts anew."""
+    return SimpleNamespace(
+        img=torch.randn(1, 3, 64, 112, dtype=torch.float64, generator=torch.Generator().manual_seed(1)), scale=1.0,
+        bbox=torch.tensor([[7, 15, 41, 93], [30, 4, 59, 33]], dtype=torch.float64), label=torch.tensor([2, 0]),
+        rng=np.random.default_rng(2))
+
+
+def make_trainer(model):
+    return FasterRCNNTrainer(model, AnchorTargetCreator(n_sample=40), ProposalTargetCreator(n_sample=16),
+                             lr=LR, weight_decay=WEIGHT_DECAY)
+
+
+@torch.no_grad()
+def proposals(model):
+    sample = make_sample()
+    return model(sample.img, sample.scale).rpn.roi
+
+
+def all_losses(model, roi):
+    """The four losses, with the head looking at `roi` (R, 4) whatever the RPN proposes."""
+    trainer, sample = make_trainer(model), make_sample()
+    feature = model.extractor(sample.img)
+    rpn = model.rpn(feature, (64, 112), sample.scale, train=True)
+    return (*trainer.rpn_losses(rpn, sample.bbox, (64, 112), sample.rng),
+            *trainer.head_losses(feature, roi, sample.bbox, sample.label, sample.rng))
+
+
+@torch.no_grad()
+def difference(loss, param, index):
+    """The slope of `loss`, a function without arguments, along one number of `param`."""
+    flat, value = param.view(-1), param.view(-1)[index].item()
+    flat[index] = value + STEP
+    above = loss()
+    flat[index] = value - STEP
+    below = loss()
+    flat[index] = value
+    return (above - below).item() / (2 * STEP)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """(the network before a step, the same after it, with the step's gradients; the losses)."""
+    before = make_model()
+    after = copy.deepcopy(before)
+    losses = make_trainer(after).train_step([make_sample()])
+    return before, after, losses
+
+
+NAMES = [name for name, _ in make_model().named_parameters()]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradient_is_the_finite_difference(trained, name):
+    before, after, _ = trained
+    model, grad = copy.deepcopy(before), after.get_parameter(name).grad.flatten()
+    roi = proposals(model)
+    rng = np.random.default_rng(3)
+    nonzero = grad.nonzero()[:, 0].numpy()
+    assert len(nonzero)
+    index = {*rng.integers(0, len(grad), 2), *rng.choice(nonzero, 4)}  # the first may be 0, and then rightly so
+    slope = [difference(lambda: sum(all_losses(model, roi)), model.get_parameter(name), i) for i in index]
+    np.testing.assert_allclose(grad[list(index)], slope, rtol=1e-5, atol=1e-8)
+    assert np.abs(slope).max() > 1e-5  # far above the noise of a difference
+
+
+def test_step_moves_weights_by_decayed_and_biases_by_doubled_gradients(trained):
+    """The first step: the momentum is the gradient itself."""
+    before, after, _ = trained
+    for name, old in before.named_parameters():
+        new = after.get_parameter(name)
+        move = 2 * LR * new.grad if name.endswith("bias") else LR * (new.grad + WEIGHT_DECAY * old)
+        assert move.any()
+        torch.testing.assert_close(new.detach(), (old - move).detach(), rtol=1e-13, atol=1e-14)
+
+
+def test_everything_is_in_double_precision(trained):
+    before, after, losses = trained
+    rpn, roi_cls_loc, roi_score = before(make_sample().img)
+    tensors = [*rpn, roi_cls_loc, roi_score, *losses, *before.buffers(), *(param.grad for param in after.parameters())]
+    assert {tensor.dtype for tensor in tensors} == {torch.float64}
+    torch.testing.assert_close(torch.stack(losses[:4]), torch.stack(all_losses(before, proposals(before))).detach())
+
+
+def test_the_head_teaches_the_rpn_nothing_through_its_boxes(trained):
+    """That is the approximation: the loss of the head does change with the RPN's locs, by what the RoIs move."""
+    model = copy.deepcopy(trained[0])
+    layers = [model.rpn.loc.weight, model.rpn.loc.bias, model.rpn.score.weight, model.rpn.conv.weight]
+    roi_loc, roi_cls = all_losses(model, proposals(model))[2:]
+    assert torch.autograd.grad(roi_loc + roi_cls, layers, retain_graph=True, allow_unused=True) == (None,) * 4
+    assert torch.autograd.grad(roi_loc, model.extractor[0].weight)[0].any()
+    slope = [difference(lambda: all_losses(model, proposals(model))[2], model.rpn.loc.bias, i) for i in range(16)]
+    assert np.abs(slope).max() > 1e-3
