@@ -174,7 +174,7 @@ def open_checkpoint(path, preprocess="auto"):
     if preprocess != "auto":
         checkpoint["preprocessing"], why = preprocess, "as --preprocess says"
     elif known:
-        why = "as its layout says"
+        why = "as its layout says" if checkpoint["layout"] == "chainercv" else "as its file says"
     else:
         checkpoint["preprocessing"], why = "torchvision", "for want of better: --preprocess=caffe-rgb-mean is the other"
     print(f"{path}: a detector of {checkpoint['layout']}, {checkpoint['build']['n_fg_class']} classes, "

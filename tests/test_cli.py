@@ -4,6 +4,7 @@ A process costs seconds, so one of each kind is run, two at a time, and several 
 """
 import concurrent.futures
 import dataclasses
+import importlib.metadata
 import json
 import os
 import re
@@ -30,7 +31,7 @@ OPTIONS = [
 SPLITS = {"trainval": ["e", "d", "c", "b", "none"], "held": ["a1", "a2"]}
 COLORS = {"bar": (250, 40, 10), "box": (20, 60, 240)}
 IDS = [image_id for ids in SPLITS.values() for image_id in ids]
-RUN_FILES = ["best.pth", "config.json", "curves.png", "last.pth", "log.jsonl"]
+RUN_FILES = ["best.pth", "config.json", "curves.png", "environment.json", "last.pth", "log.jsonl"]
 
 
 def script(cwd, name, *words):
@@ -108,7 +109,8 @@ def runs(place, pool):
     """Name of a run -> a future of what it prints."""
     return {"whole": pool.submit(fresh, place, "whole"), "parts": pool.submit(in_parts, place),
             "workers": pool.submit(fresh, place, "workers", "--num-workers=2"),
-            "batches": pool.submit(over_another, place)}
+            "batches": pool.submit(over_another, place),
+            "deterministic": pool.submit(fresh, place, "deterministic", "--deterministic")}
 
 
 @pytest.fixture(scope="module")
@@ -230,6 +232,19 @@ def test_workers_change_nothing(place, runs, whole):
     assert one["config"]["num_workers"] is None  # 0 on a CPU
 
 
+def test_what_a_run_was_made_with(whole, parts):
+    (start,), starts = (json.loads((folder / "environment.json").read_text()) for folder in (whole[0], parts))
+    assert (start["step"], start["seed"]) == (0, 0)
+    assert start["torch"] == importlib.metadata.version("torch")
+    assert start.keys() >= {"commit", "modified", "python", "torchvision", "numpy", "cuda", "device", "threads"}
+    assert [start["step"] for start in starts] == [0, 4]
+
+
+def test_deterministic_changes_nothing_on_a_cpu(place, runs, whole):
+    runs["deterministic"].result()
+    assert_same(checkpoint(whole[0])["model"], checkpoint(place / "runs/deterministic")["model"])
+
+
 def test_batches_and_overwriting(place, runs, whole):
     runs["batches"].result()
     folder = place / "runs/batches"
@@ -252,11 +267,13 @@ def detected(place, whole, pool, tmp_path_factory):
     shutil.copytree(place / "voc", folder / "voc")
     options = ["--load-path=net.pth", "--device=cpu", "--score-thresh=0.02"]
     commands = [("eval.py", *options, "--json=json/eval.json"),
-                ("predict.py", "voc/JPEGImages", *options, "--precision=fp32", "--limit=2", "--out=new/out")]
+                ("predict.py", "voc/JPEGImages", *options, "--precision=fp32", "--limit=2", "--out=new/out"),
+                ("eval.py", *options, "--json=json/coco.json", "--metric=coco", "--limit=1"),
+                ("eval.py", *options, "--json=json/recall.json", "--proposals")]
     done = list(pool.map(lambda words: script(folder, *words), commands))
     for one in done:
         assert one.returncode == 0, one.stderr
-    yield folder, *(one.stdout for one in done)
+    yield folder, *(one.stdout for one in done[:2])
     shutil.rmtree(folder)
 
 
@@ -268,8 +285,32 @@ def test_eval_needs_only_the_checkpoint(detected):
     assert sum(result.pop("n_detection").values()) > 0
     assert result == {
         "checkpoint": "net.pth", "step": 10, "data": "voc", "split": "held", "metric": "voc07", "precision": "fp32",
-        "score_thresh": 0.02, "nms_thresh": 0.3, "n_object": {"bar": 2, "box": 2}}
+        "score_thresh": 0.02, "nms_thresh": 0.3, "max_detections": None, "n_object": {"bar": 2, "box": 2},
+        "summary": {}}
+    for words in ("net.pth: a checkpoint of this library, step 10", "voc, split held, fp32, scores above 0.02, "
+                  "NMS 0.3, all of an image", "voc07: VOC2007's average precision (11 points) at IoU 0.5, difficult objects count"):
+        assert words in printed
     assert re.search(r"class +AP +objects +detections\nbar .*\nbox .*\nmean ", printed)
+
+
+def test_eval_by_cocos_metric(detected):
+    result = json.loads((detected[0] / "json/coco.json").read_text())
+    assert result["metric"] == "coco"
+    assert result["n_object"] == {"bar": 1, "box": 1}
+    assert result["map"] == result["summary"]["AP"] <= result["summary"]["AP50"] <= 1
+    assert result["summary"]["AP_large"] is None  # all objects are small
+
+
+def test_eval_of_proposals(detected):
+    result = json.loads((detected[0] / "json/recall.json").read_text())
+    assert (result["n_object"], result["counts"]) == (4, [50, 100, 300, 1000, 2000])
+    recall = np.array(result["recall"])
+    assert recall.shape == (5, 10)
+    assert ((recall >= 0) & (recall <= 1)).all()
+    assert (np.diff(recall, axis=0) >= 0).all()
+    assert (np.diff(recall, axis=1) <= 0).all()
+    with Image.open(detected[0] / "recall.png") as img:  # beside the checkpoint
+        assert min(img.size) > 300
 
 
 def test_predict_writes_a_picture_an_image(detected):
@@ -305,6 +346,43 @@ def test_predict_and_eval_detect_the_same(detected):
     names = [row["name"] for row in json.loads((folder / "new/out/predictions.json").read_text())]
     found = json.loads((folder / "json/eval.json").read_text())["n_detection"]
     assert {name: names.count(name) for name in ("bar", "box")} == found
+
+
+# Weights from elsewhere
+
+
+@pytest.fixture(scope="module")
+def elsewhere(place, whole, pool):
+    """What is printed by a prediction with another program's file, and by a training that starts from ours."""
+    names = {"rpn.conv.": "rpn.conv1.", "head.fc6.": "head.classifier.0.", "head.fc7.": "head.classifier.2."}
+    state = checkpoint(whole[0])["model"]
+    for ours, theirs in names.items():
+        state = {key.replace(ours, theirs): value for key, value in state.items()}
+    torch.save({"model": state, "config": {"caffe_pretrain": True}}, place / "simple.pth")
+    options = ["--voc-data-dir=voc", *OPTIONS, "--max-steps=1"]
+    commands = [("predict.py", "voc/JPEGImages/a1.png", "--load-path=simple.pth", "--classes=bar,box", "--out=simple"),
+                ("train.py", "train", "--env=fine", *options, "--load-path=runs/whole/best.pth", "--reset-head",
+                 "--classes=box,bar", "--seed=1"),
+                ("train.py", "train", "--env=fault", *options, "--load-path=runs/whole/best.pth", "--classes=box,bar")]
+    return list(pool.map(lambda words: script(place, *words), commands))
+
+
+def test_another_programs_detector_predicts(place, elsewhere):
+    assert elsewhere[0].returncode == 0, elsewhere[0].stderr
+    assert elsewhere[0].stdout.startswith("simple.pth: a detector of simple-faster-rcnn-pytorch, 2 classes, "
+                                          "preprocessing caffe-rgb-mean, as its file says\n")
+    assert (place / "simple/a1.png").is_file()
+
+
+def test_fine_tuning_for_other_classes(place, whole, elsewhere):
+    assert elsewhere[1].returncode == 0, elsewhere[1].stderr
+    tuned, start = checkpoint(place / "runs/fine"), checkpoint(whole[0], "best.pth")
+    assert tuned["class_names"] == ["box", "bar"]
+    far = {name: (tuned["model"][name] - value).abs().max() for name, value in start["model"].items()}
+    assert far["head.score.weight"] > 1e-2 > far["head.fc7.weight"] > 0  # one drawn anew, one step of the other
+    assert elsewhere[2].returncode == 1
+    assert elsewhere[2].stderr.startswith("error: runs/whole/best.pth knows 2 classes (bar, box), the data have 2 (box")
+    assert not (place / "runs/fault").exists()
 
 
 # Refusals

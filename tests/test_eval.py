@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+import eval as eval_script
 from data.voc import CLASSES, Sample
 from eval import (
     Evaluation,
     check_classes,
     evaluate,
     evaluate_proposals,
+    measure_proposals,
     names_for,
     open_checkpoint,
     predict_options,
@@ -24,7 +26,7 @@ from model.faster_rcnn import evaluating
 from model.rpn import RPNOutput
 from model.utils.preprocess import TORCHVISION
 from utils.checkpoint import CheckpointError
-from utils.config import OptionError, TrainConfig
+from utils.config import EvalConfig, OptionError, TrainConfig
 
 GT = [  # bbox, label, difficult of three images
     ([[0, 0, 10, 20], [5, 30, 25, 40]], [0, 1], [False, False]),
@@ -175,6 +177,26 @@ def test_recall_of_proposals(dataset, monkeypatch):
     assert lines[1].split() == ["50", "1.0000", *["0.0000"] * 9, "0.1000"]
     assert [line.split()[0] for line in lines[1:]] == ["50", "100", "300", "1000", "2000"]
     assert "n/a" in recall_table(evaluate_proposals(model, Dataset(dataset[2:])))
+
+
+def test_proposals_are_measured_with_as_many_as_in_training(dataset, monkeypatch, tmp_path, capsys):
+    built = []
+
+    def fake_restore(checkpoint):
+        built.append(checkpoint["build"])
+        return Proposer()
+
+    monkeypatch.setattr(eval_script, "restore", fake_restore)
+    checkpoint = {"build": {"name": "vgg16", "proposal": {"min_size": 3, "n_test_post_nms": 300}}}
+    config = EvalConfig(load_path=str(tmp_path / "a.pth"))
+    result = measure_proposals(config, checkpoint, dataset, torch.device("cpu"), None, "here")
+    assert built == [{"name": "vgg16", "proposal": {"min_size": 3, "n_test_pre_nms": 12000, "n_test_post_nms": 2000}}]
+    assert checkpoint["build"]["proposal"] == {"min_size": 3, "n_test_post_nms": 300}
+    assert result["recall"][0] == [1.0, *[0.0] * 9]
+    assert (tmp_path / "recall.png").is_file()
+    assert "recall of 3 objects, the difficult ones left out" in capsys.readouterr().out
+    result = measure_proposals(config, checkpoint, Dataset(dataset[2:]), torch.device("cpu"), None, "here")
+    json.dumps(result, allow_nan=False)
 
 
 # Checkpoints

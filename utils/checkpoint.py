@@ -72,6 +72,8 @@ def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu", 
 
 def load_backbone(path: str | Path) -> dict:
     """Read a VGG16 classifier, of whatever program: see `foreign.as_backbone`. Raises CheckpointError as above."""
+    if not Path(path).is_file():
+        raise CheckpointError(f"--pretrained={path} is no file, and is none of imagenet, caffe and none")
     state = read_tensors(path)
     with _named(path):
         return foreign.as_backbone(state if isinstance(state, dict) else {})

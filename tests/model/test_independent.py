@@ -63,7 +63,8 @@ def test_iou():
     np.testing.assert_allclose(iou, box_iou(xy(a), xy(b)), rtol=1e-5)
     corner_and_size = [np.hstack((box[:, :2], box[:, 2:] - box[:, :2]))
                        for box in (xy(a).double().numpy(), xy(b).double().numpy())]
-    np.testing.assert_allclose(iou, pycocotools.mask.iou(*corner_and_size, np.zeros(30, np.uint8)), rtol=1e-4, atol=1e-7)
+    theirs = pycocotools.mask.iou(*corner_and_size, np.zeros(30, np.uint8))
+    np.testing.assert_allclose(iou, theirs, rtol=1e-4, atol=1e-7)
 
 
 def test_locs():

@@ -290,3 +290,8 @@ def test_the_file_is_named(tmp_path):
     torch.save([1], tmp_path / "a.pth")
     with pytest.raises(CheckpointError, match=r"a\.pth is no VGG16: it holds nothing,"):
         load_backbone(tmp_path / "a.pth")
+
+
+def test_no_file():
+    with pytest.raises(CheckpointError, match="--pretrained=imagnet is no file, and is none of imagenet, caffe and none"):
+        load_backbone("imagnet")
