@@ -103,10 +103,15 @@ def evaluate_proposals(model, dataset, dtype=None, num_workers=None, limit=None)
 
 def _samples(dataset, limit, num_workers, device):
     """The samples of a data set, read ahead by other processes, with a bar."""
-    subset = Subset(dataset, range(min(len(dataset), limit or len(dataset))))
+    subset = Subset(dataset, range(n_image(dataset, limit)))
     loader = DataLoader(subset, batch_size=None, collate_fn=_as_it_is, generator=torch.Generator(),  # see train.py
                         num_workers=worker_count(num_workers, device))
     return tqdm(loader, desc="evaluate", unit="img", leave=False, dynamic_ncols=True)
+
+
+def n_image(dataset, limit):
+    """How many images of a data set `--limit` means."""
+    return min(len(dataset), limit or len(dataset))
 
 
 def _as_it_is(sample):
@@ -220,7 +225,8 @@ def main(config):
     about = {"checkpoint": config.load_path, "step": checkpoint["step"], "data": str(root), "split": split,
              "precision": "bf16" if dtype else "fp32"}
     work = measure_proposals if config.proposals else measure_detections
-    results = about | work(config, checkpoint, dataset, device, dtype, f"{root}, split {split}, {about['precision']}")
+    where = f"{root}, {n_image(dataset, config.limit)} images of split {split}, {about['precision']}"
+    results = about | work(config, checkpoint, dataset, device, dtype, where)
     if config.json:
         write_text(config.json, json.dumps(results, indent=1, ensure_ascii=False))
         print(f"written to {config.json}")

@@ -287,8 +287,8 @@ def test_eval_needs_only_the_checkpoint(detected):
         "checkpoint": "net.pth", "step": 10, "data": "voc", "split": "held", "metric": "voc07", "precision": "fp32",
         "score_thresh": 0.02, "nms_thresh": 0.3, "max_detections": None, "n_object": {"bar": 2, "box": 2},
         "summary": {}}
-    for words in ("net.pth: a checkpoint of this library, step 10", "voc, split held, fp32, scores above 0.02, "
-                  "NMS 0.3, all of an image", "voc07: VOC2007's average precision (11 points) at IoU 0.5, difficult objects count"):
+    for words in ("net.pth: a checkpoint of this library, step 10", "voc, 2 images of split held, fp32, scores above "
+                  "0.02, NMS 0.3, all of an image", "voc07: VOC2007's average precision (11 points) at IoU 0.5"):
         assert words in printed
     assert re.search(r"class +AP +objects +detections\nbar .*\nbox .*\nmean ", printed)
 

@@ -52,6 +52,23 @@ def test_steps_replace_epochs():
     assert rates(config, [(899, 50), (900, 0), (999, 0), (1000, 0)]) == pytest.approx([1, 0.1, 0.1, 0.01])
 
 
+# The data
+
+
+def test_difficult_objects_are_trained_on_when_asked_and_evaluated_always(tmp_path):
+    thing = "<object><name>cat</name><difficult>{}</difficult><bndbox><xmin>2</xmin><ymin>3</ymin><xmax>9</xmax>" \
+            "<ymax>7</ymax></bndbox></object>"
+    for folder in ("ImageSets/Main", "Annotations", "JPEGImages"):
+        (tmp_path / folder).mkdir(parents=True)
+    for split in ("trainval", "test"):
+        (tmp_path / f"ImageSets/Main/{split}.txt").write_text("a\n")
+    (tmp_path / "Annotations/a.xml").write_text(f"<annotation>{thing.format(0)}{thing.format(1)}</annotation>")
+    (tmp_path / "JPEGImages/a.jpg").touch()
+    for options, n_train in (({}, 1), ({"use_difficult": True}, 2)):
+        splits = train.open_data(TrainConfig(voc_data_dir=str(tmp_path), **options))
+        assert [len(split.objects()[0][0]) for split in splits] == [n_train, 2]
+
+
 # The network
 
 

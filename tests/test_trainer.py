@@ -259,3 +259,19 @@ def test_bfloat16_runs_the_layers_but_not_the_boxes(model):
     assert {tensor.dtype for tensor in (*seen["rpn"], seen["roi"], *seen["head"], *losses)} == {torch.float32}
     for ours, theirs in zip(losses, expected, strict=True):
         assert ours.item() == pytest.approx(theirs.item(), rel=0.02)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_bfloat16_gives_the_losses_of_float32(model, seed):
+    """From the same proposals: untrained scores are so near one another that rounding changes their order."""
+    losses, roi = [], None
+    for dtype in (None, torch.bfloat16):
+        trainer, one = FasterRCNNTrainer(model, dtype=dtype), sample(seed)
+        with torch.no_grad(), torch.autocast("cpu", dtype, enabled=dtype is not None):
+            feature = model.extractor(one.img)
+            rpn = model.rpn(feature, (64, 96), one.scale, train=True)
+            roi = rpn.roi if roi is None else roi
+            losses.append([*trainer.rpn_losses(rpn, one.bbox, (64, 96), one.rng),
+                           *trainer.head_losses(feature, roi, one.bbox, one.label, one.rng)])
+    assert losses[0] != losses[1]
+    torch.testing.assert_close(losses[1], losses[0], rtol=0.02, atol=0)

@@ -293,5 +293,5 @@ def test_the_file_is_named(tmp_path):
 
 
 def test_no_file():
-    with pytest.raises(CheckpointError, match="--pretrained=imagnet is no file, and is none of imagenet, caffe and none"):
+    with pytest.raises(CheckpointError, match="--pretrained=imagnet is no file, and is none of imagenet, caffe and"):
         load_backbone("imagnet")
