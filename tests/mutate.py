@@ -1,6 +1,6 @@
 """Makes one deliberate mistake at a time in a copy of the project and sees whether a test fails.
 
-    python tests/mutate.py             all mistakes, about five minutes on one core
+    python tests/mutate.py             all mistakes, two to five minutes on one core
     python tests/mutate.py NAME ...    those whose name contains one of these words, say bbox_iou or clamp
 
 No test itself: a mistake that survives shows where one is missing. tests/test_mutate.py checks the table below.
@@ -184,7 +184,8 @@ def copy_project(root, copy):
 
 def run_tests(root, tests):
     """Runs files of tests in `root` until one fails: (exit code of pytest, the first that failed or None, output)."""
-    env = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "1000"}
+    env = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "OMP_NUM_THREADS": "1",
+                        "COLUMNS": "1000"}  # so wide that no line is cut
     done = subprocess.run([sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests], cwd=root,
                           env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     failed = (line.removeprefix("FAILED ") for line in done.stdout.splitlines() if line.startswith("FAILED "))

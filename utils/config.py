@@ -164,6 +164,18 @@ class PredictConfig(DetectConfig):
     score_thresh: float = option("Detection", 0.7, "detections less sure than this are dropped")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BenchConfig:
+    """python bench.py: speed and memory beside a peer and a floor."""
+
+    device: str = option("Machine", "auto", "auto (the GPU if there is one), cpu, cuda or cuda:N")
+    precision: Literal["auto", "fp32", "bf16"] = option(
+        "Machine", "auto", "fp32, bf16, or auto: both, where the processor has the instructions")
+    size: str = option("Image", "600x800", "height x width of the image, as it is and as the network sees it")
+    steps: int = option("Run", 5, "rounds after the first; the figures are their medians")
+    json: str | None = option("Run", None, "a file to write the figures to")
+
+
 class OptionError(ValueError):
     """An option that is not there, or a value that it cannot have; the message says what to do."""
 

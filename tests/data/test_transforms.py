@@ -38,15 +38,15 @@ def test_flip_bbox():
 @pytest.mark.parametrize("flip_prob", [0, 1])
 def test_a_painted_box_is_found_again(flip_prob):
     img = np.zeros((6, 9, 3), np.uint8)
-    img[1:3, 2:7] = (10, 20, 30)
-    out = TrainTransform(prepare, flip_prob)(sample(BBOX[:1], [1], img), np.random.default_rng(0))
+    img[1:3, 2:5] = (10, 20, 30)  # not in the middle: its mirror image lies elsewhere
+    out = TrainTransform(prepare, flip_prob)(sample([[1, 2, 3, 5]], [1], img), np.random.default_rng(0))
     assert out.img.shape == (1, 3, 12, 27)
     y, x = np.nonzero(out.img[0, 2].numpy() == 30)
     found = [y.min(), x.min(), y.max() + 1, x.max() + 1]
     np.testing.assert_array_equal(out.bbox, [found])
-    assert found == ([2, 6, 6, 21] if flip_prob == 0 else [2, 27 - 21, 6, 27 - 6])
-    assert len(y) == 4 * 15
-    assert out.img[0, :, 3, 10].tolist() == [10, 20, 30]  # rows and channels stay in order
+    assert found == ([2, 6, 6, 15] if flip_prob == 0 else [2, 27 - 15, 6, 27 - 6])
+    assert len(y) == 4 * 9
+    assert out.img[0, :, 3, 13].tolist() == [10, 20, 30]  # rows and channels stay in order
 
 
 def test_what_the_trainer_gets():

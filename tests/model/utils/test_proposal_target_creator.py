@@ -77,6 +77,8 @@ def test_iou_exactly_at_a_threshold():
     assert target(roi, bbox, labels(0), n_sample=20).gt_roi_label.tolist() == [1, 1, 0, 0, 0]
     lonely = target(roi, bbox, labels(0), n_sample=20, pos_iou_thresh=0.75)  # 1/2 is neither
     assert lonely.gt_roi_label.tolist() == [1, 0, 0, 0]
+    easy = target(roi, bbox, labels(0), n_sample=20, pos_iou_thresh=0.25)  # 1/4 is positive, and so no background
+    assert easy.gt_roi_label.tolist() == [1, 1, 1, 0, 0]
 
 
 @pytest.mark.parametrize(("n_positive", "n_negative", "sampled"), [
