@@ -219,14 +219,14 @@ class Clock:
 
 
 def where_time_goes(ours, steps):
-    """Mean seconds of each part of our training step; on a GPU they wait for one another here. Leaves `ours` clocked."""
+    """Mean seconds of each part of our training step, which wait for one another here. Leaves `ours` clocked."""
     clock = Clock(ours.device)
     net, trainer = ours.net, ours.trainer
     for part, owner, name in (
         ("image", ours, "transform"), ("extractor", net.extractor, "forward"), ("RPN", net.rpn, "forward"),
         ("proposals", net.rpn, "proposal_creator"), ("anchor targets", trainer, "anchor_target_creator"),
         ("RoI targets", trainer, "proposal_target_creator"), ("RoI pooling, head", net.head, "forward"),
-        ("losses", trainer, "step"), ("optimizer", trainer.optimizer, "step"), ("rest: backward", trainer, "train_step"),
+        ("losses", trainer, "step"), ("optimizer", trainer.optimizer, "step"), ("backward", trainer, "train_step"),
     ):
         setattr(owner, name, clock.wrap(part, getattr(owner, name)))
     for _ in range(steps):
@@ -331,8 +331,8 @@ def main(config):
         seconds, parts = measure(device, pick_dtype(precision, device), height, width, config.steps)
         results[precision] = report(precision, seconds, memory[precision], parts)
     if len(precisions) == 2:
-        ours, peer = (results[precision]["median"][name]["train"] for precision, name in (("bf16", "ours"), ("fp32", "peer")))
-        print(f"\nour training step in bf16 takes {ours / peer:.2f} of the peer's in fp32")
+        ratio = results["bf16"]["median"]["ours"]["train"] / results["fp32"]["median"]["peer"]["train"]
+        print(f"\nour training step in bf16 takes {ratio:.2f} of the peer's in fp32")
     if config.json:
         write_text(config.json, json.dumps(results, indent=1))
 

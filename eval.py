@@ -20,7 +20,7 @@ from model import restore
 from model.faster_rcnn import evaluating
 from utils.checkpoint import CheckpointError, load_checkpoint
 from utils.coco_eval import eval_detection_coco
-from utils.config import EvalConfig, OptionError, TrainConfig, command
+from utils.config import EvalConfig, OptionError, TrainConfig, as_text, command, dashed
 from utils.device import be_deterministic, pick_device, pick_dtype
 from utils.files import write_text
 from utils.recall import COUNTS, IOU_THRESHS, proposal_recall
@@ -30,7 +30,8 @@ from utils.voc_eval import count_objects, eval_detection_voc
 METRICS = {  # what each means, for the reader of a table
     "voc07": "VOC2007's average precision (11 points) at IoU 0.5, difficult objects count neither way",
     "voc": "VOC's average precision (area, from 2010 on) at IoU 0.5, difficult objects count neither way",
-    "coco": "COCO's average precision, the mean over IoU 0.5 to 0.95, difficult objects are crowds",
+    "coco": "COCO's average precision, the mean over IoU 0.5 to 0.95, difficult objects are crowds; the best 100 of an "
+            "image and class count",
 }
 # as many as in training (12000 before the suppression, py-faster-rcnn); prediction takes the first 300 of them
 PROPOSAL_NUMBERS = {"n_test_pre_nms": 12000, "n_test_post_nms": max(COUNTS)}
@@ -188,27 +189,47 @@ def open_checkpoint(path, preprocess="auto"):
 
 
 def names_for(checkpoint, classes):
-    """The names of a checkpoint's classes: those that `--classes` means, else its own, else VOC's if there are 20."""
-    n_class = checkpoint["build"]["n_fg_class"]
-    names = read_names(classes) or tuple(checkpoint["class_names"]) or (CLASSES if n_class == len(CLASSES) else ())
+    """The names of a checkpoint's classes: its own, else those that `--classes` means, else VOC's if there are 20."""
+    n_class, own, given = checkpoint["build"]["n_fg_class"], tuple(checkpoint["class_names"]), read_names(classes)
+    if own and given and own != given:
+        raise OptionError(f"the checkpoint knows {', '.join(own)}: leave out --classes={','.join(given)}, which says "
+                          "otherwise")
+    names = own or given or (CLASSES if n_class == len(CLASSES) else ())
     if len(names) != n_class:
         raise OptionError(f"the checkpoint knows {n_class} classes, but there are {len(names)} names"
                           f"{': ' if names else ''}{', '.join(names)}: name them with --classes=a,b,c")
     return names
 
 
-def check_classes(checkpoint, classes, path):
-    """Raises CheckpointError unless the weights of `path` know just these classes, as far as their names are known."""
-    n_class, names = checkpoint["build"]["n_fg_class"], checkpoint["class_names"]
-    if n_class != len(classes) or (names and list(names) != list(classes)):
+def check_start(checkpoint, classes, config):
+    """Raises CheckpointError unless training with `config` can start from these weights; says what is otherwise.
+
+    With `--reset-head` the classes may differ; the width of the head may not. Anchors and image sizes may: then
+    what differs is printed.
+    """
+    path, build, names = config.load_path, checkpoint["build"], checkpoint["class_names"]
+    if not config.reset_head and (build["n_fg_class"] != len(classes) or (names and list(names) != list(classes))):
         known = f" ({', '.join(names)})" if names else ""
         found = f"the data have {len(classes)} ({', '.join(classes)})"
-        raise CheckpointError(f"{path} knows {n_class} classes{known}, {found}: --reset-head starts those layers "
-                              "anew, --classes says which classes in which order")
+        raise CheckpointError(f"{path} knows {build['n_fg_class']} classes{known}, {found}: --reset-head starts those "
+                              "layers anew, --classes says which classes in which order")
+    if build["head_width"] != config.head_width:
+        raise CheckpointError(f"{path} has fc6 and fc7 of width {build['head_width']}, not {config.head_width}: "
+                              f"--head-width={build['head_width']}")
+    for name in ("anchor_scales", "anchor_ratios", "min_size", "max_size"):
+        then, now = build.get(name), getattr(config, name)
+        if then is not None and as_text(then) != as_text(now):
+            print(f"note: these weights were trained with --{dashed(name)}={as_text(then)}, now it is {as_text(now)}")
+    if build.get("ceil_mode"):
+        print("note: these weights were trained with poolings that round sizes up, here they round down")
+    if not (names or config.reset_head):
+        print(f"note: the file does not name its classes; they are taken for {', '.join(classes)}, in this order")
 
 
 def main(config):
     """Evaluates as `EvalConfig` says; prints a table."""
+    if config.plot and not config.proposals:
+        raise OptionError(f"--plot={config.plot} draws the recall of --proposals: give both")
     device = pick_device(config.device)
     dtype = pick_dtype(config.precision, device)
     if config.deterministic:
@@ -220,42 +241,53 @@ def main(config):
     root = find_root(config.data or own_folder or trained["data"], config.voc_data_dir or trained["voc_data_dir"])
     split = config.split or trained["eval_split"]
     dataset = VOCDataset(root, split, classes, invalid_boxes=config.invalid_boxes or trained["invalid_boxes"])
-    if config.json:
-        Path(config.json).parent.mkdir(parents=True, exist_ok=True)
-    about = {"checkpoint": config.load_path, "step": checkpoint["step"], "data": str(root), "split": split,
+    plot = Path(config.plot or f"{Path(config.load_path).with_suffix('')}.recall.png")
+    for path in [config.json] * bool(config.json) + [plot] * config.proposals:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    about = {"checkpoint": config.load_path, "step": checkpoint["step"], "preprocessing": checkpoint["preprocessing"],
+             "data": str(root), "split": split, "n_image": n_image(dataset, config.limit),
              "precision": "bf16" if dtype else "fp32"}
-    work = measure_proposals if config.proposals else measure_detections
-    where = f"{root}, {n_image(dataset, config.limit)} images of split {split}, {about['precision']}"
-    results = about | work(config, checkpoint, dataset, device, dtype, where)
+    print(f"{root}, {about['n_image']} images of split {split}")
+    measure = measure_proposals if config.proposals else measure_detections
+    results = measure(config, checkpoint, dataset, device, dtype)
     if config.json:
-        write_text(config.json, json.dumps(results, indent=1, ensure_ascii=False))
+        write_text(config.json, json.dumps(about | results, indent=1, ensure_ascii=False))
         print(f"written to {config.json}")
+    if config.proposals:
+        plot_recall(results["recall"], COUNTS, IOU_THRESHS, plot)
+        print(f"drawn in {plot}")
 
 
-def measure_detections(config, checkpoint, dataset, device, dtype, where):
+def heading(metric, dtype, score_thresh, nms_thresh, max_detections):
+    """What a table of results is about: metric, difficult objects, precision, thresholds."""
+    kept = f"the best {max_detections}" if max_detections else "all"
+    return (f"{metric}: {METRICS[metric]}\n{'bf16' if dtype else 'fp32'}, scores above {score_thresh:g}, "
+            f"NMS {nms_thresh:g}, {kept} of an image")
+
+
+def measure_detections(config, checkpoint, dataset, device, dtype):
     """Prints average precision, and returns it for `--json`."""
     model = restore(checkpoint).to(device)
     options = predict_options(config)
     evaluation = evaluate(model, dataset, config.metric, dtype, config.num_workers, config.limit, **options)
-    print(f"{where}, scores above {config.score_thresh:g}, NMS {config.nms_thresh:g}, "
-          f"{f'the best {config.max_detections}' if config.max_detections else 'all'} of an image\n"
-          f"{config.metric}: {METRICS[config.metric]}\n{table(evaluation)}")
-    return {"metric": config.metric} | options | evaluation._asdict()
+    print(f"{heading(config.metric, dtype, **options)}\n{table(evaluation)}")
+    return {"metric": config.metric, "meaning": METRICS[config.metric]} | options | evaluation._asdict()
 
 
-def measure_proposals(config, checkpoint, dataset, device, dtype, where):
-    """Prints and draws the recall of proposals, and returns it for `--json`."""
+def measure_proposals(config, checkpoint, dataset, device, dtype):
+    """Prints the recall of proposals, and returns it for `--json`."""
     proposal = checkpoint["build"].get("proposal", {}) | PROPOSAL_NUMBERS
     model = restore(checkpoint | {"build": checkpoint["build"] | {"proposal": proposal}}).to(device)
     recall = evaluate_proposals(model, dataset, dtype, config.num_workers, config.limit)
-    print(f"{where}\nrecall of {recall['n_object']} objects, the difficult ones left out, against IoU, for the first "
-          f"so many proposals of an image\n{recall_table(recall)}")
-    path = Path(config.plot or Path(config.load_path).with_name("recall.png"))
-    plot_recall(recall["recall"], COUNTS, IOU_THRESHS, path)
-    print(f"drawn in {path}")
-    return {"n_object": recall["n_object"], "counts": COUNTS, "iou_threshs": IOU_THRESHS,
-            "recall": [[_plain(value) for value in row] for row in recall["recall"]],
-            "average": [_plain(value) for value in recall["average"]]}
+    creator = model.rpn.proposal_creator
+    numbers = {"n_pre_nms": creator.n_test_pre_nms, "nms_thresh": creator.nms_thresh, "min_size": creator.min_size}
+    print(f"recall of {recall['n_object']} objects, the difficult ones left out, against IoU, for the first so many "
+          f"proposals of an image\n{'bf16' if dtype else 'fp32'}, "
+          + ", ".join(f"{name} {value:g}" for name, value in numbers.items()) + f"\n{recall_table(recall)}")
+    return numbers | {
+        "n_object": recall["n_object"], "counts": COUNTS, "iou_threshs": IOU_THRESHS,
+        "recall": [[_plain(value) for value in row] for row in recall["recall"]],
+        "average": [_plain(value) for value in recall["average"]]}
 
 
 if __name__ == "__main__":

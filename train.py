@@ -20,7 +20,7 @@ from tqdm import tqdm
 from data import class_names, find_root
 from data.transforms import TrainTransform
 from data.voc import DataError, VOCDataset
-from eval import check_classes, evaluate, open_checkpoint, predict_options, table, worker_count
+from eval import check_start, evaluate, heading, open_checkpoint, predict_options, table, worker_count
 from model import WeightsError, build
 from model.faster_rcnn import FasterRCNN
 from model.utils.anchor_target_creator import AnchorTargetCreator
@@ -34,7 +34,7 @@ from utils.checkpoint import (
     save_checkpoint,
     set_rng_state,
 )
-from utils.config import OptionError, TrainConfig, command
+from utils.config import OptionError, TrainConfig, as_text, command, dashed
 from utils.device import be_deterministic, pick_device, pick_dtype
 from utils.environment import describe_environment
 from utils.files import write_text
@@ -42,6 +42,9 @@ from utils.log import Log
 from utils.vis import draw_bbox, side_by_side
 
 RUNS = Path("runs")
+# options of a run that a resumed one keeps: they were used at its start, or say what its weights and its order mean
+FIXED = ("load_path", "reset_head", "pretrained", "preprocess", "seed", "classes", "train_split", "batch_size",
+         "head_width", "frozen_convs", "anchor_scales", "anchor_ratios")
 PICTURE_SCORE = 0.5  # detections in the pictures of a run are at least this sure
 
 
@@ -112,11 +115,10 @@ def train_epoch(run, log, epoch, steps):
 
 def test(run, log, epoch, step):
     """Evaluates on the split for that, and keeps the weights in best.pth if they were never better."""
-    evaluation = evaluate(run.model, run.eval_set, "voc07", run.trainer.dtype, run.config.num_workers,
-                          **predict_options(run.config))
+    options = predict_options(run.config)
+    evaluation = evaluate(run.model, run.eval_set, "voc07", run.trainer.dtype, run.config.num_workers, **options)
     log.evaluation(step, epoch, evaluation.map, evaluation.ap)
-    precision = "bf16" if run.trainer.dtype else "fp32"
-    print(f"epoch {epoch + 1}, step {step}, metric voc07, {precision}\n{table(evaluation)}")
+    print(f"epoch {epoch + 1}, step {step}\n{heading('voc07', run.trainer.dtype, **options)}\n{table(evaluation)}")
     best = run.folder / "best.pth"
     if not best.exists() or (evaluation.map or 0) > (load_checkpoint(best)["map"] or 0):  # None: nothing to find
         save_checkpoint(best, state(run, epoch, step) | {"map": evaluation.map})
@@ -213,8 +215,7 @@ def open_model(config, classes):
     elif config.load_path:
         start = open_checkpoint(config.load_path, config.preprocess)
         preprocessing = start["preprocessing"]
-        if not config.reset_head:
-            check_classes(start, classes, config.load_path)
+        check_start(start, classes, config)
     elif config.pretrained in ("imagenet", "caffe"):
         pretrained = config.pretrained
         if preprocessing:
@@ -222,7 +223,8 @@ def open_model(config, classes):
     elif config.pretrained != "none":
         backbone = load_backbone(config.pretrained)
         pretrained, preprocessing = backbone["model"], preprocessing or backbone["preprocessing"]
-        print(f"{config.pretrained}: a VGG16 in the layout of {backbone['layout']}")
+        print(f"{config.pretrained}: a VGG16 in the layout of {backbone['layout']}, preprocessing "
+              f"{preprocessing or 'torchvision (--preprocess=caffe if it was converted from Caffe)'}")
     frozen_convs = config.frozen_convs
     if frozen_convs is None:  # here, since weights from a checkpoint are not random either
         frozen_convs = 0 if config.pretrained == "none" else 4
@@ -291,8 +293,10 @@ def make_folder(config, start):
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "config.json", json.dumps(asdict(config), indent=1))
-    starts = folder / "environment.json"
-    earlier = json.loads(starts.read_text(encoding="utf-8")) if config.resume and starts.exists() else []
+    starts, earlier = folder / "environment.json", []
+    if config.resume and starts.exists():
+        with contextlib.suppress(ValueError):  # damaged: not worth a run
+            earlier = json.loads(starts.read_text(encoding="utf-8"))
     write_text(starts, json.dumps([*earlier, start], indent=1))
 
 
@@ -305,6 +309,11 @@ def stored_options(options):
         if not needed.is_file():
             raise OptionError(f"--resume: there is nothing to go on with, {needed} is missing: start with --overwrite")
     stored = json.loads(path.read_text(encoding="utf-8"))
+    for name in FIXED:
+        was = as_text(tuple(stored[name]) if isinstance(stored.get(name), list) else stored.get(name))
+        if options.get(name, was).lower() != was.lower():
+            raise OptionError(f"--{dashed(name)}={options[name]}: this run was started with {was or 'none'}, which "
+                              "cannot change: leave it out, or start another run with --env")
     return {name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()}
 
 

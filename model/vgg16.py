@@ -29,14 +29,15 @@ class VGG16(nn.Sequential):
     Args:
         frozen_convs: how many convolutions, from the first on, are not trained (Fast R-CNN 4.5: 4 for weights
             from ImageNet, conv1_1 to conv2_2).
+        ceil_mode: whether a pooling keeps half a cell at the border, as in Caffe and Chainer.
         generator: a torch.Generator for the initial weights, torchvision's (He et al. 2015, fan out).
     """
 
-    def __init__(self, frozen_convs=0, generator=None):
+    def __init__(self, frozen_convs=0, ceil_mode=False, generator=None):
         layers, channels = [], 3
         for out in LAYERS:
             if out == "M":
-                layers.append(nn.MaxPool2d(2))
+                layers.append(nn.MaxPool2d(2, ceil_mode=ceil_mode))
             else:
                 layers += [nn.Conv2d(channels, out, 3, padding=1), nn.ReLU(inplace=True)]
                 channels = out
@@ -97,7 +98,7 @@ class VGG16RoIHead(nn.Module):
 
 def build(n_fg_class=20, pretrained=None, head_width=4096, frozen_convs=None, dropout=0.0, min_size=600,
           max_size=1000, anchor_scales=(8, 16, 32), anchor_ratios=(0.5, 1, 2), loc_mean=(0, 0, 0, 0),
-          loc_std=(0.1, 0.1, 0.2, 0.2), proposal=None, preprocessing=None, generator=None):
+          loc_std=(0.1, 0.1, 0.2, 0.2), ceil_mode=False, proposal=None, preprocessing=None, generator=None):
     """Faster R-CNN on VGG16.
 
     Args:
@@ -106,7 +107,7 @@ def build(n_fg_class=20, pretrained=None, head_width=4096, frozen_convs=None, dr
             VGG16, or None for random weights.
         head_width: of fc6 and fc7; anything but 4096 is for tests and leaves them random.
         frozen_convs: convolutions that are not trained; None: 4 with pretrained weights, else 0.
-        dropout, min_size, max_size, anchor_scales, anchor_ratios, loc_mean, loc_std: see the parts.
+        dropout, min_size, max_size, anchor_scales, anchor_ratios, loc_mean, loc_std, ceil_mode: see the parts.
         proposal: options of `ProposalCreator`.
         preprocessing: what replaces that of the weights: the four values of a `Preprocessing`, or a name of `BY_NAME`;
             None keeps it.
@@ -120,7 +121,7 @@ def build(n_fg_class=20, pretrained=None, head_width=4096, frozen_convs=None, dr
         frozen_convs = 0 if pretrained is None else 4
     rpn = RegionProposalNetwork(512, 512, FEAT_STRIDE, anchor_ratios, anchor_scales,
                                 ProposalCreator(**(proposal or {})), generator)
-    extractor = VGG16(frozen_convs, generator)
+    extractor = VGG16(frozen_convs, ceil_mode, generator)
     head = VGG16RoIHead(n_fg_class, width=head_width, dropout=dropout, generator=generator)
     own_preprocessing = TORCHVISION if pretrained is None else _load_pretrained(extractor, head, pretrained)
     if preprocessing:

@@ -8,6 +8,7 @@ those in float32. It takes about 15 minutes a run in bf16 on one core; a run tha
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import fire
@@ -50,7 +51,8 @@ def main(voc_data_dir, runs="bf16-0,bf16-1,bf16-2,fp32-0"):
 def last_evaluation(name, options):
     """The last line of a run's log with an mAP, after training where the run is not complete."""
     path = RUNS / f"seeds-{name}" / "log.jsonl"
-    if not path.exists() or not (line := evaluation_at(path, int(options["max_steps"]))):
+    line = evaluation_at(path, int(options["max_steps"]))
+    if line is None or not made_with(path.with_name("config.json"), options):
         words = [f"--{key.replace('_', '-')}={value}" for key, value in options.items()]
         subprocess.run([sys.executable, ROOT / "train.py", "train", "--overwrite", *words], check=True)
         line = evaluation_at(path, int(options["max_steps"]))
@@ -59,8 +61,15 @@ def last_evaluation(name, options):
 
 def evaluation_at(path, step):
     """The line of a log.jsonl that holds the evaluation at a step, or None."""
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     return next((line for line in lines if line["kind"] == "eval" and line["step"] == step), None)
+
+
+def made_with(path, options):
+    """Whether a config.json says that a run had these options."""
+    config = asdict(make_config(TrainConfig, options))
+    stored = json.loads(path.read_text())
+    return all(json.dumps(stored[name]) == json.dumps(config[name]) for name in options)
 
 
 def first_losses(options):
@@ -81,7 +90,7 @@ def first_losses(options):
                 roi = roi if keep else rpn.roi
                 four = (*run.trainer.rpn_losses(rpn, sample.bbox, img_size, rng),
                         *run.trainer.head_losses(feature, roi, sample.bbox, sample.label, rng))
-            losses.append(torch.stack((*four, sum(four))).numpy())
+            losses.append(torch.stack((*four, sum(four))).cpu().numpy())
     return losses[1] / losses[0] - 1, losses[2] / losses[0] - 1
 
 

@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 from data.voc import DataError
+from model.utils.preprocess import TORCHVISION
 from predict import find_images
 from utils.config import OptionError, TrainConfig
 
@@ -283,12 +284,16 @@ def test_eval_needs_only_the_checkpoint(detected):
     assert result.pop("map") == pytest.approx(np.mean(list(result["ap"].values())))
     assert list(result.pop("ap")) == ["bar", "box"]
     assert sum(result.pop("n_detection").values()) > 0
+    assert "difficult objects count neither way" in result.pop("meaning")
+    assert result.pop("preprocessing") == [list(value) if isinstance(value, tuple) else value for value in TORCHVISION]
     assert result == {
         "checkpoint": "net.pth", "step": 10, "data": "voc", "split": "held", "metric": "voc07", "precision": "fp32",
+        "n_image": 2,
         "score_thresh": 0.02, "nms_thresh": 0.3, "max_detections": None, "n_object": {"bar": 2, "box": 2},
         "summary": {}}
-    for words in ("net.pth: a checkpoint of this library, step 10", "voc, 2 images of split held, fp32, scores above "
-                  "0.02, NMS 0.3, all of an image", "voc07: VOC2007's average precision (11 points) at IoU 0.5"):
+    for words in ("net.pth: a checkpoint of this library, step 10\n", "voc, 2 images of split held\n",
+                  "fp32, scores above 0.02, NMS 0.3, all of an image\n",
+                  "voc07: VOC2007's average precision (11 points) at IoU 0.5, difficult objects count neither way\n"):
         assert words in printed
     assert re.search(r"class +AP +objects +detections\nbar .*\nbox .*\nmean ", printed)
 
@@ -309,7 +314,7 @@ def test_eval_of_proposals(detected):
     assert ((recall >= 0) & (recall <= 1)).all()
     assert (np.diff(recall, axis=0) >= 0).all()
     assert (np.diff(recall, axis=1) <= 0).all()
-    with Image.open(detected[0] / "recall.png") as img:  # beside the checkpoint
+    with Image.open(detected[0] / "net.recall.png") as img:  # beside the checkpoint
         assert min(img.size) > 300
 
 

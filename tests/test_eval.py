@@ -10,7 +10,7 @@ import eval as eval_script
 from data.voc import CLASSES, Sample
 from eval import (
     Evaluation,
-    check_classes,
+    check_start,
     evaluate,
     evaluate_proposals,
     measure_proposals,
@@ -25,6 +25,7 @@ from model import build, restore
 from model.faster_rcnn import evaluating
 from model.rpn import RPNOutput
 from model.utils.preprocess import TORCHVISION
+from model.utils.proposal_creator import ProposalCreator
 from utils.checkpoint import CheckpointError
 from utils.config import EvalConfig, OptionError, TrainConfig
 
@@ -179,23 +180,26 @@ def test_recall_of_proposals(dataset, monkeypatch):
     assert "n/a" in recall_table(evaluate_proposals(model, Dataset(dataset[2:])))
 
 
-def test_proposals_are_measured_with_as_many_as_in_training(dataset, monkeypatch, tmp_path, capsys):
+def test_proposals_are_measured_with_as_many_as_in_training(dataset, monkeypatch, capsys):
     built = []
 
     def fake_restore(checkpoint):
         built.append(checkpoint["build"])
+        Proposer.rpn.proposal_creator = ProposalCreator(**checkpoint["build"]["proposal"])
         return Proposer()
 
     monkeypatch.setattr(eval_script, "restore", fake_restore)
     checkpoint = {"build": {"name": "vgg16", "proposal": {"min_size": 3, "n_test_post_nms": 300}}}
-    config = EvalConfig(load_path=str(tmp_path / "a.pth"))
-    result = measure_proposals(config, checkpoint, dataset, torch.device("cpu"), None, "here")
+    config = EvalConfig(load_path="a.pth")
+    result = measure_proposals(config, checkpoint, dataset, torch.device("cpu"), None)
     assert built == [{"name": "vgg16", "proposal": {"min_size": 3, "n_test_pre_nms": 12000, "n_test_post_nms": 2000}}]
     assert checkpoint["build"]["proposal"] == {"min_size": 3, "n_test_post_nms": 300}
     assert result["recall"][0] == [1.0, *[0.0] * 9]
-    assert (tmp_path / "recall.png").is_file()
-    assert "recall of 3 objects, the difficult ones left out" in capsys.readouterr().out
-    result = measure_proposals(config, checkpoint, Dataset(dataset[2:]), torch.device("cpu"), None, "here")
+    assert (result["n_pre_nms"], result["nms_thresh"], result["min_size"]) == (12000, 0.7, 3)
+    printed = capsys.readouterr().out
+    assert "recall of 3 objects, the difficult ones left out" in printed
+    assert "fp32, n_pre_nms 12000, nms_thresh 0.7, min_size 3\n" in printed
+    result = measure_proposals(config, checkpoint, Dataset(dataset[2:]), torch.device("cpu"), None)
     json.dumps(result, allow_nan=False)
 
 
@@ -260,6 +264,9 @@ def test_chainercv(tmp_path, model, capsys):
     path = tmp_path / "chainercv.npz"
     np.savez(path, **chainer_names(model))
     theirs = restore(open_checkpoint(path))
+    assert all(layer.ceil_mode for layer in theirs.extractor if isinstance(layer, torch.nn.MaxPool2d))
+    assert theirs.extractor(torch.zeros(1, 3, 33, 48)).shape[2:] == (3, 3)  # 33, 17, 9, 5, 3
+    assert model.extractor(torch.zeros(1, 3, 33, 48)).shape[2:] == (2, 3)
     assert theirs.preprocessing == ((122.7717, 115.9465, 102.9801), (1, 1, 1), 255, "RGB")
     model.preprocessing = theirs.preprocessing
     assert_sees_the_same(model, theirs)
@@ -267,25 +274,37 @@ def test_chainercv(tmp_path, model, capsys):
     assert out == f"{path}: a detector of chainercv, 3 classes, preprocessing chainercv, as its layout says\n"
 
 
-def test_classes_of_a_checkpoint_without_names():
+def test_classes_of_a_checkpoint_without_names(capsys):
     checkpoint = {"class_names": [], "build": {"n_fg_class": 20}}
     assert names_for(checkpoint, ()) == CLASSES
     checkpoint["build"]["n_fg_class"] = 2
     assert names_for(checkpoint, ("ant", "bee")) == ("ant", "bee")
     with pytest.raises(OptionError, match="knows 2 classes, but there are 0 names: name them with --classes=a,b,c"):
         names_for(checkpoint, ())
-    check_classes(checkpoint, ("ant", "bee"), "a.pth")
+    checkpoint["build"]["head_width"] = 4096
+    config = TrainConfig(load_path="a.pth")
+    check_start(checkpoint, ("ant", "bee"), config)
+    assert capsys.readouterr().out == (
+        "note: the file does not name its classes; they are taken for ant, bee, in this order\n")
     with pytest.raises(CheckpointError, match=r"a\.pth knows 2 classes, the data have 1 \(ant\): --reset-head"):
-        check_classes(checkpoint, ("ant",), "a.pth")
+        check_start(checkpoint, ("ant",), config)
+    checkpoint["build"]["ceil_mode"] = True
+    check_start(checkpoint, ("ant",), TrainConfig(load_path="a.pth", reset_head=True))
+    assert capsys.readouterr().out == (
+        "note: these weights were trained with poolings that round sizes up, here they round down\n")
 
 
 def test_names(tmp_path):
     checkpoint = {"class_names": ["cat", "dog"], "build": {"n_fg_class": 2}}
     (tmp_path / "names.txt").write_text("ant\nbee\n")
     assert names_for(checkpoint, ()) == ("cat", "dog")
-    assert names_for(checkpoint, ("cow", "hen")) == ("cow", "hen")
+    assert names_for(checkpoint, ("cat", "dog")) == ("cat", "dog")
+    for other in (("dog", "cat"), ("cat",), ("cow", "hen")):
+        with pytest.raises(OptionError, match=f"the checkpoint knows cat, dog: leave out --classes={','.join(other)},"):
+            names_for(checkpoint, other)
+    checkpoint["class_names"] = []
     assert names_for(checkpoint, (str(tmp_path / "names.txt"),)) == ("ant", "bee")
-    with pytest.raises(OptionError, match="knows 2 classes, but there are 1 names: cow"):
+    with pytest.raises(OptionError, match="knows 2 classes, but there are 1 names: cow: name them with --classes"):
         names_for(checkpoint, ("cow",))
 
 

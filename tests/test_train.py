@@ -1,5 +1,6 @@
 """The small decisions of train.py: learning rate, order of the images, means of the losses, the run's folder."""
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 import train
 from data.voc import Sample
-from model.utils.preprocess import CAFFE, TORCHVISION
+from model.utils.preprocess import BY_NAME, CAFFE, TORCHVISION
 from train import (
     Meter,
     Run,
@@ -104,9 +105,21 @@ def ours(tmp_path_factory, tiny_model):
     """A checkpoint of this library with the classes ant, bee, cow."""
     path = tmp_path_factory.mktemp("weights") / "ours.pth"
     save_checkpoint(path, {
-        "model": tiny_model.state_dict(), "build": {"name": "vgg16", "n_fg_class": 3, "head_width": 16},
+        "model": tiny_model.state_dict(), "build": {
+            "name": "vgg16", "n_fg_class": 3, "head_width": 16, "anchor_scales": (1, 2, 4), "min_size": 64,
+            "max_size": 96},
         "class_names": ["ant", "bee", "cow"], "preprocessing": tuple(CAFFE), "config": {}, "epoch": 0, "step": 5})
     return str(path)
+
+
+def test_what_weights_were_trained_with_is_told(ours, capsys):
+    config = narrow(load_path=ours, anchor_scales=(2, 4, 8), max_size=96)
+    open_model(config, ("ant", "bee", "cow"))
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "note: these weights were trained with --anchor-scales=1,2,4, now it is 2,4,8",
+        "note: these weights were trained with --min-size=64, now it is 600"]
+    with pytest.raises(CheckpointError, match=r"ours\.pth has fc6 and fc7 of width 16, not 8: --head-width=16"):
+        open_model(TrainConfig(load_path=ours, head_width=8, device="cpu"), ("ant", "bee", "cow"))
 
 
 def narrow(**options):
@@ -114,11 +127,11 @@ def narrow(**options):
 
 
 def test_training_starts_from_a_checkpoint(ours, tiny_model, capsys):
-    model = open_model(narrow(load_path=ours), ("ant", "bee", "cow"))
+    model = open_model(narrow(load_path=ours, anchor_scales=(1, 2, 4), min_size=64, max_size=96), ("ant", "bee", "cow"))
     assert model.preprocessing == CAFFE
     for name, value in tiny_model.state_dict().items():
         assert torch.equal(model.state_dict()[name], value), name
-    assert capsys.readouterr().out == f"{ours}: a checkpoint of this library, step 5\n"
+    assert capsys.readouterr().out == f"{ours}: a checkpoint of this library, step 5\n"  # and nothing differs
 
 
 @pytest.mark.parametrize("classes", [("ant", "bee"), ("ant", "cow", "bee"), ("ant", "bee", "hen")])
@@ -162,7 +175,9 @@ def test_a_bare_vgg16(tmp_path, tiny_model, capsys, separator, options, preproce
         model = open_model(narrow(pretrained=str(path), **options), ("ant",))
     assert model.preprocessing == preprocessing
     assert torch.equal(model.extractor[28].weight, tiny_model.extractor[28].weight)
-    assert capsys.readouterr().out == f"{path}: a VGG16 in the layout of {program}\n"
+    name = {v: k for k, v in BY_NAME.items()}[preprocessing]
+    hint = "" if options or program == "Caffe" else " (--preprocess=caffe if it was converted from Caffe)"
+    assert capsys.readouterr().out == f"{path}: a VGG16 in the layout of {program}, preprocessing {name}{hint}\n"
 
 
 # Order of the images
@@ -274,7 +289,8 @@ def earlier_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "runs" / "old"
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text('{"env": "old", "lr": 0.5, "anchor_scales": [2, 4], "overwrite": true}')
+    (folder / "config.json").write_text(json.dumps(asdict(TrainConfig(
+        env="old", lr=0.5, anchor_scales=(2, 4), overwrite=True, load_path="a.pth"))))
     (folder / "last.pth").touch()
     (folder / "note").touch()
     return folder
@@ -320,6 +336,22 @@ def test_resuming_takes_the_options_of_the_run(earlier_run, word):
     assert (stored["lr"], stored["anchor_scales"]) == (0.5, (2, 4))
 
 
+@pytest.mark.parametrize(("name", "text", "was"), [
+    ("load_path", "b.pth", "a.pth"), ("seed", "1", "0"), ("reset_head", "True", "False"),
+    ("preprocess", "caffe", "auto"), ("anchor_scales", "2,4,8", "2,4"), ("batch_size", "2", "1"),
+    ("classes", "a,b", "none")])
+def test_what_cannot_change_when_a_run_is_resumed(earlier_run, name, text, was):
+    with pytest.raises(OptionError, match=f"={text}: this run was started with {was}, which cannot change: leave it"):
+        stored_options({"env": "old", "resume": "True", name: text})
+    assert stored_options({"env": "old", "resume": "True", "load_path": "a.pth", "seed": "0", "lr": "2"})
+
+
+def test_a_damaged_record_of_the_starts_is_begun_anew(earlier_run):
+    (earlier_run / "environment.json").write_text("[{")
+    make_folder(TrainConfig(env="old", resume=True), {"step": 7})
+    assert json.loads((earlier_run / "environment.json").read_text()) == [{"step": 7}]
+
+
 def test_resuming_in_vain_keeps_the_options_of_the_run(earlier_run, monkeypatch, tiny_model):
     class Dataset(list):
         classes, n_skipped = ("cat",), 0
@@ -328,7 +360,7 @@ def test_resuming_in_vain_keeps_the_options_of_the_run(earlier_run, monkeypatch,
     monkeypatch.setattr(train, "open_data", lambda config: (Dataset("ab"), Dataset("c")))
     monkeypatch.setattr(train, "open_model", lambda config, classes: tiny_model)
     monkeypatch.setattr(train, "FasterRCNNTrainer", lambda *args: None)
-    with pytest.raises(CheckpointError, match=r"runs/old/last\.pth is damaged"):
+    with pytest.raises(CheckpointError, match=r"runs/old/last\.pth \(0 bytes\) is damaged"):
         train.train(TrainConfig(env="old", resume=True, lr=0.25, device="cpu"))
     assert (earlier_run / "config.json").read_text() == before
 

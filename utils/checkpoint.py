@@ -57,7 +57,9 @@ def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu", 
     """
     path = Path(path)
     state = read_tensors(path, map_location, resume)
-    if isinstance(state, dict) and "format" not in state:
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path} holds a {type(state).__name__}, wanted is a dict with a detector's weights")
+    if "format" not in state:
         with _named(path):
             state = foreign.as_checkpoint(state)
         if resume:
@@ -89,13 +91,14 @@ def read_tensors(path: str | Path, map_location: str | torch.device = "cpu", kee
     if not path.is_file():
         raise CheckpointError(f"{path} is not a file: name a checkpoint, such as runs/voc/last.pth")
     kind = _kind(path)
-    damaged = CheckpointError(f"{path} is damaged, cut short, or was never a checkpoint: copy it again")
+    damaged = CheckpointError(f"{path} ({path.stat().st_size} bytes) is damaged, cut short, or was never a checkpoint "
+                              "(a file of torch.save, or an .npz): copy it again")
     if kind is None:
         raise damaged
     try:
         if kind == "npz":
             with np.load(path, allow_pickle=False) as arrays:
-                return {name: torch.from_numpy(arrays[name]).to(map_location) for name in arrays}
+                return {name: _tensor(arrays[name]).to(map_location) for name in arrays}
         with torch.serialization.safe_globals(_STAND_INS):
             return torch.load(path, map_location, weights_only=True, mmap=kind == "torch" and not keep)
     except pickle.UnpicklingError as error:
@@ -131,6 +134,11 @@ def _names(keys):
     return ", ".join(map(repr, keys))
 
 
+def _tensor(array):
+    """An array of any byte order as a tensor."""
+    return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+
+
 @contextlib.contextmanager
 def _named(path):
     """Puts the name of the file before what is wrong with its tensors."""
@@ -148,10 +156,8 @@ def _kind(path):
                 return "old torch"
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-            if archive.testzip() is not None:  # torch.load does not look
-                return None
-        if any(name.endswith("/data.pkl") for name in names):
-            return "torch"
+            if any(name.endswith("/data.pkl") for name in names):
+                return "torch" if archive.testzip() is None else None  # torch.load does not look
         return "npz" if names and all(name.endswith(".npy") for name in names) else None
     except PermissionError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error

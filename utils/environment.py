@@ -21,9 +21,17 @@ def describe_environment(device: torch.device) -> dict:
     on_gpu = device.type == "cuda"
     return {"commit": commit, "modified": modified, "python": platform.python_version(),
             **{name: _version(name) for name in _PACKAGES},
-            "cuda": torch.version.cuda if on_gpu else None,
-            "device": torch.cuda.get_device_name(device) if on_gpu else platform.processor() or platform.machine(),
+            "cuda": torch.version.cuda if on_gpu else None, "cudnn": torch.backends.cudnn.version() if on_gpu else None,
+            "device": torch.cuda.get_device_name(device) if on_gpu else _processor(),
             "threads": torch.get_num_threads()}
+
+
+def _processor():
+    """The name of the processor, as far as the system tells."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(errors="replace").splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _version(package):

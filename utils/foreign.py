@@ -83,6 +83,8 @@ def as_checkpoint(state: Mapping) -> dict:
     """
     inner = state.get("model")
     tensors = inner if isinstance(inner, Mapping) else state
+    if tensors and all(str(name).startswith("module.") for name in tensors):  # trained inside nn.DataParallel
+        tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
     layout = _find(tensors, _DETECTORS)
     if layout is None:
         bare = _find(tensors, _CLASSIFIERS)
@@ -93,18 +95,29 @@ def as_checkpoint(state: Mapping) -> dict:
             "('format', 'model', 'build' ...), of simple-faster-rcnn-pytorch ('extractor.0.weight', 'rpn.conv1.weight' "
             "...) or of chainercv's FasterRCNNVGG16 ('extractor/conv1_1/conv/W', 'rpn/conv1/W' ...)")
     model = _rename(tensors, layout)
+    for name, value in model.items():
+        if not value.isfinite().all():
+            raise LayoutError(f"has the layout of {layout.program}, but a number of {name!r} is not finite")
     width, n_class = model["head.fc6.bias"].numel(), model["head.score.bias"].numel()
     _check_shapes(model, layout, _shapes("extractor") | {
         "rpn.conv": (512, 512, 3, 3), "rpn.score": (2 * _N_ANCHOR, 512, 1, 1), "rpn.loc": (4 * _N_ANCHOR, 512, 1, 1),
         "head.fc6": (width, 512 * 7 * 7), "head.fc7": (width, width),
         "head.cls_loc": (4 * n_class, width), "head.score": (n_class, width)})
+    if n_class < 2:
+        raise LayoutError(f"has the layout of {layout.program}, but scores for {n_class} classes with the background")
+    build = {"name": "vgg16", "n_fg_class": n_class - 1, "head_width": width, "anchor_scales": (8, 16, 32),
+             "anchor_ratios": (0.5, 1, 2), "min_size": 600, "max_size": 1000}
     preprocessing = layout.preprocessing
     options = state.get("config")
-    if layout.program == "simple-faster-rcnn-pytorch" and isinstance(options, Mapping) and "caffe_pretrain" in options:
-        preprocessing = "caffe-rgb-mean" if options["caffe_pretrain"] else "torchvision"
-    return {"model": model, "build": {"name": "vgg16", "n_fg_class": n_class - 1, "head_width": width},
-            "class_names": [], "preprocessing": preprocessing, "config": {}, "epoch": None, "step": None,
-            "layout": layout.program}
+    if layout.program == "chainercv":
+        build["ceil_mode"] = True  # Chainer's pooling keeps half a cell at a border (see its cover_all)
+    elif isinstance(options, Mapping):
+        if "caffe_pretrain" in options:
+            preprocessing = "caffe-rgb-mean" if options["caffe_pretrain"] else "torchvision"
+        sizes = {name: options.get(name) for name in ("min_size", "max_size")}
+        build |= {name: size for name, size in sizes.items() if isinstance(size, int)}
+    return {"model": model, "build": build, "class_names": [], "preprocessing": preprocessing, "config": {},
+            "epoch": None, "step": None, "layout": layout.program}
 
 
 def as_backbone(state: Mapping) -> dict:
@@ -153,8 +166,8 @@ def _rename(tensors, layout):
         if names:
             raise LayoutError(f"has the layout of {layout.program}, but {word} {_some(names)}")
     for _, their in pairs:
-        if not isinstance(tensors[their], torch.Tensor):
-            raise LayoutError(f"has the layout of {layout.program}, but {their!r} is no tensor")
+        if not (isinstance(tensors[their], torch.Tensor) and tensors[their].is_floating_point()):
+            raise LayoutError(f"has the layout of {layout.program}, but {their!r} is no tensor of fractions")
     return {ours: tensors[their].float() for ours, their in pairs}
 
 

@@ -12,6 +12,8 @@ CONVS = {0: ("conv1_1", 64), 2: ("conv1_2", 64), 5: ("conv2_1", 128), 7: ("conv2
          12: ("conv3_2", 256), 14: ("conv3_3", 256), 17: ("conv4_1", 512), 19: ("conv4_2", 512), 21: ("conv4_3", 512),
          24: ("conv5_1", 512), 26: ("conv5_2", 512), 28: ("conv5_3", 512)}
 N_CLASS, WIDTH = 4, 6  # with the background; of fc6 and fc7
+BUILD = {"name": "vgg16", "n_fg_class": 3, "head_width": WIDTH, "anchor_scales": (8, 16, 32),
+         "anchor_ratios": (0.5, 1, 2), "min_size": 600, "max_size": 1000}
 
 
 @pytest.fixture
@@ -90,13 +92,14 @@ def assert_same(found, wanted):
 
 
 @pytest.mark.parametrize("dropout", [False, True])
-@pytest.mark.parametrize("wrap", [lambda state: state, lambda state: {"model": state, "other_info": {}}])
+@pytest.mark.parametrize("wrap", [
+    lambda state: state, lambda state: {"model": state, "other_info": {}},
+    lambda state: {"model": {f"module.{name}": value for name, value in state.items()}}])
 def test_simple_faster_rcnn_pytorch(ours, wrap, dropout):
     checkpoint = as_checkpoint(wrap(simple(ours, dropout)))
     assert_same(checkpoint.pop("model"), ours)
-    assert checkpoint == {"build": {"name": "vgg16", "n_fg_class": 3, "head_width": WIDTH}, "class_names": [],
-                          "preprocessing": None, "config": {}, "epoch": None, "step": None,
-                          "layout": "simple-faster-rcnn-pytorch"}
+    assert checkpoint == {"build": BUILD, "class_names": [], "preprocessing": None, "config": {}, "epoch": None,
+                          "step": None, "layout": "simple-faster-rcnn-pytorch"}
 
 
 @pytest.mark.parametrize(("options", "preprocessing"), [
@@ -106,12 +109,31 @@ def test_its_options_say_what_the_network_saw(ours, options, preprocessing):
     assert as_checkpoint({"model": simple(ours), "config": options})["preprocessing"] == preprocessing
 
 
+def test_its_options_say_how_large_images_were(ours):
+    build = as_checkpoint({"model": simple(ours), "config": {"min_size": 300, "max_size": None}})["build"]
+    assert build == BUILD | {"min_size": 300}
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_no_numbers_are_named(ours, shared, value):
+    bad = torch.tensor([0, 0, 0, value])
+    with pytest.raises(LayoutError, match=r"but a number of 'head\.score\.bias' is not finite"):
+        as_checkpoint(simple(ours) | {"head.score.bias": bad})
+
+
+def test_no_class_at_all(ours, shared):
+    state = simple(ours) | {"head.score.weight": shared((1, WIDTH)), "head.score.bias": shared((1,)),
+                            "head.cls_loc.weight": shared((4, WIDTH)), "head.cls_loc.bias": shared((4,))}
+    with pytest.raises(LayoutError, match="but scores for 1 classes with the background"):
+        as_checkpoint(state)
+
+
 def test_chainercv(ours):
     checkpoint = as_checkpoint(chainercv(ours))
     assert {"extractor/conv1_1/conv/W", "rpn/conv1/b", "head/cls_loc/W"} < chainercv(ours).keys()
     assert_same(checkpoint["model"], ours)
     assert (checkpoint["layout"], checkpoint["preprocessing"]) == ("chainercv", "chainercv")
-    assert checkpoint["build"] == {"name": "vgg16", "n_fg_class": 3, "head_width": WIDTH}
+    assert checkpoint["build"] == BUILD | {"ceil_mode": True}
 
 
 def test_half_precision_becomes_float32(ours):
@@ -145,8 +167,9 @@ def test_another_shape_is_named_with_the_wanted(ours, shared, name, shape, wante
 
 
 def test_a_name_with_something_else_behind_it(ours):
-    with pytest.raises(LayoutError, match=r"but 'rpn\.loc\.bias' is no tensor"):
-        as_checkpoint(simple(ours) | {"rpn.loc.bias": [1.0]})
+    for value in ([1.0], torch.ones(36, dtype=torch.int8)):
+        with pytest.raises(LayoutError, match=r"but 'rpn\.loc\.bias' is no tensor of fractions"):
+            as_checkpoint(simple(ours) | {"rpn.loc.bias": value})
 
 
 @pytest.mark.parametrize("state", [
@@ -236,7 +259,7 @@ def test_every_kind_of_file_is_read(tmp_path, small, write):
     checkpoint = load_checkpoint(path)
     assert torch.equal(checkpoint["model"]["extractor.0.weight"], small["x/conv/W"])
     assert torch.equal(checkpoint["model"]["extractor.0.bias"], small["x/conv/b"])
-    assert checkpoint["build"] == {"name": "vgg16", "n_fg_class": 2, "head_width": 7}
+    assert (checkpoint["build"]["n_fg_class"], checkpoint["build"]["head_width"]) == (2, 7)
     with pytest.raises(CheckpointError, match="was written by a small program: start from it with --load-path"):
         load_checkpoint(path, resume=True)
 
@@ -249,8 +272,13 @@ def test_half_a_file_is_damaged(tmp_path, small, write):
     for n in (1, 20, len(whole) // 2, len(whole) - 9):
         path.write_bytes(whole[:n])
         for load in (load_checkpoint, load_backbone):
-            with pytest.raises(CheckpointError, match="weights is damaged, cut short, or was never a checkpoint"):
+            with pytest.raises(CheckpointError, match=r"weights \(\d+ bytes\) is damaged, cut short, or was never a"):
                 load(path)
+
+
+def test_any_byte_order(tmp_path):
+    np.savez(tmp_path / "a.npz", a=np.array([1.5, -2], ">f4"))
+    assert read_tensors(tmp_path / "a.npz")["a"].tolist() == [1.5, -2]
 
 
 @pytest.mark.parametrize("write", [torch.save, old])
@@ -288,6 +316,8 @@ def test_the_file_is_named(tmp_path):
     with pytest.raises(CheckpointError, match=r"a\.pth is no VGG16: it holds 'a',"):
         load_backbone(tmp_path / "a.pth")
     torch.save([1], tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=r"a\.pth holds a list, wanted is a dict with a detector's weights"):
+        load_checkpoint(tmp_path / "a.pth")
     with pytest.raises(CheckpointError, match=r"a\.pth is no VGG16: it holds nothing,"):
         load_backbone(tmp_path / "a.pth")
 
