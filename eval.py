@@ -22,6 +22,7 @@ from utils.checkpoint import CheckpointError, load_checkpoint
 from utils.coco_eval import eval_detection_coco
 from utils.config import EvalConfig, OptionError, TrainConfig, as_text, command, dashed
 from utils.device import be_deterministic, pick_device, pick_dtype
+from utils.dist import ALONE
 from utils.files import write_text
 from utils.recall import COUNTS, IOU_THRESHS, proposal_recall
 from utils.vis import plot_recall
@@ -47,7 +48,7 @@ class Evaluation(NamedTuple):
     summary: dict  # COCO's twelve figures; empty for the other metrics
 
 
-def evaluate(model, dataset, metric="voc07", dtype=None, num_workers=None, limit=None, **predict_options):
+def evaluate(model, dataset, metric="voc07", dtype=None, num_workers=None, limit=None, team=ALONE, **predict_options):
     """Detects on every image of a data set and compares.
 
     Args:
@@ -57,26 +58,25 @@ def evaluate(model, dataset, metric="voc07", dtype=None, num_workers=None, limit
         dtype: torch.bfloat16 for autocast, None for float32.
         num_workers: processes that read images; None: see `worker_count`.
         limit: how many images, from the first on; None for all.
+        team: the processes that share the work.
         predict_options: of `model.predict`.
 
     Returns:
         `Evaluation`.
     """
-    bboxes, labels, scores = [], [], []
+    detected = []
     device = model.loc_std.device
     with torch.autocast(device.type, dtype, enabled=dtype is not None):
-        for sample in _samples(dataset, limit, num_workers, device):
-            bbox, label, score = model.predict([sample.img], **predict_options)
-            bboxes += bbox
-            labels += label
-            scores += score
+        for sample in _samples(dataset, limit, num_workers, device, team):
+            detected += zip(*model.predict([sample.img], **predict_options), strict=True)  # bbox, label, score
+    bboxes, labels, scores = ([image[i] for image in team.interleave(detected)] for i in range(3))
     gt_bboxes, gt_labels, gt_difficults = (objects[:len(bboxes)] for objects in dataset.objects())
     n_class = len(dataset.classes)
-    detected = bboxes, labels, scores, gt_bboxes, gt_labels, gt_difficults
+    compared = bboxes, labels, scores, gt_bboxes, gt_labels, gt_difficults
     if metric == "coco":
-        result = eval_detection_coco(*detected, n_class=n_class)
+        result = eval_detection_coco(*compared, n_class=n_class)
     else:
-        result = eval_detection_voc(*detected, use_07_metric=metric == "voc07", n_class=n_class)
+        result = eval_detection_voc(*compared, use_07_metric=metric == "voc07", n_class=n_class)
     columns = ([_plain(ap) for ap in result["ap"]], count_objects(gt_labels, gt_difficults, n_class).tolist(),
                count_objects(labels, None, n_class).tolist())
     by_class = (dict(zip(dataset.classes, column, strict=True)) for column in columns)
@@ -102,12 +102,12 @@ def evaluate_proposals(model, dataset, dtype=None, num_workers=None, limit=None)
     return proposal_recall(rois, gt_bboxes, gt_difficults)
 
 
-def _samples(dataset, limit, num_workers, device):
-    """The samples of a data set, read ahead by other processes, with a bar."""
-    subset = Subset(dataset, range(n_image(dataset, limit)))
+def _samples(dataset, limit, num_workers, device, team=ALONE):
+    """The samples of a data set, or this process's share of them, read ahead by other processes, with a bar."""
+    subset = Subset(dataset, range(n_image(dataset, limit))[team.rank::team.size])
     loader = DataLoader(subset, batch_size=None, collate_fn=_as_it_is, generator=torch.Generator(),  # see train.py
                         num_workers=worker_count(num_workers, device))
-    return tqdm(loader, desc="evaluate", unit="img", leave=False, dynamic_ncols=True)
+    return tqdm(loader, desc="evaluate", unit="img", leave=False, dynamic_ncols=True, disable=team.rank > 0)
 
 
 def n_image(dataset, limit):

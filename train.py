@@ -36,9 +36,10 @@ from utils.checkpoint import (
 )
 from utils.config import OptionError, TrainConfig, as_text, command, dashed
 from utils.device import be_deterministic, pick_device, pick_dtype
+from utils.dist import ALONE, Team, join_team
 from utils.environment import describe_environment
 from utils.files import write_text
-from utils.log import Log
+from utils.log import Log, NoLog
 from utils.vis import draw_bbox, side_by_side
 
 RUNS = Path("runs")
@@ -59,25 +60,30 @@ class Run(NamedTuple):
     trainer: FasterRCNNTrainer
     n_step: int  # optimizer steps in all
     epoch_steps: int  # optimizer steps in one epoch
+    team: Team = ALONE  # the processes that train together
 
 
 def train(config):
     """Trains as a `TrainConfig` says, evaluates, and keeps everything in runs/<env>/."""
     run = open_run(config)
     step = load_state(run) if config.resume else 0
-    device = run.model.loc_std.device
-    make_folder(config, {"step": step, "seed": config.seed} | describe_environment(device))  # nothing can go wrong now
-    print(f"{run.folder}: steps {step} to {run.n_step} on {device}, "
-          f"{'bf16' if run.trainer.dtype else 'fp32'}")
-    log = Log(run.folder, config.env, config.visdom, config.visdom_port, asdict(config), step)
+    device, writes = run.model.loc_std.device, run.team.rank == 0
+    run.team.wait()  # all have looked into the folder, and nothing can go wrong any more
+    if writes:
+        make_folder(config, {"step": step, "seed": config.seed, "processes": run.team.size}
+                    | describe_environment(device))
+    print(f"{run.folder}: steps {step} to {run.n_step} on {device}, {'bf16' if run.trainer.dtype else 'fp32'}"
+          + f", {run.team.size} processes" * (run.team.size > 1))
+    log = Log(run.folder, config.env, config.visdom, config.visdom_port, asdict(config), step) if writes else NoLog()
     with contextlib.closing(log):
         while step < run.n_step:
             epoch = step // run.epoch_steps
             end = min((epoch + 1) * run.epoch_steps, run.n_step)
             train_epoch(run, log, epoch, range(step, end))
             step = end
-            save_checkpoint(run.folder / "last.pth", state(run, epoch, step) | {
-                "optimizer": run.trainer.optimizer.state_dict(), "rng": rng_state()})
+            if writes:
+                save_checkpoint(run.folder / "last.pth", state(run, epoch, step) | {
+                    "optimizer": run.trainer.optimizer.state_dict(), "rng": rng_state()})
             if step == run.n_step or (config.eval_every and (epoch + 1) % config.eval_every == 0):
                 test(run, log, epoch, step)
     print(f"written to {run.folder}: last.pth, best.pth, log.jsonl, curves.png\n"
@@ -87,21 +93,24 @@ def train(config):
 
 def train_epoch(run, log, epoch, steps):
     """Takes the optimizer steps `steps`, a range of their numbers that lies in epoch `epoch`."""
-    config, dataset = run.config, run.train_set
-    indices = batches(len(dataset), config.batch_size, config.seed, epoch)
+    config, dataset, team = run.config, run.train_set, run.team
+    indices = batches(len(dataset), config.batch_size * team.size, config.seed, epoch)
     indices = indices[steps.start - epoch * run.epoch_steps:][:len(steps)]  # an interrupted epoch goes on inside
-    loader = DataLoader(dataset, batch_sampler=indices, collate_fn=list,
+    own = [index[team.rank::team.size] for index in indices]  # none, where an epoch ends before all have one
+    loader = DataLoader(dataset, batch_sampler=own, collate_fn=list,
                         num_workers=worker_count(config.num_workers, run.model.loc_std.device),
                         generator=torch.Generator())  # else it draws from torch's own, which dropout uses
     transform = TrainTransform(run.model.prepare, config.flip_prob)
     meter, shown = Meter(), 0.0
-    with tqdm(total=run.n_step, initial=steps.start, desc=f"epoch {epoch + 1}", unit="step", leave=False) as bar:
-        for step, index, samples in zip(steps, indices, loader, strict=True):
+    with tqdm(total=run.n_step, initial=steps.start, desc=f"epoch {epoch + 1}", unit="step", leave=False,
+              disable=team.rank > 0) as bar:
+        for step, index, mine, samples in zip(steps, indices, own, loader, strict=True):
             lr = learning_rate(config, step, epoch)
             run.trainer.set_lr(lr)
-            rngs = [np.random.default_rng([config.seed, epoch, i]) for i in index]
-            losses = run.trainer.train_step([transform(*pair) for pair in zip(samples, rngs, strict=True)])
-            meter.add(losses, len(samples))
+            rngs = [np.random.default_rng([config.seed, epoch, i]) for i in mine]
+            pairs = zip(samples, rngs, strict=True)
+            losses = run.trainer.train_step([transform(*pair) for pair in pairs], len(index))
+            meter.add(losses, len(index))
             bar.update()
             if time.monotonic() - shown > 1:  # a GPU need not wait more often for its numbers to be read
                 bar.set_postfix({name: f"{loss:.3f}" for name, loss in zip(Losses._fields, losses, strict=True)})
@@ -116,7 +125,10 @@ def train_epoch(run, log, epoch, steps):
 def test(run, log, epoch, step):
     """Evaluates on the split for that, and keeps the weights in best.pth if they were never better."""
     options = predict_options(run.config)
-    evaluation = evaluate(run.model, run.eval_set, "voc07", run.trainer.dtype, run.config.num_workers, **options)
+    evaluation = evaluate(run.model, run.eval_set, "voc07", run.trainer.dtype, run.config.num_workers, team=run.team,
+                          **options)
+    if run.team.rank > 0:
+        return
     log.evaluation(step, epoch, evaluation.map, evaluation.ap)
     print(f"epoch {epoch + 1}, step {step}\n{heading('voc07', run.trainer.dtype, **options)}\n{table(evaluation)}")
     best = run.folder / "best.pth"
@@ -174,18 +186,20 @@ def open_run(config):
     if config.deterministic:
         be_deterministic()
     check_folder(config)
-    train_set, eval_set = open_data(config)
-    model = open_model(config, train_set.classes).to(device)
+    team = join_team(device)
+    with team.first_alone():  # it fetches data and weights, where they are not there
+        train_set, eval_set = open_data(config)
+        model = open_model(config, train_set.classes).to(device)
     trainer = FasterRCNNTrainer(
         model,
         AnchorTargetCreator(config.rpn_n_sample, config.rpn_pos_iou, config.rpn_neg_iou, config.rpn_pos_ratio),
         ProposalTargetCreator(config.n_sample, config.pos_ratio, config.pos_iou, config.neg_iou_hi, config.neg_iou_lo,
                               model.loc_mean.tolist(), model.loc_std.tolist()),
         config.rpn_sigma, config.roi_sigma, config.lr, config.momentum, config.weight_decay,
-        pick_dtype(config.precision, device))
-    epoch_steps = math.ceil(len(train_set) / config.batch_size)
+        pick_dtype(config.precision, device), team.add_up if team.size > 1 else None)
+    epoch_steps = math.ceil(len(train_set) / (config.batch_size * team.size))
     n_step = min(config.epoch * epoch_steps, config.max_steps or math.inf)
-    return Run(config, RUNS / config.env, train_set, eval_set, model, trainer, n_step, epoch_steps)
+    return Run(config, RUNS / config.env, train_set, eval_set, model, trainer, n_step, epoch_steps, team)
 
 
 def open_data(config):
@@ -263,13 +277,16 @@ def state(run, epoch, step):
     """A checkpoint without what only resuming needs."""
     return {"model": run.model.state_dict(), "build": model_options(run.config, len(run.train_set.classes)),
             "class_names": list(run.train_set.classes), "preprocessing": tuple(run.model.preprocessing),
-            "config": asdict(run.config), "epoch": epoch, "step": step}
+            "config": asdict(run.config), "epoch": epoch, "step": step, "epoch_steps": run.epoch_steps}
 
 
 def load_state(run):
     """Puts model, optimizer and random state back as last.pth has them; returns the number of steps taken."""
     path = run.folder / "last.pth"
     checkpoint = load_checkpoint(path, resume=True)
+    if checkpoint.get("epoch_steps", run.epoch_steps) != run.epoch_steps:
+        raise CheckpointError(f"{path} was written with {checkpoint['epoch_steps']} steps an epoch, now there are "
+                              f"{run.epoch_steps}: resume with as many images, --batch-size and processes")
     load_weights(run.model, checkpoint, path)
     run.model.preprocessing = type(run.model.preprocessing)(*checkpoint["preprocessing"])
     run.trainer.optimizer.load_state_dict(checkpoint["optimizer"])

@@ -33,16 +33,19 @@ class FasterRCNNTrainer:
         rpn_sigma, roi_sigma: where the smooth L1 loss turns linear, at 1 / sigma² (py-faster-rcnn: 3 and 1).
         lr, momentum, weight_decay: of SGD (3.1.3). Biases learn at twice the rate, without decay.
         dtype: torch.bfloat16 runs the layers under autocast; boxes and losses stay float32. None: no autocast.
+        add_up: called with the losses and all gradients of a step, to replace each tensor by its sum over several
+            processes; None where there is one.
     """
 
     def __init__(self, model, anchor_target_creator=None, proposal_target_creator=None, rpn_sigma=3.0, roi_sigma=1.0,
-                 lr=1e-3, momentum=0.9, weight_decay=5e-4, dtype=None):
+                 lr=1e-3, momentum=0.9, weight_decay=5e-4, dtype=None, add_up=None):
         self.model = model
         self.anchor_target_creator = anchor_target_creator or AnchorTargetCreator()
         self.proposal_target_creator = proposal_target_creator or ProposalTargetCreator()
         self.rpn_sigma = rpn_sigma
         self.roi_sigma = roi_sigma
         self.dtype = dtype
+        self.add_up = add_up
         trained = [(name, param) for name, param in model.named_parameters() if param.requires_grad]
         weights = [param for name, param in trained if not name.endswith("bias")]
         biases = [param for name, param in trained if name.endswith("bias")]
@@ -56,21 +59,31 @@ class FasterRCNNTrainer:
         weights, biases = self.optimizer.param_groups
         weights["lr"], biases["lr"] = lr, 2 * lr
 
-    def train_step(self, samples):
+    def train_step(self, samples, n_sample=None):
         """One optimizer step on the mean loss of `samples` (img, bbox, label, scale, rng), one image at a time.
 
+        Args:
+            samples: list; may be empty where other processes have some.
+            n_sample: how many there are in all processes together; None: as many as here.
+
         Returns:
-            `Losses`, their means over the samples.
+            `Losses`, their means over all samples.
         """
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
-        losses = []
+        n_sample = n_sample or len(samples)
+        total = torch.zeros(5, device=self.model.loc_std.device)
         for sample in samples:
-            loss = self.step(sample)
-            (loss.total / len(samples)).backward()
-            losses.append(torch.stack(loss).detach())  # (5,)
+            losses = self.step(sample)
+            (losses.total / n_sample).backward()
+            total += torch.stack(losses).detach() / n_sample  # (5,)
+        if self.add_up:
+            params = [param for group in self.optimizer.param_groups for param in group["params"]]
+            for param in params:
+                param.grad = torch.zeros_like(param) if param.grad is None else param.grad
+            self.add_up([total, *(param.grad for param in params)])
         self.optimizer.step()
-        return Losses(*torch.stack(losses).mean(0))
+        return Losses(*total)
 
     def step(self, sample):
         """The losses of one sample, with their graph.

@@ -38,7 +38,8 @@ RUN_FILES = ["best.pth", "config.json", "curves.png", "environment.json", "last.
 def script(cwd, name, *words):
     """Runs one of the scripts in `cwd`, with the words of a command line."""
     env = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, REPO / name, *words], cwd=cwd, env=env, capture_output=True, text=True,
+    program = REPO / name if name.endswith(".py") else name
+    return subprocess.run([sys.executable, program, *words], cwd=cwd, env=env, capture_output=True, text=True,
                           timeout=300)
 
 
@@ -102,7 +103,17 @@ def over_another(place):
     folder.mkdir(parents=True)
     for name in ("config.json", "of an earlier run"):
         (folder / name).write_text("{}")
-    return fresh(place, "batches", "--overwrite", "--batch-size=2", "--eval-every=0")
+    return fresh(place, "batches", "--overwrite", "--batch-size=2", "--eval-every=0", "--dropout=0")
+
+
+def as_a_team(place):
+    """Trains in two processes, for two of the three steps of the first epoch, and goes on from there."""
+    fresh = ["--env=team", "--voc-data-dir=voc", *OPTIONS, "--dropout=0", "--max-steps=2"]
+    for words in (fresh, ["--env=team", "--resume", "--max-steps=6"]):
+        done = script(place, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", REPO / "train.py",
+                      "train", *words)
+        assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +122,7 @@ def runs(place, pool):
     return {"whole": pool.submit(fresh, place, "whole"), "parts": pool.submit(in_parts, place),
             "workers": pool.submit(fresh, place, "workers", "--num-workers=2"),
             "batches": pool.submit(over_another, place),
+            "team": pool.submit(as_a_team, place),
             "deterministic": pool.submit(fresh, place, "deterministic", "--deterministic")}
 
 
@@ -179,7 +191,8 @@ def test_log_has_a_line_an_interval_and_one_an_evaluation(whole):
 def test_checkpoints_hold_what_is_documented(whole):
     folder, _ = whole
     last, best = checkpoint(folder), checkpoint(folder, "best.pth")
-    weights = {"format", "model", "build", "class_names", "preprocessing", "config", "epoch", "step"}
+    weights = {"format", "model", "build", "class_names", "preprocessing", "config", "epoch", "step",
+               "epoch_steps"}
     assert last.keys() == weights | {"optimizer", "rng"}
     assert best.keys() == weights | {"map"}
     assert (last["epoch"], last["step"], last["class_names"]) == (1, 10, ["bar", "box"])
@@ -255,6 +268,31 @@ def test_batches_and_overwriting(place, runs, whole):
         ("train", 2), ("train", 4), ("train", 6), ("eval", 6)]
     weight = "extractor.28.weight"
     assert not torch.equal(checkpoint(folder)["model"][weight], checkpoint(whole[0])["model"][weight])
+
+
+def test_two_processes_take_the_steps_of_one_with_batches_of_two(place, runs, whole):
+    printed = runs["team"].result()
+    runs["batches"].result()
+    one, team = checkpoint(place / "runs/batches"), checkpoint(place / "runs/team")
+    for name in ("model", "optimizer", "step"):
+        assert_same(one[name], team[name])
+    assert "steps 2 to 6 on cpu" in printed
+    assert "2 processes" in printed
+    assert printed.count("written to runs/team") == 1  # the second process is silent
+    assert sorted(path.name for path in (place / "runs/team").iterdir()) == RUN_FILES
+    (alone,), both = ([line for line in log(place / "runs" / name) if line["kind"] == "eval"]
+                      for name in ("batches", "team"))
+    assert both[-1]["map"] == alone["map"]
+    assert both[-1]["ap"] == alone["ap"]
+    starts = json.loads((place / "runs/team/environment.json").read_text())
+    assert [(start["step"], start["processes"]) for start in starts] == [(0, 2), (2, 2)]
+
+
+def test_a_team_is_resumed_by_as_many(place, runs):
+    runs["team"].result()
+    done = script(place, "train.py", "train", "--env=team", "--resume", "--max-steps=8")
+    assert done.returncode == 1
+    assert "was written with 3 steps an epoch, now there are 5: resume with as many images" in done.stderr
 
 
 # From the checkpoint alone

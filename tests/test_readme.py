@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from utils.config import EvalConfig, PredictConfig, TrainConfig, as_text, dashed
+from utils.config import BenchConfig, EvalConfig, PredictConfig, TrainConfig, as_text, dashed
 
 ROOT = Path(__file__).parent.parent
+CONFIGS = [TrainConfig, EvalConfig, PredictConfig, BenchConfig]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("config_class", [TrainConfig, EvalConfig, PredictConfig])
+@pytest.mark.parametrize("config_class", CONFIGS)
 def test_every_option_is_there_with_its_default(config_class):
     for field in dataclasses.fields(config_class):
         default = as_text(field.default)
@@ -19,8 +20,8 @@ def test_every_option_is_there_with_its_default(config_class):
 
 
 def test_every_option_that_it_names_exists():
-    known = {dashed(field.name) for c in (TrainConfig, EvalConfig, PredictConfig) for field in dataclasses.fields(c)}
-    assert set(re.findall(r"--([a-z][a-z0-9-]*)", README)) - known <= {"help", "name"}  # --name stands for any
+    known = {dashed(field.name) for c in CONFIGS for field in dataclasses.fields(c)}
+    assert set(re.findall(r"--([a-z][a-z0-9-]*)", README)) - known <= {"help", "name", "nproc"}  # any; torchrun's
 
 
 def test_links_lead_somewhere():

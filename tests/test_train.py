@@ -225,7 +225,8 @@ class Recorder:
     def set_lr(self, lr):
         self.lr = lr
 
-    def train_step(self, samples):
+    def train_step(self, samples, n_sample):
+        assert n_sample == len(samples)
         self.steps.append((self.lr, [(sample.label.item(), sample.rng.random()) for sample in samples]))
         return Losses(*torch.full((5,), float(len(self.steps))))
 

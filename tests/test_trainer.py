@@ -275,3 +275,33 @@ def test_bfloat16_gives_the_losses_of_float32(model, seed):
                            *trainer.head_losses(feature, roi, one.bbox, one.label, one.rng)])
     assert losses[0] != losses[1]
     torch.testing.assert_close(losses[1], losses[0], rtol=0.02, atol=0)
+
+
+def test_several_processes_share_a_step(model):
+    """Two samples here, or one here and one elsewhere, whose gradients and losses are added up."""
+    whole = FasterRCNNTrainer(copy.deepcopy(model))
+    losses = whole.train_step([sample(0), sample(1)])
+    elsewhere = FasterRCNNTrainer(copy.deepcopy(model), lr=0.0)
+    others = []
+    elsewhere.add_up = lambda tensors: others.extend(tensor.clone() for tensor in tensors)
+    elsewhere.train_step([sample(1)], n_sample=2)
+
+    def add_up(tensors):
+        for tensor, other in zip(tensors, others, strict=True):
+            tensor += other
+
+    here = FasterRCNNTrainer(copy.deepcopy(model), add_up=add_up)
+    torch.testing.assert_close(here.train_step([sample(0)], n_sample=2), losses)
+    for ours, theirs in zip(here.model.parameters(), whole.model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_a_process_without_a_sample_takes_part(model):
+    seen = []
+    trainer = FasterRCNNTrainer(model, add_up=lambda tensors: seen.extend(tensors), weight_decay=0.0)
+    before = copy.deepcopy(model.state_dict())
+    assert torch.stack(trainer.train_step([], n_sample=1)).tolist() == [0] * 5
+    assert len(seen) == 1 + len(list(model.parameters()))
+    assert not any(tensor.any() for tensor in seen)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])

@@ -6,6 +6,7 @@ import fire
 import pytest
 
 from utils.config import (
+    BenchConfig,
     EvalConfig,
     OptionError,
     PredictConfig,
@@ -18,7 +19,7 @@ from utils.config import (
     make_config,
 )
 
-CLASSES = [TrainConfig, EvalConfig, PredictConfig]
+CLASSES = [TrainConfig, EvalConfig, PredictConfig, BenchConfig]
 
 
 def call(words, config_class=TrainConfig, **kwargs):
