@@ -19,9 +19,10 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from data.transforms import TrainTransform  # noqa: E402
-from train import RUNS, batches, open_run  # noqa: E402
+from train import batches, open_run  # noqa: E402
 from trainer import Losses  # noqa: E402
 from utils.config import TrainConfig, make_config  # noqa: E402
+from utils.run_folder import RUNS  # noqa: E402
 
 # random weights, small images and anchors, the rate and the steps of the BCCD run in the README
 OPTIONS = {"invalid_boxes": "skip", "pretrained": "none", "min_size": "240", "max_size": "320", "lr": "3e-3",

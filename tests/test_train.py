@@ -13,12 +13,9 @@ from train import (
     Meter,
     Run,
     batches,
-    check_folder,
     learning_rate,
     load_weights,
-    make_folder,
     open_model,
-    stored_options,
     train_epoch,
 )
 from trainer import Losses
@@ -281,7 +278,7 @@ def test_meter_starts_anew_when_it_is_read(monkeypatch):
     assert (mean["rpn_loc"], mean["total"], speed) == (1, 1, 0.5)
 
 
-# The run's folder
+# Resuming
 
 
 @pytest.fixture
@@ -297,62 +294,6 @@ def earlier_run(tmp_path, monkeypatch):
     return folder
 
 
-@pytest.mark.parametrize("env", ["a/b", "/tmp", "../a", ".", "a/", "", ".."])
-def test_a_run_has_a_plain_name(earlier_run, env):
-    with pytest.raises(OptionError, match="must be a plain name"):
-        check_folder(TrainConfig(env=env, overwrite=True))
-
-
-def test_an_earlier_run_is_not_touched_unasked(earlier_run):
-    with pytest.raises(OptionError, match=r"runs/old holds an earlier run.*--resume.*--overwrite.*--env"):
-        check_folder(TrainConfig(env="old"))
-    for config in (TrainConfig(env="new"), TrainConfig(env="old", resume=True), TrainConfig(env="old", overwrite=True)):
-        check_folder(config)
-    assert (earlier_run / "note").exists()
-
-
-@pytest.mark.parametrize(("options", "kept"), [
-    ({"overwrite": True}, False), ({"resume": True}, True), ({"resume": True, "overwrite": True}, True)])
-def test_only_overwrite_empties_the_folder(earlier_run, options, kept):
-    config = TrainConfig(env="old", lr=0.25, **options)
-    make_folder(config, {"step": 3})
-    assert (earlier_run / "note").exists() == kept
-    written = json.loads((earlier_run / "config.json").read_text())
-    assert (written["lr"], written["anchor_scales"]) == (0.25, [8, 16, 32])
-
-
-def test_each_start_of_a_run_is_recorded(earlier_run):
-    for options, start, expected in (({"overwrite": True}, 0, [0]), ({"resume": True}, 7, [0, 7]),
-                                     ({"resume": True}, 9, [0, 7, 9]), ({"overwrite": True}, 0, [0])):
-        make_folder(TrainConfig(env="old", **options), {"step": start})
-        starts = json.loads((earlier_run / "environment.json").read_text())
-        assert [start["step"] for start in starts] == expected
-
-
-@pytest.mark.parametrize("word", ["True", "true"])
-def test_resuming_takes_the_options_of_the_run(earlier_run, word):
-    assert stored_options({"env": "old"}) == {}
-    assert stored_options({"env": "old", "resume": "False"}) == {}
-    stored = stored_options({"env": "old", "resume": word, "lr": "1"})
-    assert (stored["lr"], stored["anchor_scales"]) == (0.5, (2, 4))
-
-
-@pytest.mark.parametrize(("name", "text", "was"), [
-    ("load_path", "b.pth", "a.pth"), ("seed", "1", "0"), ("reset_head", "True", "False"),
-    ("preprocess", "caffe", "auto"), ("anchor_scales", "2,4,8", "2,4"), ("batch_size", "2", "1"),
-    ("classes", "a,b", "none")])
-def test_what_cannot_change_when_a_run_is_resumed(earlier_run, name, text, was):
-    with pytest.raises(OptionError, match=f"={text}: this run was started with {was}, which cannot change: leave it"):
-        stored_options({"env": "old", "resume": "True", name: text})
-    assert stored_options({"env": "old", "resume": "True", "load_path": "a.pth", "seed": "0", "lr": "2"})
-
-
-def test_a_damaged_record_of_the_starts_is_begun_anew(earlier_run):
-    (earlier_run / "environment.json").write_text("[{")
-    make_folder(TrainConfig(env="old", resume=True), {"step": 7})
-    assert json.loads((earlier_run / "environment.json").read_text()) == [{"step": 7}]
-
-
 def test_resuming_in_vain_keeps_the_options_of_the_run(earlier_run, monkeypatch, tiny_model):
     class Dataset(list):
         classes, n_skipped = ("cat",), 0
@@ -364,13 +305,6 @@ def test_resuming_in_vain_keeps_the_options_of_the_run(earlier_run, monkeypatch,
     with pytest.raises(CheckpointError, match=r"runs/old/last\.pth \(0 bytes\) is damaged"):
         train.train(TrainConfig(env="old", resume=True, lr=0.25, device="cpu"))
     assert (earlier_run / "config.json").read_text() == before
-
-
-@pytest.mark.parametrize("missing", ["config.json", "last.pth"])
-def test_resuming_needs_a_run(earlier_run, missing):
-    (earlier_run / missing).unlink()
-    with pytest.raises(OptionError, match=rf"there is nothing to go on with, runs/old/{missing} is missing"):
-        stored_options({"env": "old", "resume": "True"})
 
 
 @pytest.mark.parametrize("options", [{"download": True, "data": "shapes"}, {"download": True, "voc_data_dir": "mine"}])
