@@ -40,7 +40,8 @@ from utils.environment import describe_environment
 from utils.files import write_text
 from utils.voc_eval import eval_detection_voc
 
-N_CLASS, N_FROZEN = 20, 4  # VOC; conv1_1 to conv2_2 (Fast R-CNN 4.5)
+N_CLASS, WIDTH = 20, 4096  # of VOC; of fc6 and fc7
+N_FROZEN = 4  # conv1_1 to conv2_2 (Fast R-CNN 4.5)
 N_ROI = {"train": 128, "predict": 300}
 
 
@@ -67,7 +68,8 @@ class Ours:
     def __init__(self, device, dtype, height, width):
         self.sample, self.dtype, self.device = make_sample(height, width), dtype, device
         size = min(height, width), max(height, width)
-        self.net = model.build(n_fg_class=N_CLASS, frozen_convs=N_FROZEN, min_size=size[0], max_size=size[1]).to(device)
+        self.net = model.build(n_fg_class=N_CLASS, head_width=WIDTH, frozen_convs=N_FROZEN, min_size=size[0],
+                               max_size=size[1]).to(device)
         self.trainer = FasterRCNNTrainer(self.net, dtype=dtype)
         self.transform = TrainTransform(self.net.prepare, 0.5)
 
@@ -97,8 +99,8 @@ class TorchvisionPeer:
             backbone, rpn_anchor_generator=AnchorGenerator(((128, 256, 512),), ((0.5, 1.0, 2.0),)),
             min_size=min(height, width), max_size=max(height, width), rpn_pre_nms_top_n_train=12000,
             rpn_post_nms_top_n_train=2000, rpn_pre_nms_top_n_test=6000, rpn_post_nms_top_n_test=N_ROI["predict"],
-            box_roi_pool=MultiScaleRoIAlign(["0"], 7, 2), box_head=TwoMLPHead(512 * 7 * 7, 4096),
-            box_predictor=FastRCNNPredictor(4096, N_CLASS + 1), box_score_thresh=0.05, box_nms_thresh=0.3,
+            box_roi_pool=MultiScaleRoIAlign(["0"], 7, 2), box_head=TwoMLPHead(512 * 7 * 7, WIDTH),
+            box_predictor=FastRCNNPredictor(WIDTH, N_CLASS + 1), box_score_thresh=0.05, box_nms_thresh=0.3,
             box_batch_size_per_image=N_ROI["train"], rpn_batch_size_per_image=256).to(device)
         self.optimizer = sgd(self.net)
 
@@ -126,8 +128,8 @@ class Floor:
         self.dtype, self.device = dtype, device
         self.features = freeze(vgg16().features[:-1])
         self.rpn = nn.ModuleList([nn.Conv2d(512, 512, 3, padding=1), nn.Conv2d(512, 18, 1), nn.Conv2d(512, 36, 1)])
-        self.head = nn.ModuleList([nn.Linear(25088, 4096), nn.Linear(4096, 4096), nn.Linear(4096, 4 * N_CLASS + 4),
-                                   nn.Linear(4096, N_CLASS + 1)])
+        self.head = nn.ModuleList([nn.Linear(25088, WIDTH), nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 4 * N_CLASS + 4),
+                                   nn.Linear(WIDTH, N_CLASS + 1)])
         self.net = nn.ModuleList([self.features, self.rpn, self.head]).to(device, memory_format=memory_format)
         self.img = torch.randn(1, 3, height, width, device=device).to(memory_format=memory_format)
         self.pool = {name: torch.rand(n, 25088, device=device) for name, n in N_ROI.items()}
