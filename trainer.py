@@ -72,7 +72,7 @@ class FasterRCNNTrainer:
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
         n_sample = n_sample or len(samples)
-        total = torch.zeros(5, device=self.model.loc_std.device)
+        total = self.model.loc_std.new_zeros(5)
         for sample in samples:
             losses = self.step(sample)
             (losses.total / n_sample).backward()

@@ -67,11 +67,11 @@ MISTAKES = (
             'np.meshgrid(ratios, anchor_scales, indexing="ij")', "np.meshgrid(ratios, anchor_scales)",
             own_tests(ANCHORS)),
     Mistake("anchors: y runs fastest", ANCHORS,
-            "y, x = np.mgrid[:height, :width]", "x, y = np.mgrid[:width, :height]", own_tests(ANCHORS)),
+            'xp.meshgrid(y, x, indexing="ij")', 'xp.meshgrid(y, x, indexing="xy")', own_tests(ANCHORS)),
     Mistake("anchors: ratio is width / height", ANCHORS,
             "(centre - half_h, centre - half_w, centre + half_h, centre + half_w)",
             "(centre - half_w, centre - half_h, centre + half_w, centre + half_h)", own_tests(ANCHORS)),
-    Mistake("anchors: shifted by x in y", ANCHORS, "(y, x, y, x)", "(x, y, x, y)", own_tests(ANCHORS)),
+    Mistake("anchors: shifted by x in y", ANCHORS, "stack((y, x, y, x)", "stack((x, y, x, y)", own_tests(ANCHORS)),
 
     Mistake("AnchorTargetCreator: positive from 0.5 on", RPN_TARGET,
             "pos_iou_thresh=0.7", "pos_iou_thresh=0.5", own_tests(RPN_TARGET)),

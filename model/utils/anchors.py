@@ -4,7 +4,7 @@ A: anchors at a cell (9: 3 ratios x 3 scales). K: all anchors, height * width * 
 """
 import numpy as np
 
-from model.utils.array import as_array_like, get_xp
+from model.utils.array import arange_like, get_xp
 
 
 def generate_anchor_base(base_size=16, ratios=(0.5, 1, 2), anchor_scales=(8, 16, 32)):
@@ -37,6 +37,8 @@ def enumerate_shifted_anchor(anchor_base, feat_stride, height, width):
         (height * width * A, 4) boxes: the anchors of a cell are adjacent, then x runs fastest, as the channels
         of a (1, A * n, height, width) map do after permute(0, 2, 3, 1). Same library and device as `anchor_base`.
     """
-    y, x = np.mgrid[:height, :width].reshape(2, -1) * feat_stride  # (height * width,) each
-    shift = as_array_like(np.stack((y, x, y, x), 1).astype(np.float32), anchor_base)  # (height * width, 4)
-    return get_xp(anchor_base).reshape(shift[:, None] + anchor_base[None], (-1, 4))  # (K, 4)
+    xp = get_xp(anchor_base)
+    y, x = (feat_stride * arange_like(n, anchor_base) for n in (height, width))  # (height,), (width,)
+    y, x = xp.meshgrid(y, x, indexing="ij")  # (height, width) each; made where they stay, nothing is copied there
+    shift = xp.stack((y, x, y, x), -1)  # (height, width, 4)
+    return xp.reshape(shift[:, :, None] + anchor_base, (-1, 4))  # (K, 4)

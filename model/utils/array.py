@@ -29,6 +29,12 @@ def as_array_like(values, array):
     return torch.as_tensor(values, device=array.device) if xp is torch else xp.asarray(values)
 
 
+def arange_like(n, array):
+    """The numbers 0 ... n - 1 in the dtype, the library and on the device of `array`: (n,)."""
+    xp = get_xp(array)
+    return torch.arange(n, dtype=array.dtype, device=array.device) if xp is torch else xp.arange(n, dtype=array.dtype)
+
+
 def float32_or_wider(tensor):
     """`tensor`, in float32 if it came in half precision: box arithmetic and losses need the digits."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

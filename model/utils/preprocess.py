@@ -58,7 +58,10 @@ def prepare(img, preprocessing, min_size, max_size, device):
         found = f"{img.dtype} {img.shape}" if isinstance(img, np.ndarray) else type(img).__name__
         raise ValueError(f"an image must be an (H, W, 3) uint8 RGB array, this is {found}")
     height, width, scale = resized_size(*img.shape[:2], min_size, max_size)
-    pixel = torch.from_numpy(img.copy()).to(device)[None].permute(0, 3, 1, 2).float()  # (1, 3, H, W)
+    pixel = torch.from_numpy(img.copy())  # (H, W, 3)
+    if torch.device(device).type == "cuda":
+        pixel = pixel.pin_memory()  # so that the copy to the GPU waits for nothing
+    pixel = pixel.to(device, non_blocking=True)[None].permute(0, 3, 1, 2).float()  # (1, 3, H, W)
     pixel = F.interpolate(pixel, (height, width), mode="bilinear", align_corners=False)  # (1, 3, H', W')
     std = torch.tensor(preprocessing.std, device=device).view(3, 1, 1)
     mean = torch.tensor(preprocessing.mean, device=device).view(3, 1, 1)
