@@ -12,7 +12,6 @@ Memory is measured in a process for each.
 import collections
 import json
 import multiprocessing
-import platform
 import statistics
 import tempfile
 import time
@@ -42,6 +41,7 @@ from utils.voc_eval import eval_detection_voc
 
 N_CLASS, WIDTH = 20, 4096  # of VOC; of fc6 and fc7
 N_FROZEN = 4  # conv1_1 to conv2_2 (Fast R-CNN 4.5)
+N_WARM_UP = 3  # rounds until the memory that is kept between steps no longer grows
 N_ROI = {"train": 128, "predict": 300}
 
 
@@ -188,16 +188,16 @@ def timed(call, device):
 
 
 def measure(device, dtype, height, width, steps):
-    """Seconds of training and of predicting: contestant -> work -> list, one a round, after one round to warm up."""
+    """Seconds of training and of predicting: contestant -> work -> list, one a round, after `N_WARM_UP` others."""
     contestants = {name: make(device, dtype, height, width) for name, make in CONTESTANTS.items()}
     seconds = {name: {work: [] for work in N_ROI} for name in contestants}
-    for _ in range(steps + 1):
+    for _ in range(N_WARM_UP + steps):
         for name, contestant in contestants.items():
             for work in N_ROI:
                 seconds[name][work].append(timed(getattr(contestant, work), device))
     for by_work in seconds.values():
         for values in by_work.values():
-            del values[0]
+            del values[:N_WARM_UP]
     return seconds, where_time_goes(contestants["ours"], steps)
 
 
@@ -320,7 +320,7 @@ def main(config):
     fast = pick_dtype("auto", device)
     precisions = ["fp32", "bf16"] if config.precision == "auto" and fast else [config.precision.replace("auto", "fp32")]
     machine = describe_environment(device)
-    about = {"size": config.size, "steps": config.steps, "processor": platform.processor()} | machine
+    about = {"size": config.size, "steps": config.steps} | machine
     print(", ".join(f"{key} {value}" for key, value in about.items() if value is not None))
     results = {"about": about, "data_images_per_second": data_path(), "metric_seconds": metric()}
     print(f"data path: {results['data_images_per_second']:.0f} images/s from JPEG to tensor, one worker\n"

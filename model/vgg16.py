@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import nn
-from torchvision.ops import roi_pool
 
 from model import WeightsError
 from model.faster_rcnn import FasterRCNN
@@ -17,6 +16,7 @@ from model.rpn import RegionProposalNetwork
 from model.utils.array import float32_or_wider
 from model.utils.preprocess import BY_NAME, TORCHVISION, TORCHVISION_CAFFE, Preprocessing
 from model.utils.proposal_creator import ProposalCreator
+from model.utils.roi_pooling import roi_pool
 
 FEAT_STRIDE = 16  # four poolings by 2
 # output channels of the 13 convolutions; "M" is a pooling. The last pooling of VGG16 is left out (paper 3.3).
@@ -87,9 +87,7 @@ class VGG16RoIHead(nn.Module):
         Returns:
             (R, L + 1, 4) normalised locs, class 0 (background) first, and (R, L + 1) logits, in float32.
         """
-        # torchvision wants (index of the image, x_min, y_min, x_max, y_max); its kernels know no bfloat16
-        xy_roi = F.pad(roi[:, [1, 0, 3, 2]], (1, 0))  # (R, 5)
-        pool = roi_pool(float32_or_wider(feature), xy_roi, self.roi_size, self.spatial_scale)  # (R, 512, 7, 7)
+        pool = roi_pool(feature, roi, self.roi_size, self.spatial_scale)  # (R, 512, 7, 7)
         fc6 = F.dropout(F.relu(self.fc6(pool.flatten(1))), self.dropout, self.training)  # (R, 4096)
         fc7 = F.dropout(F.relu(self.fc7(fc6)), self.dropout, self.training)  # (R, 4096)
         roi_cls_loc = self.cls_loc(fc7).reshape(-1, self.n_class, 4)  # (R, L + 1, 4)

@@ -29,10 +29,10 @@ class Mistake(NamedTuple):
     tests: tuple[str, ...]  # the files of tests that should notice
 
 
-ANCHORS, BOXES, RPN_TARGET, PROPOSAL, HEAD_TARGET, SAMPLING, PREPROCESS = (
+ANCHORS, BOXES, RPN_TARGET, PROPOSAL, HEAD_TARGET, SAMPLING, PREPROCESS, ROI_POOLING = (
     f"model/utils/{name}.py" for name in ("anchors", "bbox_tools", "anchor_target_creator", "proposal_creator",
-                                          "proposal_target_creator", "sampling", "preprocess"))
-NETWORK, VGG16, TRAINER, METRIC = "model/faster_rcnn.py", "model/vgg16.py", "trainer.py", "utils/voc_eval.py"
+                                          "proposal_target_creator", "sampling", "preprocess", "roi_pooling"))
+NETWORK, TRAINER, METRIC = "model/faster_rcnn.py", "trainer.py", "utils/voc_eval.py"
 READER, TRANSFORMS = "data/voc.py", "data/transforms.py"
 
 
@@ -112,7 +112,9 @@ MISTAKES = (
     Mistake("sampling: others take the places of candidates", SAMPLING,
             "xp.where(candidate, key, np.float32(2))", "key", own_tests(SAMPLING)),
 
-    Mistake("RoI pooling: boxes stay (y, x)", VGG16, "roi[:, [1, 0, 3, 2]]", "roi", own_tests(VGG16)),
+    Mistake("RoI pooling: boxes stay (y, x)", ROI_POOLING, "roi[:, [1, 0, 3, 2]]", "roi", own_tests(ROI_POOLING)),
+    Mistake("RoI pooling: x before y without a gradient", ROI_POOLING, "for y_min, x_min, y_max, x_max in",
+            "for x_min, y_min, x_max, y_max in", own_tests(ROI_POOLING)),
     Mistake("de-normalisation: loc_std forgotten", NETWORK,
             "* self.loc_std + self.loc_mean", "+ self.loc_mean", own_tests(NETWORK)),
     Mistake("de-normalisation: loc_mean forgotten", NETWORK,

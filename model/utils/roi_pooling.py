@@ -1,0 +1,47 @@
+"""RoI max pooling (Fast R-CNN 2.1): each RoI's part of the feature map as a small map of one size.
+
+R: RoIs. C: channels. h, w: sides of the feature map. S: side of the pooled map.
+"""
+import torch
+import torch.nn.functional as F
+from torchvision import ops
+
+from model.utils.array import float32_or_wider
+
+
+def roi_pool(feature, roi, size, spatial_scale):
+    """torchvision's RoI pooling, with a quicker way for prediction on a CPU.
+
+    Args:
+        feature: (1, C, h, w) feature map.
+        roi: (R, 4) boxes (y_min, x_min, y_max, x_max) in pixels of the network's input.
+        size: S.
+        spatial_scale: cells of the feature map for a pixel of the input.
+
+    Returns:
+        (R, C, S, S) maxima over the cells of each bin, 0 where a bin lies beyond the map.
+    """
+    if len(roi) and not (feature.is_cuda or (feature.requires_grad and torch.is_grad_enabled())):
+        pool = _pool_one_by_one(feature, roi, size, spatial_scale)
+        if pool is not None:
+            return pool
+    # torchvision wants (index of the image, x_min, y_min, x_max, y_max); its kernels know no bfloat16
+    xy_roi = F.pad(roi[:, [1, 0, 3, 2]], (1, 0))  # (R, 5)
+    return ops.roi_pool(float32_or_wider(feature), xy_roi, size, spatial_scale)
+
+
+def _pool_one_by_one(feature, roi, size, spatial_scale):
+    """The same by `adaptive_max_pool2d`, whose bins are those of RoI pooling: five times as fast as a CPU's roi_pool.
+
+    None where rounding makes torchvision's last bin a cell larger than its RoI (57 cells in 7 bins): it is the rule.
+    """
+    first, last = (roi * spatial_scale + 0.5).floor().long().split(2, 1)  # (R, 2) each, y before x
+    end = torch.maximum(first, last) + 1  # (R, 2), at least one cell
+    side = (end - first).to(torch.float32)
+    if (side / size * size).ceil().ne(side).any():
+        return None
+    beyond = (end.amax(0) - torch.tensor(feature.shape[2:])).clamp(min=0).tolist()
+    feature = F.pad(feature, (0, beyond[1], 0, beyond[0]), value=-torch.inf)
+    pool = torch.cat([F.adaptive_max_pool2d(feature[:, :, y_min:y_max, x_min:x_max], size)
+                      for y_min, x_min, y_max, x_max in torch.cat((first, end), 1).tolist()])  # (R, C, S, S)
+    return pool.masked_fill(pool == -torch.inf, 0)

@@ -1,0 +1,95 @@
+"""RoI pooling without a gradient on a CPU against torchvision's, which it stands in for."""
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torchvision import ops
+
+from model.utils import roi_pooling
+from model.utils.roi_pooling import roi_pool
+
+SCALE = 1 / 16
+
+
+def random_feature(h, w, channels=3):
+    """A map with negative values, in the memory format of the network."""
+    rng = np.random.default_rng(0)
+    feature = torch.from_numpy(rng.normal(0, 1, (1, channels, h, w)).astype(np.float32))
+    return feature.to(memory_format=torch.channels_last)
+
+
+def theirs(feature, roi, size=7):
+    return ops.roi_pool(feature, F.pad(roi[:, [1, 0, 3, 2]], (1, 0)), size, SCALE)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """How many results came the quick way, as a list of None or of their shapes."""
+    found, inner = [], roi_pooling._pool_one_by_one
+
+    def spy(*args):
+        found.append(inner(*args))
+        return found[-1]
+
+    monkeypatch.setattr(roi_pooling, "_pool_one_by_one", spy)
+    return found
+
+
+@pytest.mark.parametrize("size", [1, 3, 7])
+def test_every_size_of_a_roi(calls, size):
+    feature = random_feature(70, 90)
+    for side in range(1, 70):
+        for other, start in ((side // 2 + 1, 0), (70 - side, 2)):
+            roi = torch.tensor([[start, 1, start + side - 1, 1 + other - 1]], dtype=torch.float32) * 16
+            assert torch.equal(roi_pool(feature, roi, size, SCALE), theirs(feature, roi, size)), (side, other)
+    quick = [result for result in calls if result is not None]
+    assert len(quick) >= 120  # all but RoIs of 57 cells, with 7 bins
+
+
+def test_a_width_that_rounding_makes_larger_is_left_to_torchvision(calls):
+    feature = random_feature(5, 70)
+    roi = torch.tensor([[0.0, 0, 40, 56 * 16]])
+    assert torch.equal(roi_pool(feature, roi, 7, SCALE), theirs(feature, roi))
+    assert calls == [None]
+
+
+def test_random_rois_and_the_border(calls):
+    rng = np.random.default_rng(1)
+    corner = rng.uniform(0, (600, 780), (400, 2))
+    end = np.minimum(corner + rng.uniform(0, 400, (400, 2)), (600, 800))  # 37.5 and 50 cells, of 37 and 50
+    roi = torch.from_numpy(np.concatenate((corner, end), 1).astype(np.float32))
+    feature = random_feature(37, 50)
+    assert torch.equal(roi_pool(feature, roi, 7, SCALE), theirs(feature, roi))
+    assert calls[0] is not None
+    assert (calls[0] == 0).any()  # bins beyond the map
+
+
+def test_halves_are_rounded_up(calls):
+    feature = random_feature(9, 9)
+    roi = torch.tensor([[8.0, 24, 40, 56], [7.9, 24.1, 39.9, 72]])  # 0.5, 1.5, 2.5 cells ...
+    assert torch.equal(roi_pool(feature, roi, 2, SCALE), theirs(feature, roi, 2))
+    assert calls[0] is not None
+
+
+def test_bfloat16_stays_what_it_is(calls):
+    feature = random_feature(37, 50).bfloat16()
+    roi = torch.tensor([[16.0, 32, 200, 500], [300, 40, 599, 90]])
+    pool = roi_pool(feature, roi, 7, SCALE)
+    assert pool.dtype == torch.bfloat16
+    assert torch.equal(pool.float(), theirs(feature.float(), roi))
+
+
+def test_training_goes_through_torchvision(calls):
+    feature = random_feature(10, 12).requires_grad_()
+    roi = torch.tensor([[16.0, 32, 100, 150]])
+    pool = roi_pool(feature, roi, 7, SCALE)
+    assert torch.equal(pool, theirs(feature, roi))
+    assert torch.autograd.grad(pool.sum(), feature)[0].sum() == pool.numel()
+    assert calls == []
+    with torch.no_grad():
+        assert torch.equal(roi_pool(feature, roi, 7, SCALE), pool)
+    assert len(calls) == 1
+
+
+def test_no_roi():
+    assert roi_pool(random_feature(5, 6), torch.zeros(0, 4), 7, SCALE).shape == (0, 3, 7, 7)
