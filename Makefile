@@ -1,4 +1,4 @@
-# make demo: trains on the embedded data set, evaluates, writes pictures (8 minutes on 2 cores, after installation)
+# make demo: trains on the embedded data set, evaluates, writes pictures (6 minutes on 2 cores, after installation)
 # make test: the tests.  make lint: the linter.  Both commands install what they need, once, into $(VENV).
 VENV ?= .venv
 PYTHON ?= python3

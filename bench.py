@@ -316,7 +316,11 @@ def main(config):
     try:
         height, width = map(int, config.size.split("x"))
     except ValueError:
-        raise OptionError(f"--size must be HEIGHTxWIDTH, as in 600x800, not {config.size!r}") from None
+        height = width = 0
+    if min(height, width) < 32:
+        raise OptionError(f"--size must be HEIGHTxWIDTH, as in 600x800, each at least 32, not {config.size!r}")
+    if config.json:
+        Path(config.json).parent.mkdir(parents=True, exist_ok=True)
     fast = pick_dtype("auto", device)
     precisions = ["fp32", "bf16"] if config.precision == "auto" and fast else [config.precision.replace("auto", "fp32")]
     machine = describe_environment(device)

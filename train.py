@@ -271,16 +271,19 @@ def state(run, epoch, step):
     """A checkpoint without what only resuming needs."""
     return {"model": run.model.state_dict(), "build": model_options(run.config, len(run.train_set.classes)),
             "class_names": list(run.train_set.classes), "preprocessing": tuple(run.model.preprocessing),
-            "config": asdict(run.config), "epoch": epoch, "step": step, "epoch_steps": run.epoch_steps}
+            "config": asdict(run.config), "epoch": epoch, "step": step, "epoch_steps": run.epoch_steps,
+            "processes": run.team.size}
 
 
 def load_state(run):
     """Puts model, optimizer and random state back as last.pth has them; returns the number of steps taken."""
     path = run.folder / "last.pth"
     checkpoint = load_checkpoint(path, resume=True)
-    if checkpoint.get("epoch_steps", run.epoch_steps) != run.epoch_steps:
-        raise CheckpointError(f"{path} was written with {checkpoint['epoch_steps']} steps an epoch, now there are "
-                              f"{run.epoch_steps}: resume with as many images, --batch-size and processes")
+    now = {"epoch_steps": run.epoch_steps, "processes": run.team.size}
+    then = {name: checkpoint.get(name, value) for name, value in now.items()}
+    if then != now:
+        raise CheckpointError(f"{path} was written with {then}, now it would be {now}: resume with as many images and "
+                              "processes")
     load_weights(run.model, checkpoint, path)
     run.model.preprocessing = type(run.model.preprocessing)(*checkpoint["preprocessing"])
     run.trainer.optimizer.load_state_dict(checkpoint["optimizer"])

@@ -95,15 +95,16 @@ def test_the_whole_of_it(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(bench, "peak_memory", lambda *args: 1.5)
     monkeypatch.setattr(bench, "data_path", lambda: 12.0)
     monkeypatch.setattr(bench, "metric", lambda: 0.5)
-    main(BenchConfig(device="cpu", precision="bf16", size="64x96", steps=1, json=str(tmp_path / "a.json")))
+    main(BenchConfig(device="cpu", precision="bf16", size="64x96", steps=1, json=str(tmp_path / "new" / "a.json")))
     printed = capsys.readouterr().out
     assert "size 64x96, steps 1" in printed
     assert "metric: 0.50 s" in printed
-    written = json.loads((tmp_path / "a.json").read_text())
+    written = json.loads((tmp_path / "new" / "a.json").read_text())
     assert written["data_images_per_second"] == 12
     assert [len(written["bf16"]["seconds"][name]["train"]) for name in CONTESTANTS] == [1] * 4
-    with pytest.raises(OptionError, match="--size must be HEIGHTxWIDTH, as in 600x800, not '600'"):
-        main(BenchConfig(size="600"))
+    for size in ("600", "0x800", "-64x96", "600x800x3"):
+        with pytest.raises(OptionError, match=f"HEIGHTxWIDTH, as in 600x800, each at least 32, not '{size}'"):
+            main(BenchConfig(size=size))
 
 
 def test_memory_is_that_of_a_process_of_its_own():

@@ -192,7 +192,7 @@ def test_checkpoints_hold_what_is_documented(whole):
     folder, _ = whole
     last, best = checkpoint(folder), checkpoint(folder, "best.pth")
     weights = {"format", "model", "build", "class_names", "preprocessing", "config", "epoch", "step",
-               "epoch_steps"}
+               "epoch_steps", "processes"}
     assert last.keys() == weights | {"optimizer", "rng"}
     assert best.keys() == weights | {"map"}
     assert (last["epoch"], last["step"], last["class_names"]) == (1, 10, ["bar", "box"])
@@ -292,7 +292,8 @@ def test_a_team_is_resumed_by_as_many(place, runs):
     runs["team"].result()
     done = script(place, "train.py", "train", "--env=team", "--resume", "--max-steps=8")
     assert done.returncode == 1
-    assert "was written with 3 steps an epoch, now there are 5: resume with as many images" in done.stderr
+    assert ("was written with {'epoch_steps': 3, 'processes': 2}, now it would be {'epoch_steps': 5, 'processes': 1}"
+            in done.stderr)
 
 
 # From the checkpoint alone

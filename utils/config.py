@@ -115,7 +115,8 @@ class TrainConfig(DetectConfig, DataConfig):
         "Optimization", 14, "passes over the training split", "50k and 70k steps on VOC07 trainval, py-faster-rcnn")
     max_steps: int | None = option("Optimization", None, "stop after so many optimizer steps")
     batch_size: int = option(
-        "Optimization", 1, "images an optimizer step; they go through the network one by one", "py-faster-rcnn")
+        "Optimization", 1, "images an optimizer step, in each process; they go through the network one by one",
+        "py-faster-rcnn")
     lr: float = option("Optimization", 1e-3, "learning rate of the weights; biases learn twice as fast", "paper 3.1.3")
     lr_decay: float = option("Optimization", 0.1, "the rate is multiplied by this", "paper 3.1.3")
     lr_decay_epoch: Numbers = option("Optimization", (10,), "after this many epochs; several: a,b", "py-faster-rcnn")

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 import torch.distributed
 
+from utils.config import OptionError
+
 _PATIENCE = datetime.timedelta(hours=2)  # others wait while the first fetches a data set
 
 
@@ -58,13 +60,18 @@ ALONE = Team()
 def join_team(device: torch.device) -> Team:
     """Join the processes that torchrun started with this one, each with a GPU of its own where `device` is one.
 
-    All but the first print nothing from now on.
+    All but the first print nothing from now on. Raises OptionError where there are too few GPUs, or `device` is a
+    particular one.
     """
     size, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
-    if size == 1:
+    if size == 1 or "LOCAL_RANK" not in os.environ:  # some other program's WORLD_SIZE
         return ALONE
     if device.type == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        local, n_gpu = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if device.index is not None or local >= n_gpu:
+            raise OptionError(f"--device={device} in process {local} of this machine, which has {n_gpu} GPUs: each "
+                              "process takes its own, so write --device=cuda, and --nproc_per_node as there are GPUs")
+        torch.cuda.set_device(local)
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
     if rank:

@@ -8,6 +8,7 @@ import torch
 import torch.multiprocessing
 
 from utils import dist
+from utils.config import OptionError
 from utils.dist import ALONE, Team, join_team
 
 
@@ -23,6 +24,21 @@ def test_alone_nothing_happens(monkeypatch):
     assert join_team(torch.device("cpu")) is ALONE
     assert ALONE == (0, 1)
     assert datetime.timedelta(hours=1) < dist._PATIENCE
+
+
+def test_a_world_size_of_somebody_else(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert join_team(torch.device("cpu")) is ALONE
+
+
+@pytest.mark.parametrize(("device", "local"), [("cuda:0", "0"), ("cuda", "2")])
+def test_each_process_needs_a_gpu_of_its_own(monkeypatch, device, local):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_RANK", local)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(OptionError, match=f"--device={device} in process {local} of this machine, which has 2 GPUs"):
+        join_team(torch.device(device))
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -35,7 +35,7 @@ def calls(monkeypatch):
     return found
 
 
-@pytest.mark.parametrize("size", [1, 3, 7])
+@pytest.mark.parametrize("size", [1, 3, 7, 14])
 def test_every_size_of_a_roi(calls, size):
     feature = random_feature(70, 90)
     for side in range(1, 70):
@@ -43,7 +43,7 @@ def test_every_size_of_a_roi(calls, size):
             roi = torch.tensor([[start, 1, start + side - 1, 1 + other - 1]], dtype=torch.float32) * 16
             assert torch.equal(roi_pool(feature, roi, size, SCALE), theirs(feature, roi, size)), (side, other)
     quick = [result for result in calls if result is not None]
-    assert len(quick) >= 120  # all but RoIs of 57 cells, with 7 bins
+    assert len(quick) >= 120  # all but RoIs of 57 cells with 7 bins, of 62 with 14
 
 
 def test_a_width_that_rounding_makes_larger_is_left_to_torchvision(calls):
@@ -68,6 +68,21 @@ def test_halves_are_rounded_up(calls):
     feature = random_feature(9, 9)
     roi = torch.tensor([[8.0, 24, 40, 56], [7.9, 24.1, 39.9, 72]])  # 0.5, 1.5, 2.5 cells ...
     assert torch.equal(roi_pool(feature, roi, 2, SCALE), theirs(feature, roi, 2))
+    assert calls[0] is not None
+
+
+@pytest.mark.parametrize("roi", [
+    [-20, -20, 300, 300], [-8, -9, -7, -7], [-100, -100, -50, -50], [torch.nan, 8, 90, 70], [0, 0, torch.inf, 40]])
+def test_rois_that_begin_or_end_nowhere_are_left_to_torchvision(calls, roi):
+    feature, roi = random_feature(20, 30), torch.tensor([roi, [16, 16, 99, 170]], dtype=torch.float32)
+    assert torch.equal(roi_pool(feature, roi, 7, SCALE), theirs(feature, roi))
+    assert calls == [None]
+
+
+def test_a_hair_below_a_half_is_rounded_down(calls):
+    feature = random_feature(9, 9)
+    roi = torch.tensor([[7.9999995, 0, 60, 80]])
+    assert torch.equal(roi_pool(feature, roi, 3, SCALE), theirs(feature, roi, 3))
     assert calls[0] is not None
 
 
