@@ -1,6 +1,4 @@
 """The small decisions of train.py: learning rate, order of the images, means of the losses, the run's folder."""
-import json
-from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -279,19 +277,6 @@ def test_meter_starts_anew_when_it_is_read(monkeypatch):
 
 
 # Resuming
-
-
-@pytest.fixture
-def earlier_run(tmp_path, monkeypatch):
-    """runs/old with a config.json, a last.pth and a file of its own."""
-    monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "runs" / "old"
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(asdict(TrainConfig(
-        env="old", lr=0.5, anchor_scales=(2, 4), overwrite=True, load_path="a.pth"))))
-    (folder / "last.pth").touch()
-    (folder / "note").touch()
-    return folder
 
 
 def test_resuming_in_vain_keeps_the_options_of_the_run(earlier_run, monkeypatch, tiny_model):

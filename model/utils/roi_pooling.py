@@ -22,7 +22,8 @@ def roi_pool(feature, roi, size, spatial_scale):
         (R, C, S, S) maxima over the cells of each bin, 0 where a bin lies beyond the map; in float32 or, the quicker
         way, in bfloat16 as it came.
     """
-    if len(roi) and not (feature.is_cuda or (feature.requires_grad and torch.is_grad_enabled())):
+    on_cpu, learns = feature.device.type == "cpu", feature.requires_grad and torch.is_grad_enabled()
+    if len(roi) and on_cpu and not learns:
         pool = _pool_one_by_one(feature, roi, size, spatial_scale)
         if pool is not None:
             return pool

@@ -1,24 +1,10 @@
 """The folder of a run: what is refused, what is emptied, what a resumed run keeps."""
 import json
-from dataclasses import asdict
 
 import pytest
 
 from utils.config import OptionError, TrainConfig
 from utils.run_folder import check_folder, make_folder, stored_options
-
-
-@pytest.fixture
-def earlier_run(tmp_path, monkeypatch):
-    """runs/old with a config.json, a last.pth and a file of its own."""
-    monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "runs" / "old"
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(asdict(TrainConfig(
-        env="old", lr=0.5, anchor_scales=(2, 4), overwrite=True, load_path="a.pth"))))
-    (folder / "last.pth").touch()
-    (folder / "note").touch()
-    return folder
 
 
 @pytest.mark.parametrize("env", ["a/b", "/tmp", "../a", ".", "a/", "", ".."])
