@@ -16,6 +16,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from unittest import mock
 
 import fire
 import numpy as np
@@ -31,6 +32,7 @@ from torchvision.ops import MultiScaleRoIAlign
 import model
 from data.transforms import TrainTransform
 from data.voc import Sample, read_image
+from model.utils import array
 from model.utils.preprocess import TORCHVISION, prepare
 from trainer import FasterRCNNTrainer
 from utils.config import BenchConfig, OptionError, command
@@ -162,7 +164,28 @@ class FloorChannelsFirst(Floor):
         super().__init__(*args, memory_format=torch.contiguous_format)
 
 
+class OursOnNumPy(Ours):
+    """This library with creators on the CPU, as where CuPy cannot be used on a GPU."""
+
+    def train(self):
+        """One training step, from bytes to new weights."""
+        with mock.patch.object(array, "_usable_cupy", lambda: None):
+            super().train()
+
+    def predict(self):
+        """The detections of one image, on the host."""
+        with mock.patch.object(array, "_usable_cupy", lambda: None):
+            super().predict()
+
+
 CONTESTANTS = {"ours": Ours, "peer": TorchvisionPeer, "floor": Floor, "floor, channels first": FloorChannelsFirst}
+GPU_CONTESTANTS = CONTESTANTS | {"ours, creators on NumPy": OursOnNumPy}
+CREATORS_AND_LOSSES = ("proposals", "anchor targets", "RoI targets", "losses")
+
+
+def contestants_for(device):
+    """Name -> class of those that are compared on `device`."""
+    return GPU_CONTESTANTS if device.type == "cuda" else CONTESTANTS
 
 
 def freeze(features):
@@ -189,7 +212,7 @@ def timed(call, device):
 
 def measure(device, dtype, height, width, steps):
     """Seconds of training and of predicting: contestant -> work -> list, one a round, after `N_WARM_UP` others."""
-    contestants = {name: make(device, dtype, height, width) for name, make in CONTESTANTS.items()}
+    contestants = {name: make(device, dtype, height, width) for name, make in contestants_for(device).items()}
     seconds = {name: {work: [] for work in N_ROI} for name in contestants}
     for _ in range(N_WARM_UP + steps):
         for name, contestant in contestants.items():
@@ -245,7 +268,7 @@ def peak_memory(name, device, dtype, height, width):
 
 def _peak_memory(name, device, dtype, height, width):
     pick_device(str(device))
-    contestant = CONTESTANTS[name](device, dtype, height, width)
+    contestant = GPU_CONTESTANTS[name](device, dtype, height, width)
     for _ in range(3):
         contestant.train()
     if device.type == "cuda":
@@ -307,6 +330,7 @@ def report(precision, seconds, memory, parts):
     total = sum(parts.values())
     print(f"\nour training step, {precision}: " + ", ".join(
         f"{part} {second:.4f} ({second / total:.1%})" for part, second in parts.items()))
+    print(f"creators and losses together: {sum(parts[part] for part in CREATORS_AND_LOSSES) / total:.1%}")
     return {"seconds": seconds, "median": median, "peak_gb": memory, "parts": parts}
 
 
@@ -332,7 +356,7 @@ def main(config):
     memory = {}
     for precision in precisions:
         dtype = pick_dtype(precision, device)
-        memory[precision] = {name: peak_memory(name, device, dtype, height, width) for name in CONTESTANTS}
+        memory[precision] = {name: peak_memory(name, device, dtype, height, width) for name in contestants_for(device)}
     for precision in precisions:
         seconds, parts = measure(device, pick_dtype(precision, device), height, width, config.steps)
         results[precision] = report(precision, seconds, memory[precision], parts)

@@ -48,5 +48,10 @@ class TrainTransform:
         bbox = scale_bbox(sample.bbox, sample.img.shape[:2], img.shape[2:])
         if rng.random() < self.flip_prob:
             img, bbox = img.flip(3), flip_bbox(bbox, img.shape[3])
-        bbox, label = torch.from_numpy(bbox).to(img.device), torch.from_numpy(sample.label).to(img.device)
-        return TrainSample(img, bbox, label, scale, rng)
+        return TrainSample(img, _upload(bbox, img.device), _upload(sample.label, img.device), scale, rng)
+
+
+def _upload(array, device):
+    """`array` as a tensor on `device`; a GPU fetches it from pinned memory, and nobody waits."""
+    tensor = torch.from_numpy(array)
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)

@@ -105,8 +105,9 @@ class FasterRCNN(nn.Module):
         score = prob[roi_index, label + 1]
         loc = output.roi_cls_loc[roi_index, label + 1] * self.loc_std + self.loc_mean  # (D, 4)
         bbox = loc2bbox(output.rpn.roi[roi_index], loc)
-        ratio = [original / resized for original, resized in zip(original_size, img_size, strict=True)]
-        bbox = clip_bbox(bbox * bbox.new_tensor(ratio * 2), original_size)  # last: rounding leaves none outside
+        bbox[:, ::2] *= original_size[0] / img_size[0]
+        bbox[:, 1::2] *= original_size[1] / img_size[1]
+        bbox = clip_bbox(bbox, original_size)  # last: rounding leaves none outside
         keep = batched_nms(bbox, score, label, nms_thresh)
         return bbox[keep], label[keep], score[keep]
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from model.utils.array import get_xp
 from model.utils.bbox_tools import bbox2loc, bbox_iou
-from model.utils.sampling import keep_smallest, random_key
+from model.utils.sampling import draw, random_key
 
 
 class AnchorTarget(NamedTuple):
@@ -64,8 +64,5 @@ class AnchorTargetCreator:
 
         positive = inside & (is_best | (max_iou >= self.pos_iou_thresh))
         negative = inside & ~positive & (max_iou < self.neg_iou_thresh)
-        key = random_key(rng, anchor)
-        positive = keep_smallest(positive, key, int(self.pos_ratio * self.n_sample))
-        negative = keep_smallest(negative, key, self.n_sample - positive.sum())
-        label = xp.where(positive, 1, xp.where(negative, 0, -1))
+        label = draw(positive, negative, random_key(rng, anchor), self.n_sample, self.pos_ratio)
         return AnchorTarget(loc, label)

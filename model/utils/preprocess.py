@@ -2,6 +2,7 @@
 
 H, W: sides of the image as it is; H', W': after the resize.
 """
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -63,9 +64,14 @@ def prepare(img, preprocessing, min_size, max_size, device):
         pixel = pixel.pin_memory()  # so that the copy to the GPU waits for nothing
     pixel = pixel.to(device, non_blocking=True)[None].permute(0, 3, 1, 2).float()  # (1, 3, H, W)
     pixel = F.interpolate(pixel, (height, width), mode="bilinear", align_corners=False)  # (1, 3, H', W')
-    std = torch.tensor(preprocessing.std, device=device).view(3, 1, 1)
-    mean = torch.tensor(preprocessing.mean, device=device).view(3, 1, 1)
+    mean, std = (_per_channel(tuple(values), device) for values in (preprocessing.mean, preprocessing.std))
     pixel = (pixel * (preprocessing.value_range / 255) - mean) / std
     if preprocessing.channel_order == "BGR":
         pixel = pixel.flip(1)
     return pixel, scale
+
+
+@functools.cache  # a GPU waits for every copy of numbers from the host's common memory: one a device is enough
+def _per_channel(values, device):
+    """Three numbers, of R, G and B, as a (3, 1, 1) tensor."""
+    return torch.tensor(values, device=device).view(3, 1, 1)

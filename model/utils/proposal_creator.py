@@ -48,10 +48,10 @@ class ProposalCreator:
                                  (self.n_test_pre_nms, self.n_test_post_nms))
         roi = clip_bbox(loc2bbox(anchor, loc), img_size)  # (K, 4)
         large = (roi[:, 2:] - roi[:, :2] >= self.min_size * scale).all(1)
-        roi, score = roi[large], score[large]
-        order = xp.argsort(-score, kind="stable")[:n_pre_nms]
-        roi = roi[order]
-        return roi[self._nms(roi, score[order], n_post_nms)]  # (R, 4)
+        order = xp.argsort(xp.where(large, -score, np.inf), kind="stable")[:n_pre_nms]  # the small ones last
+        roi, large = roi[order], large[order]
+        survivor = self._nms(roi, -xp.arange(len(roi), dtype=roi.dtype), n_post_nms)  # by rank: no ties, no NaN
+        return roi[survivor[large[survivor]]]  # (R, 4)
 
     def _nms(self, roi, score, n):
         """Indices of the first `n` boxes that survive; torchvision's kernel, which takes y for x as well.

@@ -1,6 +1,6 @@
 """Which proposals the head trains on, and what it should have answered for each.
 
-R: proposals, G: objects in the image, S: sampled RoIs. For training only.
+R: proposals, G: objects in the image, S: rows of the mini-batch, the smaller of its size and R + G. For training only.
 """
 from typing import Any, NamedTuple
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from model.utils.array import as_array_like, get_xp
 from model.utils.bbox_tools import bbox2loc, bbox_iou
-from model.utils.sampling import keep_smallest, random_key
+from model.utils.sampling import draw, random_key
 
 
 class ProposalTarget(NamedTuple):
@@ -16,7 +16,7 @@ class ProposalTarget(NamedTuple):
 
     sample_roi: Any  # (S, 4) float32
     gt_roi_loc: Any  # (S, 4) float32, normalised; meaningful where the label is above 0
-    gt_roi_label: Any  # (S,) int64: 0 background, 1 ... L the classes
+    gt_roi_label: Any  # (S,) int64: 0 background, 1 ... L the classes, -1 does not count
 
 
 class ProposalTargetCreator:
@@ -25,7 +25,7 @@ class ProposalTargetCreator:
     The objects themselves join the proposals, so that the head sees positives from the first step on.
 
     Args:
-        n_sample: RoIs in the mini-batch, at most.
+        n_sample: RoIs in the mini-batch.
         pos_ratio: largest share of positives; background fills the rest.
         pos_iou_thresh: a RoI is positive if its IoU with an object is at least this.
         neg_iou_thresh_hi, neg_iou_thresh_lo: it is background if its largest IoU is in [lo, hi).
@@ -53,24 +53,24 @@ class ProposalTargetCreator:
             rng: the sample's np.random.Generator; one key a RoI is drawn from it.
 
         Returns:
-            `ProposalTarget`, positives first.
+            `ProposalTarget`, positives first. Where fewer RoIs than rows qualify, others fill them with the label -1,
+            so that the shape says nothing of the values: no GPU has to tell the host how many there are.
         """
         xp = get_xp(roi)
         roi = xp.concatenate((roi, bbox))  # (R + G, 4)
         iou = bbox_iou(roi, bbox)  # (R + G, G)
         max_iou = iou.max(1) if len(bbox) else xp.zeros(len(roi), np.float32)  # (R + G,)
 
-        key = random_key(rng, roi)
-        positive = keep_smallest(max_iou >= self.pos_iou_thresh, key, int(self.pos_ratio * self.n_sample))
+        positive = max_iou >= self.pos_iou_thresh
         negative = (max_iou >= self.neg_iou_thresh_lo) & (max_iou < min(self.neg_iou_thresh_hi, self.pos_iou_thresh))
-        negative = keep_smallest(negative, key, self.n_sample - positive.sum())
-        sample = xp.concatenate((xp.flatnonzero(positive), xp.flatnonzero(negative)))  # (S,)
+        drawn = draw(positive, negative, random_key(rng, roi), self.n_sample, self.pos_ratio)  # (R + G,) 1, 0 or -1
+        sample = xp.argsort(-drawn, kind="stable")[:self.n_sample]  # (S,) positives, background, then what fills up
 
         sample_roi = roi[sample]
         if not len(bbox):
-            return ProposalTarget(sample_roi, xp.zeros_like(sample_roi), xp.zeros(len(sample), np.int64))
+            return ProposalTarget(sample_roi, xp.zeros_like(sample_roi), drawn[sample])
         nearest = iou.argmax(1)[sample]  # (S,)
         mean, std = as_array_like(self.loc_mean, roi), as_array_like(self.loc_std, roi)
         gt_roi_loc = (bbox2loc(sample_roi, bbox[nearest]) - mean) / std
-        gt_roi_label = xp.where(positive[sample], label[nearest] + 1, 0).astype(np.int64)
+        gt_roi_label = xp.where(drawn[sample] == 1, label[nearest] + 1, drawn[sample])
         return ProposalTarget(sample_roi, gt_roi_loc, gt_roi_label)

@@ -12,19 +12,27 @@ def random_key(rng, like):
     return as_array_like(rng.random(len(like), dtype=np.float32), like)
 
 
-def keep_smallest(candidate, key, n):
-    """Keeps the `n` candidates with the smallest keys, or all if they are fewer.
+def draw(positive, negative, key, n_sample, pos_ratio):
+    """Draws a mini-batch: positives up to a share, negatives for the rest of it, each those with the smallest keys.
+
+    One sort, fixed shapes: on a GPU no number has to reach the host. (CuPy's sort itself waits for the GPU in versions
+    without its pull request 9497.)
 
     Args:
-        candidate: (N,) bool.
+        positive, negative: (N,) bool; no candidate is both.
         key: (N,) float32 in [0, 1). Equal keys are taken in the order of their index.
-        n: how many to keep; a number, or an array of one number.
+        n_sample: size of the mini-batch; fewer where the candidates are fewer.
+        pos_ratio: largest share of positives.
 
     Returns:
-        (N,) bool.
+        (N,) int64: 1 for the positives that are drawn, 0 for the negatives, -1 for all others.
     """
-    xp = get_xp(candidate)
-    order = xp.argsort(xp.where(candidate, key, np.float32(2)), kind="stable")  # candidates first
+    xp = get_xp(key)
+    group = xp.where(positive, 0, xp.where(negative, 1, 2))
+    order = xp.argsort(group + key, kind="stable")  # in float64, which keeps every bit of a key
     rank = xp.empty_like(order)
     rank[order] = xp.arange(len(order), dtype=order.dtype)
-    return candidate & (rank < n)
+    n_positive = positive.sum()
+    n_kept = xp.minimum(n_positive, int(pos_ratio * n_sample))
+    kept = xp.where(positive, rank < n_kept, negative & (rank - n_positive < n_sample - n_kept))
+    return xp.where(kept, 1 - group, -1)

@@ -19,7 +19,15 @@ def labels(*values):
 
 
 def target(roi, bbox, label, seed=0, **options):
-    return ProposalTargetCreator(**options)(roi, bbox, label, np.random.default_rng(seed))
+    """The rows that count, after a look at those that fill up."""
+    creator = ProposalTargetCreator(**options)
+    padded = creator(roi, bbox, label, np.random.default_rng(seed))
+    assert {len(part) for part in padded} == {min(creator.n_sample, len(roi) + len(bbox))}
+    assert np.isfinite(padded.gt_roi_loc).all()
+    n = (padded.gt_roi_label >= 0).sum()
+    assert (padded.gt_roi_label[n:] == -1).all()
+    assert {tuple(row) for row in padded.sample_roi} <= {tuple(row) for row in np.concatenate((roi, bbox))}
+    return type(padded)(*(part[:n] for part in padded))
 
 
 def many(n_positive, n_negative):

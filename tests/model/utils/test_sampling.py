@@ -1,34 +1,49 @@
-"""Sampling by keys: the smallest are kept, and exactly one key is drawn a candidate."""
+"""Sampling by keys: the smallest are drawn, and there is exactly one key a candidate."""
 import numpy as np
 import pytest
 import torch
 
-from model.utils.sampling import keep_smallest, random_key
+from model.utils.sampling import draw, random_key
 
-CANDIDATE = np.array([True, False, True, True, True, False])
-KEY = np.array([0.5, 0.0, 0.2, 0.999, 0.3, 0.1], np.float32)
+#                    0      1     2     3      4     5      6     7
+POSITIVE = np.array([True, False, True, False, True, False, True, False])
+NEGATIVE = np.array([False, True, False, True, False, True, False, False])
+KEY = np.array([0.5, 0.6, 0.2, 0.0, 0.999, 0.3, 0.3, 0.1], np.float32)
 
 
-@pytest.mark.parametrize(("n", "kept"), [
-    (0, []), (1, [2]), (2, [2, 4]), (3, [0, 2, 4]), (4, [0, 2, 3, 4]), (5, [0, 2, 3, 4]),
-    (10**6, [0, 2, 3, 4]), (np.array([True, True, False]).sum(), [2, 4]),
+@pytest.mark.parametrize(("n_sample", "pos_ratio", "positive", "negative"), [
+    (0, 0.5, [], []), (2, 0.5, [2], [3]), (4, 0.5, [2, 6], [3, 5]), (5, 0.5, [2, 6], [1, 3, 5]),
+    (4, 0.25, [2], [1, 3, 5]), (4, 1, [0, 2, 4, 6], []), (6, 0.9, [0, 2, 4, 6], [3, 5]), (4, 0, [], [1, 3, 5]),
+    (10**6, 1, [0, 2, 4, 6], [1, 3, 5]),
 ])
-def test_keeps_the_candidates_with_the_smallest_keys(n, kept):
-    keep = keep_smallest(CANDIDATE, KEY, n)
-    assert keep.dtype == bool
-    np.testing.assert_array_equal(np.flatnonzero(keep), kept)
+def test_draws_those_with_the_smallest_keys(n_sample, pos_ratio, positive, negative):
+    drawn = draw(POSITIVE, NEGATIVE, KEY, n_sample, pos_ratio)
+    assert drawn.dtype == np.int64
+    np.testing.assert_array_equal(np.flatnonzero(drawn == 1), positive)
+    np.testing.assert_array_equal(np.flatnonzero(drawn == 0), negative)
+    assert set(drawn.tolist()) <= {-1, 0, 1}
 
 
 def test_equal_keys_are_taken_in_order():
-    n = 50  # long enough for an unstable sort to mix them
-    keep = keep_smallest(np.arange(n) % 2 == 1, np.full(n, 0.5, np.float32), 7)
-    np.testing.assert_array_equal(np.flatnonzero(keep), [1, 3, 5, 7, 9, 11, 13])
+    odd = np.arange(60) % 2 == 1  # long enough for an unstable sort to mix them
+    drawn = draw(odd, ~odd, np.full(60, 0.5, np.float32), 14, 0.5)
+    np.testing.assert_array_equal(np.flatnonzero(drawn == 1), [1, 3, 5, 7, 9, 11, 13])
+    np.testing.assert_array_equal(np.flatnonzero(drawn == 0), [0, 2, 4, 6, 8, 10, 12])
 
 
-@pytest.mark.parametrize("n", [0, 3])
-def test_no_candidates(n):
-    assert not keep_smallest(np.zeros(6, bool), KEY, n).any()
-    assert keep_smallest(np.zeros(0, bool), np.zeros(0, np.float32), n).shape == (0,)
+def test_keys_that_differ_in_their_last_bit():
+    key = 1 - np.array([1, 2, 4, 3], np.float32) * 2**-24  # adding a float32 to them would make some equal
+    assert len(set(key.tolist())) == 4
+    negative = np.ones(4, bool)
+    assert draw(~negative, negative, key, 1, 0.5).tolist() == [-1, -1, 0, -1]
+    assert draw(~negative, negative, key, 2, 0.5).tolist() == [-1, -1, 0, 0]
+
+
+@pytest.mark.parametrize("n_sample", [0, 3])
+def test_no_candidates(n_sample):
+    none = np.zeros(8, bool)
+    assert draw(none, none, KEY, n_sample, 0.5).tolist() == [-1] * 8
+    assert draw(none[:0], none[:0], KEY[:0], n_sample, 0.5).shape == (0,)
 
 
 def test_one_key_a_row():
