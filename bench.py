@@ -356,7 +356,8 @@ def main(config):
     memory = {}
     for precision in precisions:
         dtype = pick_dtype(precision, device)
-        memory[precision] = {name: peak_memory(name, device, dtype, height, width) for name in contestants_for(device)}
+        memory[precision] = {name: peak_memory(name, device, dtype, height, width)
+                             for name in contestants_for(device)}
     for precision in precisions:
         seconds, parts = measure(device, pick_dtype(precision, device), height, width, config.steps)
         results[precision] = report(precision, seconds, memory[precision], parts)

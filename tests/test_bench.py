@@ -6,7 +6,20 @@ import pytest
 import torch
 
 import bench
-from bench import CONTESTANTS, Clock, data_path, main, make_sample, metric, report, where_time_goes
+from bench import (
+    CONTESTANTS,
+    GPU_CONTESTANTS,
+    Clock,
+    Ours,
+    contestants_for,
+    data_path,
+    main,
+    make_sample,
+    metric,
+    report,
+    where_time_goes,
+)
+from model.utils import array
 from utils.config import BenchConfig, OptionError
 
 CPU = torch.device("cpu")
@@ -17,14 +30,14 @@ def narrow(monkeypatch):
     monkeypatch.setattr(bench, "WIDTH", 8)
 
 
-@pytest.mark.parametrize("name", CONTESTANTS)
+@pytest.mark.parametrize("name", GPU_CONTESTANTS)
 def test_contestants(name):
-    contestant = CONTESTANTS[name](CPU, None, 64, 96)
+    contestant = GPU_CONTESTANTS[name](CPU, None, 64, 96)
     params = dict(contestant.net.named_parameters())
     frozen = [param for param in params.values() if not param.requires_grad]
     assert len(frozen) == 8
     assert sum(param.numel() for param in frozen) == 3 * 64 * 9 + 64 * 64 * 9 + 64 * 128 * 9 + 128 * 128 * 9 + 384
-    optimizer = contestant.trainer.optimizer if name == "ours" else contestant.optimizer
+    optimizer = contestant.trainer.optimizer if name.startswith("ours") else contestant.optimizer
     assert [len(group["params"]) for group in optimizer.param_groups] == [16, 16]
     assert [group["weight_decay"] for group in optimizer.param_groups] == [5e-4, 0]
     before = {key: param.detach().clone() for key, param in params.items() if param.requires_grad}
@@ -69,6 +82,17 @@ def test_the_clock_takes_off_what_is_inside(monkeypatch):
     assert clock.spent == {"outer": 1, "inner": 130}
 
 
+@pytest.mark.parametrize("work", ["train", "predict"])
+def test_creators_on_numpy_are_asked_for_just_as_long_as_it_takes(monkeypatch, work):
+    seen, before = [], array._usable_cupy
+    monkeypatch.setattr(Ours, work, lambda self: seen.append(array._usable_cupy()))
+    getattr(GPU_CONTESTANTS["ours, creators on NumPy"](CPU, None, 64, 96), work)()
+    assert seen == [None]
+    assert array._usable_cupy is before
+    assert contestants_for(CPU) == CONTESTANTS
+    assert contestants_for(torch.device("cuda", 1)).keys() - CONTESTANTS.keys() == {"ours, creators on NumPy"}
+
+
 def test_parts_of_a_step():
     parts = where_time_goes(CONTESTANTS["ours"](CPU, None, 64, 96), 1)
     assert parts.keys() == {"image", "extractor", "RPN", "proposals", "anchor targets", "RoI targets",
@@ -80,14 +104,17 @@ def test_parts_of_a_step():
 def test_the_table(capsys):
     seconds = {"ours": {"train": [3, 1, 2], "predict": [0.5, 0.5]}, "peer": {"train": [4], "predict": [1]},
                "floor": {"train": [2.5], "predict": [0.25]}, "floor, channels first": {"train": [1.6], "predict": [9]}}
-    figures = report("fp32", seconds, {"ours": 2.5}, {"a": 1.0, "b": 3.0})
+    figures = report("fp32", seconds, {"ours": 2.5},
+                     {"backward": 6.0, "proposals": 1.0, "losses": 0.5, "anchor targets": 0.3, "RoI targets": 0.2})
     lines = capsys.readouterr().out.splitlines()
     rows = {line[:24].strip(): line[24:].split() for line in lines if line.startswith(("ours", "peer", "floor"))}
     train = {line[:24].strip(): line[24:].split() for line in lines[:lines.index("", 1)]}
     assert train["ours"] == ["2.0000", "(1.0000", "to", "3.0000)", "0.50", "0.50", "1.25", "2.50"]
     assert train["peer"][4:] == ["0.25", "1.00", "2.50"]
     assert rows["ours"][4:] == ["2.00", "0.50", "2.00"]  # of predicting, which comes last
-    assert lines[-1] == "our training step, fp32: a 1.0000 (25.0%), b 3.0000 (75.0%)"
+    assert lines[-2] == ("our training step, fp32: backward 6.0000 (75.0%), proposals 1.0000 (12.5%), losses 0.5000 "
+                         "(6.2%), anchor targets 0.3000 (3.8%), RoI targets 0.2000 (2.5%)")
+    assert lines[-1] == "creators and losses together: 25.0%"
     assert figures["median"]["ours"]["train"] == 2
 
 

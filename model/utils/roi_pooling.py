@@ -28,7 +28,7 @@ def roi_pool(feature, roi, size, spatial_scale):
 
 
 def _pool_together(feature, roi, size, spatial_scale):
-    """By torchvision, which wants (index of the image, x_min, y_min, x_max, y_max) and whose kernels know no bfloat16."""
+    """By torchvision: it wants (index of the image, x_min, y_min, x_max, y_max), and its kernels know no bfloat16."""
     return ops.roi_pool(float32_or_wider(feature), F.pad(roi[:, [1, 0, 3, 2]], (1, 0)), size, spatial_scale)
 
 
