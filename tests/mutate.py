@@ -90,6 +90,10 @@ MISTAKES = (
     Mistake("ProposalCreator: the small ones come back", PROPOSAL,
             "roi[survivor[large[survivor]]]", "roi[survivor]", own_tests(PROPOSAL)),
     Mistake("ProposalCreator: all enter the suppression", PROPOSAL, "[:n_pre_nms]", "", own_tests(PROPOSAL)),
+    Mistake("ProposalCreator: blocks do not meet those before", PROPOSAL,
+            "some = some[~near.any(1)]", "pass", own_tests(PROPOSAL)),
+    Mistake("ProposalCreator: boxes of a block do not meet", PROPOSAL,
+            "some = some[nms(roi[some], -some.to(roi.dtype), iou_thresh)]", "pass", own_tests(PROPOSAL)),
     Mistake("ProposalCreator: numbers of test in training", PROPOSAL,
             "if train else", "if not train else", own_tests(PROPOSAL)),
 

@@ -173,7 +173,7 @@ class BenchConfig:
     precision: Literal["auto", "fp32", "bf16"] = option(
         "Machine", "auto", "fp32, bf16, or auto: both, where the processor has the instructions")
     size: str = option("Image", "600x800", "height x width of the image, as it is and as the network sees it")
-    steps: int = option("Run", 5, "rounds, after three to warm up; the figures are their medians")
+    steps: int = option("Run", 5, "rounds, after four to warm up; the figures are their medians")
     json: str | None = option("Run", None, "a file to write the figures to")
 
 

@@ -7,7 +7,9 @@ import torch
 from torchvision.ops import nms
 
 from model.utils.array import get_xp, to_array, to_tensor
-from model.utils.bbox_tools import clip_bbox, loc2bbox
+from model.utils.bbox_tools import bbox_iou, clip_bbox, loc2bbox
+
+BLOCK = 512  # boxes that meet the survivors at once: so many that their IoUs stay in a processor's cache
 
 
 class ProposalCreator:
@@ -50,21 +52,38 @@ class ProposalCreator:
         large = (roi[:, 2:] - roi[:, :2] >= self.min_size * scale).all(1)
         order = xp.argsort(xp.where(large, -score, np.inf), kind="stable")[:n_pre_nms]  # the small ones last
         roi, large = roi[order], large[order]
-        survivor = self._nms(roi, -xp.arange(len(roi), dtype=roi.dtype), n_post_nms)  # by rank: no ties, no NaN
+        survivor = suppress(roi, self.nms_thresh, n_post_nms)
         return roi[survivor[large[survivor]]]  # (R, 4)
 
-    def _nms(self, roi, score, n):
-        """Indices of the first `n` boxes that survive; torchvision's kernel, which takes y for x as well.
 
-        Its time on a CPU grows with boxes times survivors: there the survivors of the first boxes meet the next ones,
-        until there are enough. On a GPU one call for all is faster.
-        """
-        on_cpu = isinstance(roi, np.ndarray)
-        device = torch.device("cpu") if on_cpu else torch.device("cuda", roi.device.id)
-        roi, score = to_tensor(roi, device), to_tensor(score, device)
-        survivor = torch.arange(0, device=device)
-        for some in torch.arange(len(roi), device=device).split(max(2 * n, 1) if on_cpu else max(len(roi), 1)):
-            if len(survivor) < n:
-                survivor = torch.cat((survivor, some))
-                survivor = survivor[nms(roi[survivor], score[survivor], self.nms_thresh)]
-        return to_array(survivor[:n])
+def suppress(roi, iou_thresh, n):
+    """Non-maximum suppression: of boxes, best first, those that overlap no better one that stays.
+
+    On a GPU torchvision's kernel does it in one call. On a CPU its time grows with boxes times survivors, pair by pair:
+    there blocks of boxes meet the survivors so far in one operation, then themselves in the kernel, until there are
+    enough.
+
+    Args:
+        roi: (N, 4) boxes, best first.
+        iou_thresh: boxes with an IoU above this are too near.
+        n: how many to find, at most.
+
+    Returns:
+        (R,) indices, ascending.
+    """
+    on_cpu = isinstance(roi, np.ndarray)
+    device = torch.device("cpu") if on_cpu else torch.device("cuda", roi.device.id)
+    roi = to_tensor(roi, device)
+    rank = torch.arange(len(roi), device=device)
+    if not on_cpu:
+        return to_array(nms(roi, -rank.to(roi.dtype), iou_thresh)[:n])
+    column = roi.T.contiguous()  # (4, N): a block's coordinates lie side by side
+    survivor = rank[:0]
+    for some in rank.split(BLOCK):
+        if len(survivor) >= n:
+            break
+        near = bbox_iou(column[:, some].T, column[:, survivor].T) > iou_thresh  # (BLOCK, survivors)
+        some = some[~near.any(1)]
+        some = some[nms(roi[some], -some.to(roi.dtype), iou_thresh)]
+        survivor = torch.cat((survivor, some))
+    return to_array(survivor[:n])

@@ -8,7 +8,7 @@ import torchvision
 
 from model.utils.array import on_arrays
 from model.utils.bbox_tools import clip_bbox, loc2bbox
-from model.utils.proposal_creator import ProposalCreator
+from model.utils.proposal_creator import BLOCK, ProposalCreator, suppress
 
 IMG_SIZE = (60, 100)
 
@@ -98,16 +98,26 @@ def test_suppression_above_the_threshold_only():
     np.testing.assert_array_equal(below, anchor[[2]])  # the best goes in first, wherever it stands
 
 
-def test_against_torchvision():
-    rng = np.random.default_rng(0)
-    corner = rng.uniform(-10, 80, (300, 2))
-    anchor = np.concatenate((corner, corner + rng.uniform(10, 60, (300, 2))), 1).astype(np.float32)
-    loc, score = rng.normal(0, 0.2, (300, 4)).astype(np.float32), rng.permutation(300).astype(np.float32)
-    roi = ProposalCreator(nms_thresh=0.4, min_size=0)(loc, score, anchor, IMG_SIZE, 1.0, True)
+@pytest.mark.parametrize("n_post_nms", [10**6, 700, 3])
+def test_against_torchvision(n_post_nms):
+    rng, n = np.random.default_rng(0), 3 * BLOCK + 100
+    corner = rng.uniform(-10, 80, (n, 2))
+    anchor = np.concatenate((corner, corner + rng.uniform(4, 40, (n, 2))), 1).astype(np.float32)
+    loc, score = rng.normal(0, 0.2, (n, 4)).astype(np.float32), rng.permutation(n).astype(np.float32)
+    creator = ProposalCreator(nms_thresh=0.6, n_train_post_nms=n_post_nms, min_size=0)
+    roi = creator(loc, score, anchor, IMG_SIZE, 1.0, True)
     bbox = torch.from_numpy(clip_bbox(loc2bbox(anchor, loc), IMG_SIZE))
-    keep = torchvision.ops.nms(bbox[:, [1, 0, 3, 2]], torch.from_numpy(score), 0.4)
-    assert 10 < len(keep) < 290
-    np.testing.assert_array_equal(roi, bbox[keep])
+    keep = torchvision.ops.nms(bbox[:, [1, 0, 3, 2]], torch.from_numpy(score), 0.6)
+    assert 2 * BLOCK // 2 < len(keep) < n - 100  # survivors of a block meet the next ones
+    np.testing.assert_array_equal(roi, bbox[keep[:n_post_nms]])
+
+
+def test_the_same_box_twice_in_two_blocks():
+    anchor = np.tile(apart(40), (1 + BLOCK // 40, 1))
+    roi = suppress(anchor, 0.7, 10**6)
+    assert roi.tolist() == list(range(40))
+    assert suppress(anchor, 1.0, 50).tolist() == list(range(50))  # nothing overlaps by more than all
+    assert suppress(anchor[:0], 0.7, 5).tolist() == []
 
 
 @pytest.mark.parametrize("anchor", [np.zeros((0, 4), np.float32), boxes([10, 10, 15, 40], [200, 5, 300, 90])])
