@@ -169,12 +169,12 @@ class OursOnNumPy(Ours):
 
     def train(self):
         """One training step, from bytes to new weights."""
-        with mock.patch.object(array, "_usable_cupy", lambda: None):
+        with mock.patch.object(array, "_usable_cupy", return_value=None):
             super().train()
 
     def predict(self):
         """The detections of one image, on the host."""
-        with mock.patch.object(array, "_usable_cupy", lambda: None):
+        with mock.patch.object(array, "_usable_cupy", return_value=None):
             super().predict()
 
 
