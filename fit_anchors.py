@@ -42,7 +42,7 @@ class Fit(NamedTuple):
 
 def fit_anchors(config):
     """Compares the anchors of an `AnchorConfig` with those that fit its data set; prints, and draws a picture."""
-    if min((*config.anchor_scales, *config.anchor_ratios), default=0) <= 0:
+    if min(min(numbers, default=0) for numbers in (config.anchor_scales, config.anchor_ratios)) <= 0:
         raise OptionError("--anchor-scales and --anchor-ratios must be numbers above 0, at least one of each")
     bboxes, img_sizes, shortest = read_boxes(config)
     bbox = np.concatenate(bboxes)  # (N, 4)

@@ -32,7 +32,7 @@ def plot_anchors(size, fits, path):
         for iou, style, words in ((fit.in_place, "-", "in place"), (fit.by_size, "--", "by size")):
             share = (iou[:, None] >= IOU_THRESHS).mean(0)
             recall.plot(IOU_THRESHS, share, style, color=color, linewidth=1.8 if style == "-" else 1.1,
-                        label=f"{fit.name}, {words}: mean IoU {iou.mean():.2f}")
+                        label=f"{fit.name}, {words}: mean {iou.mean():.2f}")
     both = np.concatenate([size, *(fit.size for fit in fits)])
     limits = both.min() / 1.3, both.max() * 1.3
     sizes.set(xscale="log", yscale="log", xlim=limits, ylim=limits, aspect="equal", xlabel="width", ylabel="height",
@@ -41,8 +41,10 @@ def plot_anchors(size, fits, path):
         axis.set_major_formatter("{x:g}")
     recall.set(xlim=(IOU_THRESHS[0], 1), ylim=(0, 1.01), xlabel="IoU",
                ylabel="share of the boxes with such an anchor", title="best possible recall")
-    for panel, place in ((sizes, "upper left"), (recall, "lower left")):
-        panel.legend(loc=place, fontsize="small")
+    for handle in sizes.legend(loc="upper left", fontsize="small").legend_handles:
+        handle.set_alpha(1)  # as on the picture, where many boxes meet
+    recall.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=len(fits), fontsize="small", frameon=False)
+    for panel in (sizes, recall):
         panel.grid(alpha=0.3)
         panel.spines[["top", "right"]].set_visible(False)
     with replacing(path) as partial:
