@@ -87,7 +87,7 @@ def targets():
         box(x, 178, "TrainTransform", "scale boxes; flip image and boxes", "transforms.py", "training"),
         box(x, 290, "AnchorTargetCreator", "which anchors are objects; sample", "anchor_target_creator.py", "training"),
         box(x, 536, "ProposalTargetCreator", "join the objects; sample", "proposal_target_creator.py", "training"),
-        text((gap + left) / 2, 560, "roi"), text((gap + left) / 2, 585, "(2000, 4)"),
+        text((gap + left) / 2, 560, "roi"), text((gap + left) / 2, 590, "(2000, 4)"),
         text(left - 40, 400, "anchor", anchor="end"),
         text(x - 52, 640, "sample_roi (128, 4)", anchor="start"),
     ]
