@@ -21,7 +21,8 @@ def links(page):
 
 def slugs(page):
     """The headings of a page as links name them: lower case, hyphens for spaces, no punctuation."""
-    return [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in re.findall(r"^#+ (.+)$", page, re.M)]
+    headings = re.findall(r"^#+ (.+)$", page, re.M)
+    return [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
 
 
 @pytest.mark.parametrize("config_class", CONFIGS)
