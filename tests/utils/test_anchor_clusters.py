@@ -87,6 +87,13 @@ def test_a_grid_is_found_again():
     assert mean == pytest.approx(1)
 
 
+def test_a_grid_is_found_among_noise():
+    noise = np.exp(np.random.default_rng(6).normal(0, 0.08, (6 * 40, 2)))
+    scales, ratios, _ = fit_grid(np.repeat(grid_size((1.5, 4, 11), (0.4, 2)), 40, 0) * noise, 3, 2, rng())
+    np.testing.assert_allclose(scales, [1.5, 4, 11], rtol=0.03)
+    np.testing.assert_allclose(ratios, [0.4, 2], rtol=0.03)
+
+
 def test_scales_are_in_units_of_the_stride():
     assert fit_grid([[32, 32]], 1, 1, rng(), stride=8)[0] == pytest.approx(4)
     assert fit_grid([[32, 8]], 1, 1, rng())[:2] == (pytest.approx(1), pytest.approx(4))
