@@ -88,8 +88,10 @@ def test_a_grid_is_found_again():
 
 
 def test_a_grid_is_found_among_noise():
-    noise = np.exp(np.random.default_rng(6).normal(0, 0.08, (6 * 40, 2)))
-    scales, ratios, _ = fit_grid(np.repeat(grid_size((1.5, 4, 11), (0.4, 2)), 40, 0) * noise, 3, 2, rng())
+    count = (9, 30, 90, 25, 120, 16)  # so that the quantiles, from which it starts, miss
+    size = np.repeat(grid_size((1.5, 4, 11), (0.4, 2)), count, 0)
+    noise = np.exp(np.random.default_rng(6).normal(0, 0.1, size.shape))
+    scales, ratios, _ = fit_grid(size * noise, 3, 2, rng())
     np.testing.assert_allclose(scales, [1.5, 4, 11], rtol=0.03)
     np.testing.assert_allclose(ratios, [0.4, 2], rtol=0.03)
 
