@@ -19,6 +19,7 @@ from data import class_names, find_root
 from data.transforms import TrainTransform
 from data.voc import DataError, VOCDataset
 from eval import check_start, evaluate, heading, open_checkpoint, predict_options, table, worker_count
+from fit_anchors import fit_anchors
 from model import WeightsError, build
 from model.faster_rcnn import FasterRCNN
 from model.utils.anchor_target_creator import AnchorTargetCreator
@@ -32,7 +33,7 @@ from utils.checkpoint import (
     save_checkpoint,
     set_rng_state,
 )
-from utils.config import OptionError, TrainConfig, command
+from utils.config import AnchorConfig, OptionError, TrainConfig, command
 from utils.device import be_deterministic, pick_device, pick_dtype
 from utils.dist import ALONE, Team, join_team
 from utils.environment import describe_environment
@@ -292,4 +293,5 @@ def load_state(run):
 
 
 if __name__ == "__main__":
-    fire.Fire({"train": command(TrainConfig, train, (DataError, CheckpointError, WeightsError), stored=stored_options)})
+    fire.Fire({"train": command(TrainConfig, train, (DataError, CheckpointError, WeightsError), stored=stored_options),
+               "anchors": command(AnchorConfig, fit_anchors, (DataError,))})

@@ -46,7 +46,7 @@ class DetectConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DataConfig:
+class FolderConfig:
     """Where images and objects come from."""
 
     data: Literal["voc", "shapes"] = option(
@@ -57,6 +57,12 @@ class DataConfig:
         "Data", (), "names of the classes, or a file with one a line; empty: found in the annotations")
     invalid_boxes: Literal["error", "skip"] = option(
         "Data", "error", "boxes without area: error, or skip to leave them out")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig(FolderConfig):
+    """What every command that reads images has in common."""
+
     num_workers: int | None = option(
         "Data", None, "processes that read images; empty: 0 on a CPU, up to 4 with a GPU", least=0)
 
@@ -128,6 +134,22 @@ class TrainConfig(DetectConfig, DataConfig):
     plot_every: int = option("Watching", 40, "steps between points of the curves")
     visdom: Literal["auto", "off"] = option("Watching", "auto", "auto: plot to a Visdom server if one runs; off")
     visdom_port: int = option("Watching", 8097, "its port on this machine")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AnchorConfig(FolderConfig):
+    """python train.py anchors: how well anchors fit the boxes of a data set, and which scales and ratios fit better."""
+
+    train_split: str = option("Data", "trainval", "ImageSets/Main/<split>.txt whose boxes count")
+    use_difficult: bool = option("Data", False, "objects marked difficult count, too")
+    min_size: int = option("Image", 600, "shorter side after the resize, as in training", "paper 3.3")
+    max_size: int = option("Image", 1000, "longer side at most", "paper 3.3")
+    anchor_scales: Numbers = option(
+        "Network", (8, 16, 32), "the anchors in use: side of the square one, in units of the stride 16", "paper 3.1.1")
+    anchor_ratios: Numbers = option("Network", (0.5, 1, 2), "their height / width", "paper 3.1.1")
+    k: int | None = option("Run", None, "how many anchors a cell to propose; empty: as many as are in use")
+    seed: int = option("Run", 0, "of the random starts", least=0)
+    out: str = option("Run", "anchors.png", "the picture")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ import fire
 import pytest
 
 from utils.config import (
+    AnchorConfig,
     BenchConfig,
     EvalConfig,
     OptionError,
@@ -19,7 +20,7 @@ from utils.config import (
     make_config,
 )
 
-CLASSES = [TrainConfig, EvalConfig, PredictConfig, BenchConfig]
+CLASSES = [TrainConfig, AnchorConfig, EvalConfig, PredictConfig, BenchConfig]
 
 
 def call(words, config_class=TrainConfig, **kwargs):
@@ -152,6 +153,9 @@ def test_defaults_are_those_of_the_paper():
     assert (made.rpn_nms_thresh, made.rpn_min_size, made.rpn_sigma, made.roi_sigma) == (0.7, 16, 3, 1)
     assert (made.score_thresh, made.nms_thresh, made.max_detections) == (0.05, 0.3, None)
     assert (made.pretrained, made.head_width, made.use_difficult) == ("imagenet", 4096, False)
+    anchors = make_config(AnchorConfig, {})
+    for field in dataclasses.fields(AnchorConfig):
+        assert getattr(anchors, field.name) == getattr(made, field.name, getattr(anchors, field.name))  # as in training
     assert make_config(EvalConfig, {"load_path": "a"}).precision == "fp32"
     assert make_config(PredictConfig, {"load_path": "a"}).score_thresh == 0.7
 
