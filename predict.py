@@ -82,8 +82,8 @@ def coco_rows(rows, image_ids):
 
 
 def coco_ids(names):
-    """The image_id of each name: a number if it is all digits, as COCO's file names are, else the name itself."""
-    ids = [int(name) if name.isdecimal() else name for name in names]
+    """The image_id of each name: numbers if all names are digits, as COCO's are, else the names (no tool sorts both)."""
+    ids = [int(name) for name in names] if all(name.isdecimal() for name in names) else names
     twice = [image_id for image_id, n in Counter(ids).items() if n > 1]
     if twice:
         raise OptionError(f"several images would have the image_id {twice[0]} in --coco-json: give them other names")
@@ -160,8 +160,8 @@ def report(config, rows, n_image, unreadable):
         print(f"COCO results, boxes are [x, y, width, height]: {config.coco_json}")
     n_read = n_image - len(unreadable)
     hint = "" if rows else f", or try --score-thresh={config.score_thresh / 2:g}"
-    print(f"{len(rows)} objects in {n_read} images; pictures and predictions.json, boxes are [y_min, x_min, y_max, x_max]"
-          f", are in {config.out}: look at {Path(config.out) / SHEET}.png first{hint}")
+    print(f"{len(rows)} objects in {n_read} images; pictures and predictions.json, boxes are [y_min, x_min, y_max, "
+          f"x_max], are in {config.out}: look at {Path(config.out) / SHEET}.png first{hint}")
     if unreadable:
         raise DataError(f"{len(unreadable)} of {n_image} images cannot be read and are left out: "
                         f"{', '.join(unreadable)}")

@@ -1,4 +1,5 @@
-"""Pictures for people: boxes on an image, images side by side and in a grid, the curves of a run, the recall of proposals.
+"""Pictures for people: boxes on an image, images side by side or in a grid, the curves of a run, the recall of
+proposals.
 
 Shapes: H, W image height and width in pixels; N boxes of one image, or records of one run; S spots for a tag;
 T tags; C counts of proposals; K IoU thresholds.
@@ -31,7 +32,7 @@ def _palette() -> np.ndarray:
     """(256, 3) uint8: each colour is the vivid one that the eye tells best from all before it."""
     rgb = np.stack(np.meshgrid(*[np.linspace(0, 255, 11)] * 3), axis=-1).reshape(-1, 3)  # (1331, 3)
     lab = rgb2lab(rgb / 255)
-    vivid = (lab[:, 0] > 45) & (lab[:, 0] < 90) & (np.hypot(lab[:, 1], lab[:, 2]) > 50)
+    vivid = (lab[:, 0] > 45) & (lab[:, 0] < 92) & (np.hypot(lab[:, 1], lab[:, 2]) > 45)
     rgb, lab = rgb[vivid], lab[vivid]
     order = [int(np.abs(rgb - (255, 0, 0)).sum(axis=1).argmin())]
     distance = np.full(len(lab), np.inf)
@@ -61,6 +62,14 @@ def _fit(text: str, size: int, room: int) -> ImageFont.FreeTypeFont:
     """The font at `size`, or as small as 8 where `text` would be wider than `room` pixels."""
     width = _font(size).getlength(text)
     return _font(size) if width <= room else _font(max(8, int(size * room / width)))
+
+
+def _tag_text(i: int, label, score, class_names, difficult) -> str:
+    """What the tag of box `i` says; the others as in `draw_bbox`."""
+    words = [] if label is None else [class_names[label[i]] if class_names else str(label[i])]
+    words += [] if score is None else [f"{score[i]:.2f}"]
+    words += ["(difficult)"] if difficult is not None and difficult[i] else []
+    return " ".join(words)
 
 
 def _hidden(spot: np.ndarray, rect: np.ndarray) -> np.ndarray:
@@ -115,8 +124,8 @@ def draw_bbox(
     size = _font_size(*img.shape[:2])
     line = max(2, size // 6)
     img_size = np.array(img.shape[:2])
-    rim = (bbox.clip(0, np.tile(img_size, 2)).round() + [-line, -line, line, line]).astype(int)
-    rim = rim.clip([0, 0, line, line], np.concatenate([img_size - line, img_size]))  # (N, 4), the line included
+    corners = bbox.reshape(-1, 2, 2).clip(0, img_size).round().astype(int) + np.array([[-line], [line]])
+    rim = corners.clip([[0], [line]], [img_size - line, img_size]).reshape(-1, 4)  # (N, 4), with the line
     colors = [class_color(0 if label is None else label[i]) for i in range(len(bbox))]
     picture = Image.fromarray(img).copy()
     draw = ImageDraw.Draw(picture, "RGBA")
@@ -126,12 +135,9 @@ def draw_bbox(
         draw.rectangle((left, top, right - 1, bottom - 1), outline=colors[i], width=line)
     taken = np.zeros((0, 4), int)
     for i in range(len(bbox)) if score is None else np.argsort(-np.asarray(score), kind="stable"):
-        words = [] if label is None else [class_names[label[i]] if class_names else str(label[i])]
-        words += [] if score is None else [f"{score[i]:.2f}"]
-        words += ["(difficult)"] if difficult is not None and difficult[i] else []
-        if not words:
+        text, pad = _tag_text(i, label, score, class_names, difficult), max(2, size // 5)
+        if not text:
             continue
-        text, pad = " ".join(words), max(2, size // 5)
         font = _fit(text, size, img.shape[1] - 2 * pad)
         tag = np.minimum([sum(font.getmetrics()) + pad, round(font.getlength(text)) + 2 * pad], img_size)
         spot = _place_tag(i, tuple(tag.tolist()), img_size, rim, taken)
@@ -174,22 +180,23 @@ def contact_sheet(imgs: Sequence[np.ndarray], titles: Sequence[str]) -> np.ndarr
     `imgs` are (H, W, 3) uint8, at least one, and keep their size; a title that is wider than its column loses its
     middle. Returns (H', W', 3) uint8.
     """
-    n_column, gap, font = sheet_columns(len(imgs)), 12, _font(14)
-    bar = sum(font.getmetrics()) + gap // 2
-    rows = [list(range(i, min(i + n_column, len(imgs)))) for i in range(0, len(imgs), n_column)]
+    n_column, gap, font = sheet_columns(len(imgs)), 16, _font(14)
+    bar = sum(font.getmetrics()) + gap  # below an image, for its title
     widths = [max(120, *(img.shape[1] for img in imgs[i::n_column])) for i in range(n_column)]
-    heights = [max(imgs[i].shape[0] for i in row) for row in rows]
-    sheet = Image.new("RGB", (sum(widths) + gap * (n_column + 1), sum(heights) + (bar + gap) * len(rows) + gap), "white")
+    heights = [max(img.shape[0] for img in imgs[i:i + n_column]) for i in range(0, len(imgs), n_column)]
+    lefts = np.cumsum([gap, *(width + gap for width in widths)])
+    tops = np.cumsum([gap, *(height + bar for height in heights)])
+    sheet = Image.new("RGB", (int(lefts[-1]), int(tops[-1])), "white")
     draw = ImageDraw.Draw(sheet)
-    for row, height, top in zip(rows, heights, np.cumsum([gap, *[h + bar + gap for h in heights[:-1]]]), strict=True):
-        for i, width, left in zip(row, widths, np.cumsum([gap, *[w + gap for w in widths[:-1]]]), strict=False):
-            y, x = top + (height - imgs[i].shape[0]) // 2, left + (width - imgs[i].shape[1]) // 2
-            sheet.paste(Image.fromarray(imgs[i]), (int(x), int(y)))
-            title, keep = titles[i], len(titles[i])
-            while font.getlength(title) > width:
-                keep -= 1
-                title = titles[i][:(keep + 1) // 2] + "…" + titles[i][len(titles[i]) - keep // 2:]
-            draw.text((left + width / 2, top + height + gap // 2), title, fill="#444444", font=font, anchor="ma")
+    for i, (img, title) in enumerate(zip(imgs, titles, strict=True)):
+        row, column = divmod(i, n_column)
+        width, height, left, top = widths[column], heights[row], int(lefts[column]), int(tops[row])
+        sheet.paste(Image.fromarray(img), (left + (width - img.shape[1]) // 2, top + (height - img.shape[0]) // 2))
+        start, end = title, ""
+        while font.getlength(start + end) > width:
+            keep = len(start.rstrip("…") + end) - 1
+            start, end = title[:(keep + 1) // 2] + "…", title[len(title) - keep // 2:]
+        draw.text((left + width / 2, top + height + 3), start + end, fill="#444444", font=font, anchor="ma")
     return np.array(sheet)
 
 
