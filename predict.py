@@ -82,7 +82,7 @@ def coco_rows(rows, image_ids):
 
 
 def coco_ids(names):
-    """The image_id of each name: numbers if all names are digits, as COCO's are, else the names (no tool sorts both)."""
+    """The image_id of each name: a number if all names are digits, as COCO's are, else the name (none sorts both)."""
     ids = [int(name) for name in names] if all(name.isdecimal() for name in names) else names
     twice = [image_id for image_id, n in Counter(ids).items() if n > 1]
     if twice:
