@@ -19,7 +19,11 @@ demo: $(VENV)/run.done
 	$(BIN)/python eval.py --load-path=runs/demo/last.pth --json=runs/demo/eval.json
 	$(BIN)/python predict.py `ls -d datasets/shapes-* | sort -V | tail -n 1`/JPEGImages/test_*.jpg --load-path=runs/demo/last.pth \
 		--limit=16 --out=runs/demo/predictions
-	@echo "pictures: runs/demo/predictions/  curves: runs/demo/curves.png  figures: runs/demo/eval.json"
+	@echo "pictures: runs/demo/predictions/contact_sheet.png  curves: runs/demo/curves.png  figures: runs/demo/eval.json"
+
+# the picture in the README, after make demo
+docs/demo.jpg: runs/demo/predictions/contact_sheet.png
+	$(BIN)/python -c "from PIL import Image; Image.open('$<').save('$@', quality=85, optimize=True)"
 
 test: $(VENV)/test.done
 	$(BIN)/python -m pytest

@@ -18,10 +18,8 @@ import pytest
 import torch
 from PIL import Image
 
-from data.voc import DataError
 from model.utils.preprocess import TORCHVISION
-from predict import find_images
-from utils.config import OptionError, TrainConfig
+from utils.config import TrainConfig
 
 REPO = Path(__file__).parent.parent
 OPTIONS = [
@@ -360,7 +358,7 @@ def test_eval_of_proposals(detected):
 def test_predict_writes_a_picture_an_image(detected):
     folder, _, printed = detected
     out = folder / "new/out"
-    assert sorted(path.name for path in out.iterdir()) == ["a1.png", "a2.png", "predictions.json"]
+    assert sorted(path.name for path in out.iterdir()) == ["a1.png", "a2.png", "contact_sheet.png", "predictions.json"]
     assert "in 2 images" in printed
     for name in ("a1.png", "a2.png"):
         drawn, img = (np.array(Image.open(path / name)) for path in (out, folder / "voc/JPEGImages"))
@@ -480,29 +478,3 @@ def test_a_refusal_leaves_everything_as_it_was(refused):
     assert sorted(path.name for path in folder.iterdir()) == ["runs", "voc"]
     assert [path.name for path in (folder / "runs").rglob("*")] == ["old", "config.json"]
     assert (folder / "runs/old/config.json").read_text() == "{}"
-
-
-# Which images
-
-
-def test_images_are_files_and_those_in_folders_by_name(tmp_path):
-    for name in ("b.JPG", "a.png", "c.jpeg", "note.txt", "deep/z.png", "one.bmp"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    found = find_images([str(tmp_path / "one.bmp"), str(tmp_path)])
-    assert [path.name for path in found] == ["one.bmp", "a.png", "b.JPG", "c.jpeg"]
-
-
-def test_images_that_cannot_be_are_refused(tmp_path):
-    for name in ("a.png", "deep/a.jpg"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(OptionError, match="name at least one image"):
-        find_images([])
-    with pytest.raises(DataError, match=r"empty holds no image \(\.jpg, \.jpeg, \.png\)"):
-        find_images([tmp_path / "empty"])
-    with pytest.raises(DataError, match=r"no\.png is neither an image nor a folder"):
-        find_images([tmp_path / "no.png"])
-    with pytest.raises(OptionError, match="several images are called 'a'"):
-        find_images([tmp_path, tmp_path / "deep"])

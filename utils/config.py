@@ -177,11 +177,16 @@ class EvalConfig(DetectConfig, DataConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PredictConfig(DetectConfig):
-    """python predict.py IMAGE_OR_FOLDER ...: boxes drawn into pictures, and a list of them."""
+    """python predict.py IMAGE_OR_FOLDER_OR_PATTERN ...: boxes drawn into pictures, and a list of them."""
 
     load_path: str = option(
         "Run", dataclasses.MISSING, "the checkpoint: ours, simple-faster-rcnn-pytorch's or chainercv's")
-    out: str = option("Run", "predictions", "the folder for <image name>.png and predictions.json")
+    out: str = option(
+        "Run", "predictions", "the folder for <image name>.png, contact_sheet.png (the first 16) and predictions.json: "
+        "[{image, bbox: [y_min, x_min, y_max, x_max], label, name, score}]")
+    coco_json: str | None = option(
+        "Run", None, "a file for COCO's results: [{image_id, category_id, bbox: [x, y, width, height], score}]; "
+        "image_id is the name of the picture, a number if all names are digits; category_id is label + 1")
     limit: int | None = option("Run", None, "only the first so many images")
     classes: Names = option("Run", (), "names of the classes, where the checkpoint has none")
     score_thresh: float = option("Detection", 0.7, "detections less sure than this are dropped")

@@ -3,10 +3,19 @@
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
-from skimage.color import rgb2lab
+from skimage.color import deltaE_ciede2000, rgb2lab
 
 from utils import vis
-from utils.vis import class_color, draw_bbox, plot_curves, plot_recall, side_by_side
+from utils.vis import (
+    class_color,
+    contact_sheet,
+    draw_bbox,
+    ink_color,
+    plot_curves,
+    plot_recall,
+    sheet_columns,
+    side_by_side,
+)
 
 GREY = np.full((120, 200, 3), 128, np.uint8)
 CORNERS = np.array([[-5, -9, 30, 40], [0, 170, 30, 200], [100, 0, 120, 30], [90, 160, 140, 230]], np.float32)
@@ -35,20 +44,35 @@ def shared(a, b):
 def test_class_colors_differ_and_stay():
     color = np.array([class_color(label) for label in range(20)])
     lab = rgb2lab(color[None] / 255.0)[0]
-    distance = np.linalg.norm(lab[:, None] - lab[None], axis=2) + 1e3 * np.eye(20)
-    assert distance.min() > 25
+    distance = deltaE_ciede2000(lab[:, None], lab[None]) + 1e3 * np.eye(20)
+    assert distance.min() > 15
     assert class_color(0) == (255, 0, 0)
     assert class_color(14) == tuple(color[14].tolist()) == class_color(np.int64(14))
     assert len(class_color(1000)) == 3
 
 
-def test_box_edges_have_the_class_color():
+def test_ink_is_read_on_every_class_color():
+    for label in range(60):
+        color = np.array(class_color(label)) / 255
+        linear = np.where(color <= 0.04045, color / 12.92, ((color + 0.055) / 1.055) ** 2.4)
+        luminance = linear @ (0.2126, 0.7152, 0.0722)
+        contrast = (luminance + 0.05) / 0.05 if ink_color(class_color(label)) == "black" else 1.05 / (luminance + 0.05)
+        assert contrast > 3.9
+
+
+def test_lines_of_the_class_color_run_around_the_box():
     img = GREY.copy()
     out = draw_bbox(img, np.array([[20, 50, 90, 170]], np.float32), [3])
+    inside = np.zeros((120, 200), bool)
+    inside[20:90, 50:170] = True
+    assert (out[inside] == 128).all()
     color = class_color(3)
-    for y, x in ((20, 170), (90, 50), (90, 170), (55, 50), (55, 170), (90, 110)):
+    for y, x in ((19, 170), (90, 49), (91, 171), (55, 48), (55, 49), (55, 170), (55, 171), (90, 110), (91, 110)):
         assert tuple(out[y, x]) == color
-    for y, x in ((50, 20), (170 - 51, 90), (91, 110), (55, 171), (55, 49), (55, 110)):
+    for y, x in ((92, 110), (55, 172), (55, 47), (92, 172)):
+        assert 60 < out[y, x, 0] < 90  # the shade
+        assert len(set(out[y, x].tolist())) == 1
+    for y, x in ((93, 110), (55, 173), (55, 46), (50, 20)):
         assert tuple(out[y, x]) == (128, 128, 128)
     assert out.shape == (120, 200, 3)
     assert out.dtype == np.uint8
@@ -80,6 +104,34 @@ def test_tags_of_equal_boxes_avoid_each_other(tags):
     assert not any(shared(a, b) for i, a in enumerate(tags) for b in tags[:i])
 
 
+def test_a_tag_spares_small_boxes(tags):
+    large, small = [30, 20, 110, 90], [10, 20, 28, 60]  # the small one lies where the tag of the large one would go
+    draw_bbox(GREY, np.array([large, small]), [0, 1], [0.9, 0.8], ["cat", "dog"])
+    for y_min, x_min, y_max, x_max in (small,):
+        assert not any(shared((x_min, y_min, x_max - 1, y_max - 1), tag) for tag in tags)
+    assert len(tags) == 2
+
+
+def test_tags_beside_a_box_at_the_top_and_the_bottom(tags):
+    draw_bbox(np.zeros((20, 300, 3), np.uint8), np.array([[2, 100, 18, 140]]), [0], None, ["cat"])
+    left, _, right, _ = tags[0]
+    assert right < 100 or left >= 140
+
+
+def test_a_crowd_keeps_the_best_tags_readable(tags, monkeypatch):
+    texts, text = [], ImageDraw.ImageDraw.text
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda self, xy, words, **kw: [
+        texts.append(words), text(self, xy, words, **kw)])
+    rng = np.random.default_rng(0)
+    corner = rng.uniform(0, (100, 150), (100, 2))
+    draw_bbox(GREY, np.concatenate([corner, corner + 20], axis=1), [0] * 100, np.arange(100) / 100, ["cat"])
+    assert 3 <= len(tags) < 60
+    assert texts == sorted(texts, reverse=True)
+    area = [(right - left + 1) * (bottom - top + 1) for left, top, right, bottom in tags]
+    for i, tag in enumerate(tags):
+        assert sum(shared(tag, other) for other in tags[:i]) <= 0.26 * max(area)
+
+
 def test_tag_wider_than_the_image_shrinks_and_ends_with_the_image(tags):
     img, bbox = np.zeros((40, 70, 3), np.uint8), np.array([[20, 5, 39, 45]])
     out = draw_bbox(img, bbox, [0], [0.5], ["w" * 7])
@@ -98,13 +150,24 @@ def test_tag_text(monkeypatch):
     draw_bbox(GREY, bbox, np.array([1, 0]))
     draw_bbox(GREY, bbox)
     assert texts == ["dog 0.99 (difficult)", "cat 0.50", "1", "0"]
+    texts.clear()
+    draw_bbox(GREY, bbox, [0, 1], [0.5, 0.75])
+    assert texts == ["1 0.75", "0 0.50"]  # the best first
 
 
 @pytest.mark.parametrize("bbox", [[7, 9, 7, 9], [7, 9, 7, 30], [-50, 20, -40, 60], [200, 300, 220, 400]])
 def test_boxes_without_area_or_outside_are_drawn(bbox):
     out = draw_bbox(GREY, np.array([bbox], np.float32))
-    y, x = min(max(bbox[0], 0), 119), min(max(bbox[1], 0), 199)
+    y, x = min(max(bbox[0] - 1, 0), 119), min(max(bbox[1] - 1, 0), 199)
     assert tuple(out[y, x]) == class_color(0)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (1, 300, 3), (300, 1, 3), (12, 12, 3)])
+def test_tiny_and_thin_images_are_drawn_on(shape):
+    img = np.full(shape, 128, np.uint8)
+    out = draw_bbox(img, np.array([[0, 0, *shape[:2]], [0.2, 0.1, 0.9, 0.8]]), [0, 1], [0.5, 1], ["cat", "dog"])
+    assert out.shape == shape
+    assert (out != img).any()
 
 
 def test_no_boxes_give_an_equal_copy():
@@ -138,6 +201,28 @@ def test_side_by_side_keeps_both_pictures():
     assert (bar[:, -50:] > 150).any()
     with pytest.raises(ValueError, match="60 pixels tall and right 61"):
         side_by_side(left, np.zeros((61, 50, 3), np.uint8), ("a", "b"))
+
+
+def test_a_contact_sheet_holds_every_image_above_its_title():
+    sizes = [(30, 200), (90, 10), (60, 150), (40, 130), (1, 1)]
+    imgs = [np.full((*size, 3), 10 * i + 10, np.uint8) for i, size in enumerate(sizes)]
+    sheet = contact_sheet(imgs, ["a", "b" * 200, "", "d", "e"])
+    places = [np.argwhere((sheet == 10 * i + 10).all(axis=2)) for i in range(5)]
+    for place, size in zip(places, sizes, strict=True):
+        assert (np.ptp(place, axis=0) + 1).tolist() == list(size) or size == (1, 1)
+    middle = [(place.min(axis=0) + place.max(axis=0)) / 2 for place in places[:4]]
+    assert abs(middle[0][0] - middle[1][0]) <= 1  # a row
+    assert abs(middle[0][1] - middle[3][1]) <= 1  # a column
+    assert middle[3][0] > middle[0][0] + 60
+    assert middle[0][1] + 100 < middle[1][1] < middle[2][1]
+    assert (sheet[:8] == 255).all()
+    assert (sheet[-8:] == 255).all()
+    assert (sheet[:, :8] == 255).all()  # the long title, too, has a margin
+    assert (sheet[:, -8:] == 255).all()
+
+
+def test_columns_of_a_contact_sheet():
+    assert [sheet_columns(n) for n in (1, 2, 3, 4, 5, 9, 10, 16)] == [1, 2, 3, 2, 3, 3, 4, 4]
 
 
 def run(n_train, n_eval):
