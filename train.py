@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from check_data import check
 from data import class_names, find_root
 from data.transforms import TrainTransform
 from data.voc import DataError, VOCDataset
@@ -32,7 +33,7 @@ from utils.checkpoint import (
     save_checkpoint,
     set_rng_state,
 )
-from utils.config import OptionError, TrainConfig, command
+from utils.config import CheckConfig, OptionError, TrainConfig, command
 from utils.device import be_deterministic, pick_device, pick_dtype
 from utils.dist import ALONE, Team, join_team
 from utils.environment import describe_environment
@@ -206,8 +207,7 @@ def open_data(config):
     eval_set = VOCDataset(root, config.eval_split, classes, invalid_boxes=config.invalid_boxes)
     print(f"{root}: {len(train_set)} images to train on, {len(eval_set)} to evaluate on, {len(classes)} classes: "
           + ", ".join(classes))
-    if train_set.n_skipped or eval_set.n_skipped:
-        print(f"left out boxes without area: {train_set.n_skipped} to train on, {eval_set.n_skipped} to evaluate on")
+    print(*train_set.notes, *eval_set.notes, sep="\n", end="\n" * bool(train_set.notes or eval_set.notes))
     return train_set, eval_set
 
 
@@ -292,4 +292,5 @@ def load_state(run):
 
 
 if __name__ == "__main__":
-    fire.Fire({"train": command(TrainConfig, train, (DataError, CheckpointError, WeightsError), stored=stored_options)})
+    fire.Fire({"train": command(TrainConfig, train, (DataError, CheckpointError, WeightsError), stored=stored_options),
+               "check": command(CheckConfig, check, (DataError,))})

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from utils.config import BenchConfig, EvalConfig, PredictConfig, TrainConfig, as_text, dashed
+from utils.config import BenchConfig, CheckConfig, EvalConfig, PredictConfig, TrainConfig, as_text, dashed
 
 ROOT = Path(__file__).parent.parent
-CONFIGS = [TrainConfig, EvalConfig, PredictConfig, BenchConfig]
+CONFIGS = [TrainConfig, CheckConfig, EvalConfig, PredictConfig, BenchConfig]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 

@@ -46,7 +46,7 @@ class DetectConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DataConfig:
+class FolderConfig:
     """Where images and objects come from."""
 
     data: Literal["voc", "shapes"] = option(
@@ -56,7 +56,14 @@ class DataConfig:
     classes: Names = option(
         "Data", (), "names of the classes, or a file with one a line; empty: found in the annotations")
     invalid_boxes: Literal["error", "skip"] = option(
-        "Data", "error", "boxes without area: error, or skip to leave them out")
+        "Data", "error", "boxes without area or outside the image: error, or skip to leave them out and to clip those "
+        "that end far beyond it")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig(FolderConfig):
+    """Where they come from, and who reads them."""
+
     num_workers: int | None = option(
         "Data", None, "processes that read images; empty: 0 on a CPU, up to 4 with a GPU", least=0)
 
@@ -128,6 +135,19 @@ class TrainConfig(DetectConfig, DataConfig):
     plot_every: int = option("Watching", 40, "steps between points of the curves")
     visdom: Literal["auto", "off"] = option("Watching", "auto", "auto: plot to a Visdom server if one runs; off")
     visdom_port: int = option("Watching", 8097, "its port on this machine")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckConfig(FolderConfig):
+    """python train.py check: looks for mistakes in a data set, lists them all, and prints what is in it.
+
+    Training and evaluation look for the same at their start, but of the images they read headers and ends only; here
+    every image is decoded.
+    """
+
+    splits: Names = option(
+        "Data", (), "ImageSets/Main/<split>.txt, several: a,b; empty: train, val, trainval and test, as far as they "
+        "are there, else all files there")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
