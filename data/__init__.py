@@ -23,7 +23,7 @@ def find_root(data, voc_data_dir, download=False):
     near = roots_near(root) if missing else []
     if near:
         raise DataError(f"there is no data set in {root} (no {missing[0]}), but there is one in "
-                        f"{', '.join(map(str, near))}: --voc-data-dir={near[0]}")
+                        f"{', '.join(map(str, near[:5]))}: --voc-data-dir={near[0]}")
     if "ImageSets/Main" in missing:
         raise DataError(f"there is no data set in {root} (no ImageSets/Main): name a folder in the VOC layout "
                         "with --voc-data-dir, fetch VOC2007 with --download, or take the embedded one, --data=shapes")

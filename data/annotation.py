@@ -43,7 +43,9 @@ def read_annotation(path, findings):
             raise ValueError("its name is empty")
     except FileNotFoundError:
         return findings.error("no annotation", str(path))
-    except (ET.ParseError, AttributeError, TypeError, ValueError, LookupError, OverflowError, OSError) as error:
+    except OSError as error:
+        return findings.error("annotation", f"{path}: {error.strerror}")
+    except (ET.ParseError, AttributeError, TypeError, ValueError, LookupError, OverflowError) as error:
         reason = ("something is missing" if isinstance(error, AttributeError | TypeError) else
                   "it declares entities, which could grow without bound or fetch files: write out what they stand for"
                   if isinstance(error, DefusedXmlException) else error)

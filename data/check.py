@@ -5,6 +5,7 @@ Nothing here opens a file: voc.py and image.py do, and hand over what they read.
 G: objects of one image. H, W: its sides. Sides are written as VOC does, width x height.
 """
 import difflib
+import os
 import unicodedata
 from collections import Counter
 from pathlib import Path
@@ -178,13 +179,13 @@ def _folded(name):
 
 
 def _places(places):
-    return f"{len(places)} objects, the first in {places[0]}"
+    return f"{len(places)} object{'s' * (len(places) > 1)}, the first in {places[0]}"
 
 
 def roots_near(folder):
-    """The folders up to two levels above and below `folder` that hold a data set in the VOC layout."""
+    """The folders one or two levels above and below `folder` that hold a data set in the VOC layout."""
     folder = Path(folder)
-    above = [parent for parent in (folder.parent, folder.parent.parent) if parent != folder]
+    above = [Path(os.path.normpath(folder / up)) for up in ("..", "../..")]
     below = [main.parent.parent for depth in ("*", "*/*") for main in sorted(folder.glob(f"{depth}/ImageSets/Main"))]
     return [root for root in dict.fromkeys(above + below) if (root / "ImageSets" / "Main").is_dir()]
 

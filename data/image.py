@@ -3,6 +3,7 @@
 H, W: sides of the image as its pixels are stored; an EXIF orientation turns nothing here.
 """
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -60,7 +61,9 @@ def _named(path):
     except DataError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).replace(f" {str(path)!r}", "").split()) or type(error).__name__
+        empty = Path(path).is_file() and Path(path).stat().st_size == 0
+        reason = "it is empty" if empty else getattr(error, "strerror", None) or str(error) or type(error).__name__
+        reason = " ".join(reason.replace(f" {str(path)!r}", "").split())
         raise DataError(f"{path} is not an image that can be read: {reason}") from None
 
 
