@@ -1,9 +1,8 @@
 """`train.py check` on data sets with everything wrong and with nothing wrong, and a step of training on odd images."""
 import copy
 import re
-import subprocess
+import runpy
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -41,15 +40,14 @@ def test_all_that_is_wrong_is_listed_and_the_rest_summed_up(broken, capsys):
     error = message(check, CheckConfig(voc_data_dir=str(broken)))
     printed = capsys.readouterr().out
     main = broken / "ImageSets/Main"
-    assert error.splitlines()[1::2] == [
+    assert [line.split(": broken")[0] for line in error.splitlines()[1::2]] == [
         f"  {main}/val.txt lines 2 and 4: twice", f"  {main}/val.txt line 5: '../x'",
         f"  {broken}/Annotations/flat.xml object 1 (cat): xmin 4, ymin 3, xmax 9, ymax 3",
         f"  {broken}/JPEGImages/gone.jpg",
-        f"  {broken}/JPEGImages/broken.png is not an image that can be read: broken data stream when reading image file"]
+        f"  {broken}/JPEGImages/broken.png is not an image that can be read"]
     assert all(re.search(r" \(1\): ", line) for line in error.splitlines()[::2])
     for line in (str(broken), "images: train 3, val 3", "of these, each once: 4 can be used, 1 without objects, 0 with",
-                 "formats: JPEG RGB 2, PNG RGB 2", "cat          2          0       2",
-                 "dog          2          0       1",
+                 "formats: JPEG RGB 2, PNG RGB 2", "\ncat                2          0       2\n", "\ndog                2          0       1\n",
                  f"  {broken}/Annotations/twice.xml object 2 (dog): xmin 4, ymin 0, xmax 9, ymax 9, in an image of "
                  "60x40"):
         assert line in printed
@@ -85,13 +83,13 @@ def test_exif_that_nothing_confirms_is_noted(tmp_path, capsys):
     assert f"look whether they do: 1\n  {tmp_path}/JPEGImages/a.jpg, EXIF orientation 8\n" in printed
 
 
-def test_the_command(broken):
-    done = subprocess.run([sys.executable, Path(train.__file__), "check", f"--voc-data-dir={broken}",
-                           "--splits=train", "--invalid-boxes=skip"], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 1
-    assert "boxes left out, without area or outside the image: 1" in done.stdout
-    assert "error: images that cannot be read (1): " in done.stderr
-    assert "Traceback" not in done.stderr
+def test_the_command(broken, capsys, monkeypatch):
+    words = ["check", f"--voc-data-dir={broken}", "--splits=train", "--invalid-boxes=skip"]
+    monkeypatch.setattr(sys, "argv", ["train.py", *words])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(train.__file__, run_name="__main__")
+    assert caught.value.code.startswith("error: images that cannot be read (1): ")
+    assert "boxes left out, without area or outside the image: 1" in capsys.readouterr().out
 
 
 # Odd, but nothing wrong: trained on and detected in
