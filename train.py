@@ -17,8 +17,9 @@ from tqdm import tqdm
 
 from check_data import check
 from data import class_names, find_root
+from data.check import DataError, Findings
 from data.transforms import TrainTransform
-from data.voc import DataError, VOCDataset
+from data.voc import VOCDataset
 from eval import check_start, evaluate, heading, open_checkpoint, predict_options, table, worker_count
 from model import WeightsError, build
 from model.faster_rcnn import FasterRCNN
@@ -203,11 +204,12 @@ def open_data(config):
         raise OptionError("--download fetches VOC2007 into datasets/: leave out --data and --voc-data-dir")
     root = find_root(config.data, config.voc_data_dir, config.download)
     classes = class_names(config.classes, root, (config.train_split, config.eval_split))
-    train_set = VOCDataset(root, config.train_split, classes, config.use_difficult, config.invalid_boxes)
-    eval_set = VOCDataset(root, config.eval_split, classes, invalid_boxes=config.invalid_boxes)
+    findings = Findings()
+    train_set = VOCDataset(root, config.train_split, classes, config.use_difficult, config.invalid_boxes, findings)
+    eval_set = VOCDataset(root, config.eval_split, classes, invalid_boxes=config.invalid_boxes, findings=findings)
+    findings.raise_errors()
     print(f"{root}: {len(train_set)} images to train on, {len(eval_set)} to evaluate on, {len(classes)} classes: "
-          + ", ".join(classes))
-    print(*train_set.notes, *eval_set.notes, sep="\n", end="\n" * bool(train_set.notes or eval_set.notes))
+          + ", ".join(classes), *findings.noted(), sep="\n")
     return train_set, eval_set
 
 

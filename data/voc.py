@@ -126,18 +126,21 @@ class VOCDataset:
         split: name of a file in ImageSets/Main.
         classes: names of the classes; a label is an index into them.
         use_difficult: whether objects marked difficult are there.
-        invalid_boxes: "error", or "skip" to leave out boxes without area or outside the image; `notes` counts them.
+        invalid_boxes: "error", or "skip" to leave out boxes without area or outside the image.
+        findings: takes what `data.check` calls an error; without, it is raised. The attribute of that name has notes
+            of what was done about smaller things, too.
 
     Raises:
-        DataError: what `data.check` calls an error; names all offenders.
+        DataError: there is no split; and, without `findings`, what they would have taken, all offenders at once.
     """
 
-    def __init__(self, root, split, classes, use_difficult=True, invalid_boxes="error"):
+    def __init__(self, root, split, classes, use_difficult=True, invalid_boxes="error", findings=None):
         self.classes = tuple(classes)
-        findings = Findings()
-        items = read_items(root, read_ids(root, split), self.classes, invalid_boxes, findings)
-        findings.raise_errors()
-        self.notes = [f"{split}: {note}" for note in findings.noted()]  # what was done about smaller things
+        self.findings = findings or Findings()
+        ids = read_ids(root, split, self.findings)
+        items = read_items(root, ids, self.classes, invalid_boxes, self.findings)
+        if findings is None:
+            self.findings.raise_errors()
         self._items = []
         for item in items:
             keep = use_difficult | ~item.difficult  # (G,)

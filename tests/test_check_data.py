@@ -40,23 +40,41 @@ def test_all_that_is_wrong_is_listed_and_the_rest_summed_up(broken, capsys):
     error = message(check, CheckConfig(voc_data_dir=str(broken)))
     printed = capsys.readouterr().out
     main = broken / "ImageSets/Main"
-    assert [line.split(": broken")[0] for line in error.splitlines()[1::2]] == [
+    assert [line.split(" is not an image")[0] for line in error.splitlines()[1::2]] == [
         f"  {main}/val.txt lines 2 and 4: twice", f"  {main}/val.txt line 5: '../x'",
         f"  {broken}/Annotations/flat.xml object 1 (cat): xmin 4, ymin 3, xmax 9, ymax 3",
         f"  {broken}/JPEGImages/gone.jpg",
-        f"  {broken}/JPEGImages/broken.png is not an image that can be read"]
+        f"  {broken}/JPEGImages/broken.png"]
     assert all(re.search(r" \(1\): ", line) for line in error.splitlines()[::2])
     for line in (str(broken), "images: train 3, val 3", "of these, each once: 4 can be used, 1 without objects, 0 with",
-                 "formats: JPEG RGB 2, PNG RGB 2", "\ncat                2          0       2\n", "\ndog                2          0       1\n",
+                 "formats: JPEG RGB 2, PNG RGB 2", "\ncat                2          0       2\n",
+                 "\ndog                2          0       1\n",
                  f"  {broken}/Annotations/twice.xml object 2 (dog): xmin 4, ymin 0, xmax 9, ymax 9, in an image of "
                  "60x40"):
         assert line in printed
     assert "nothing that would stop" not in printed
 
 
-def test_training_refuses_what_a_split_holds(broken):
-    text = message(train.open_data, TrainConfig(voc_data_dir=str(broken), train_split="train", eval_split="train"))
-    assert text.startswith("boxes without area (1): ")
+def test_training_refuses_both_splits_at_once(broken):
+    (broken / "ImageSets/Main/val.txt").write_text("gone\ntwice\n")
+    text = message(train.open_data, TrainConfig(voc_data_dir=str(broken), train_split="train", eval_split="val"))
+    assert [line.split(" (")[0] for line in text.splitlines()[::2]] == ["boxes without area", "missing images"]
+
+
+def test_training_names_ids_before_it_reads_more(broken):
+    text = message(train.open_data, TrainConfig(voc_data_dir=str(broken), train_split="train", eval_split="val"))
+    assert [line.split(" (")[0] for line in text.splitlines()[::2]] == ["image ids that come twice",
+                                                                       "image ids that are paths"]
+
+
+def test_training_prints_what_it_did_about_smaller_things(broken, capsys):
+    write_voc(broken, {"b": [thing(numbers=(0, 4, 9, 9))]}, "test")
+    train.open_data(TrainConfig(voc_data_dir=str(broken), train_split="test", invalid_boxes="skip"))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("tvmonitor")
+    assert lines[1].startswith("boxes that begin at 0 and were clipped")
+    assert lines[1].endswith(": 1")
+    assert len(lines) == 2
 
 
 def test_nothing_wrong(tmp_path, capsys):

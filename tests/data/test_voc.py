@@ -96,7 +96,7 @@ def test_boxes_without_area_are_all_named(flat):
 
 def test_boxes_without_area_are_skipped_when_asked(flat):
     dataset = VOCDataset(flat, "trainval", ["cat", "dog"], invalid_boxes="skip")
-    assert dataset.notes == ["trainval: boxes left out, without area or outside the image: 3"]
+    assert dataset.findings.noted() == ["boxes left out, without area or outside the image: 3"]
     bboxes, labels, difficults = dataset.objects()
     for bbox in bboxes:
         np.testing.assert_array_equal(bbox, [[10, 6, 30, 57]])
@@ -115,7 +115,7 @@ def test_a_box_without_end_is_named(tmp_path, number):
 def test_nothing_is_noted_where_nothing_is_wrong(tmp_path, invalid_boxes):
     write_voc(tmp_path, {"a": [thing(numbers=(1, 1, 1.5, 1.5)), thing(numbers=(1, 1, 40, 60))]})
     dataset = VOCDataset(tmp_path, "trainval", ["cat"], invalid_boxes=invalid_boxes)
-    assert dataset.notes == []
+    assert dataset.findings.noted() == []
     np.testing.assert_array_equal(dataset.objects()[0][0], [[0, 0, 0.5, 0.5], [0, 0, 39, 59]])
 
 
@@ -123,8 +123,8 @@ def test_boxes_a_little_beyond_the_image_are_clipped(tmp_path):
     write_voc(tmp_path, {"a": [thing(numbers=(0, 7, 31, 58)), thing(numbers=(11, -1, 44, 63))]})
     dataset = VOCDataset(tmp_path, "trainval", ["cat"])
     np.testing.assert_array_equal(dataset[0].bbox, [[0, 6, 30, 57], [10, 0, 40, 60]])
-    assert [note.split(":")[1].split(",")[0] for note in dataset.notes] == [
-        " boxes that begin at 0 and were clipped", " boxes clipped to the image"]
+    assert [note.split(":")[0].split(",")[0] for note in dataset.findings.noted()] == [
+        "boxes that begin at 0 and were clipped", "boxes clipped to the image"]
 
 
 # Faults
