@@ -203,8 +203,8 @@ def open_data(config):
     if config.download and (config.data != "voc" or config.voc_data_dir != TrainConfig.voc_data_dir):
         raise OptionError("--download fetches VOC2007 into datasets/: leave out --data and --voc-data-dir")
     root = find_root(config.data, config.voc_data_dir, config.download)
-    classes = class_names(config.classes, root, (config.train_split, config.eval_split))
     findings = Findings()
+    classes = class_names(config.classes, root, (config.train_split, config.eval_split), findings)
     train_set = VOCDataset(root, config.train_split, classes, config.use_difficult, config.invalid_boxes, findings)
     eval_set = VOCDataset(root, config.eval_split, classes, invalid_boxes=config.invalid_boxes, findings=findings)
     findings.raise_errors()

@@ -12,6 +12,7 @@ from voc_files import message, thing, write_voc
 
 import train
 from check_data import check
+from data.check import ERRORS
 from data.image import ORIENTATION
 from data.transforms import TrainTransform
 from model.utils.anchor_target_creator import AnchorTargetCreator
@@ -55,16 +56,11 @@ def test_all_that_is_wrong_is_listed_and_the_rest_summed_up(broken, capsys):
     assert "nothing that would stop" not in printed
 
 
-def test_training_refuses_both_splits_at_once(broken):
-    (broken / "ImageSets/Main/val.txt").write_text("gone\ntwice\n")
+def test_training_refuses_all_of_both_splits_at_once(broken):
+    (broken / "Annotations/gone.xml").write_text("<annotation>")
     text = message(train.open_data, TrainConfig(voc_data_dir=str(broken), train_split="train", eval_split="val"))
-    assert [line.split(" (")[0] for line in text.splitlines()[::2]] == ["boxes without area", "missing images"]
-
-
-def test_training_names_ids_before_it_reads_more(broken):
-    text = message(train.open_data, TrainConfig(voc_data_dir=str(broken), train_split="train", eval_split="val"))
-    assert [line.split(" (")[0] for line in text.splitlines()[::2]] == ["image ids that come twice",
-                                                                       "image ids that are paths"]
+    assert [line.split(" (")[0] for line in text.splitlines()[::2]] == [
+        ERRORS[kind][0] for kind in ("doubled id", "path", "annotation", "no area", "no image")]
 
 
 def test_training_prints_what_it_did_about_smaller_things(broken, capsys):

@@ -141,8 +141,8 @@ class TrainConfig(DetectConfig, DataConfig):
 class CheckConfig(FolderConfig):
     """python train.py check: looks for mistakes in a data set, lists them all, and prints what is in it.
 
-    Training and evaluation look for the same at their start, but of the images they read headers and ends only; here
-    every image is decoded.
+    Training and evaluation look for the same at their start, but of images they read the header and the last bytes,
+    and decode those that seem cut off; here every image is decoded.
     """
 
     splits: Names = option(
