@@ -12,7 +12,7 @@ from PIL import Image
 from data.check import DataError
 
 ORIENTATION = 0x112  # the EXIF tag
-SUFFIX_FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
+SUFFIX_FORMATS = {".jpg": ("JPEG", "MPO"), ".jpeg": ("JPEG", "MPO"), ".png": ("PNG",)}
 ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}  # format -> what a whole file ends with
 TAIL = 4096  # bytes; some programs write a little behind the end
 
@@ -37,7 +37,7 @@ def read_image(path):
 
 
 def read_header(path, findings):
-    """The `Header` of the image file `path`, or None after telling `findings` why it cannot be read.
+    """The `Header` of the image file `path` (.jpg, .jpeg, .png), or None after telling `findings` why there is none.
 
     Pixels are not decoded but where the file seems cut off. More than Pillow takes for an attack are refused.
     """
@@ -48,7 +48,7 @@ def read_header(path, findings):
             read_image(path)
     except DataError as error:
         return findings.error("image", str(error))
-    if header.format != SUFFIX_FORMATS.get(path.suffix.lower(), header.format):
+    if header.format not in SUFFIX_FORMATS[path.suffix.lower()]:
         findings.note("suffix", f"{path}: {header.format}")
     return header
 
@@ -82,6 +82,8 @@ def _to_rgb(img):
 
 
 def _orientation(img):
+    if "exif" not in img.info:
+        return 0  # asked all the same, Pillow decodes a PNG to look behind its pixels
     try:
         orientation = int(img.getexif().get(ORIENTATION, 0))
     except Exception:  # damaged EXIF does not hurt the pixels

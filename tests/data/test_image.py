@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFile
 from voc_files import message
 
 from data.check import DataError, Findings
@@ -94,6 +94,24 @@ def test_exif_turns_nothing(tmp_path):
     data = (tmp_path / "a.jpg").read_bytes()
     (tmp_path / "b.jpg").write_bytes(data.replace(b"Exif\0\0MM\0*\0\0\0\x08", b"Exif\0\0MM\0*\xff\xff\xff\xff"))
     assert header(tmp_path / "b.jpg").orientation == 0
+
+
+def test_headers_are_read_without_decoding(tmp_path, monkeypatch):
+    exif, decoded = Image.Exif(), []
+    exif[ORIENTATION] = 5
+    for name, options in (("a.png", {}), ("b.png", {"exif": exif}), ("a.jpg", {}), ("b.jpg", {"exif": exif})):
+        Image.fromarray(NOISE).save(tmp_path / name, **options)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: decoded.append(self))
+    found = [header(tmp_path / name).orientation for name in ("a.png", "b.png", "a.jpg", "b.jpg")]
+    assert found == [0, 5, 0, 5]
+    assert not decoded
+
+
+def test_pictures_of_several_cameras_are_jpeg(tmp_path):
+    img = Image.fromarray(NOISE)
+    img.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[img])
+    assert header(tmp_path / "a.jpg").format == "MPO"
+    assert read_image(tmp_path / "a.jpg").shape == (40, 60, 3)
 
 
 # Sizes
