@@ -55,5 +55,8 @@ def read_names(classes):
 
 def find_splits(root):
     """The splits that a data set usually has, those that are there; if there are none, all that are there."""
-    there = sorted(path.stem for path in Path(root, "ImageSets", "Main").glob("*.txt"))
+    folder = Path(root, "ImageSets", "Main")
+    there = sorted(path.stem for path in folder.glob("*.txt"))
+    if not there:
+        raise DataError(f"{folder} holds no split: write train.txt and val.txt there, one image id a line")
     return [split for split in ("train", "val", "trainval", "test") if split in there] or there

@@ -79,6 +79,7 @@ def test_nothing_wrong(tmp_path, capsys):
     check(CheckConfig(voc_data_dir=str(tmp_path)))
     printed = capsys.readouterr().out
     assert "images: trainval 2\n" in printed
+    assert re.search(r"\nannotations and headers read in \d+\.\d s, .* images decoded in \d+\.\d s\n", printed)
     assert printed.endswith("\nnothing that would stop a training was found\n")
     check(CheckConfig(voc_data_dir=str(tmp_path), splits=("mine", "trainval"), classes=("cat", "dog", "eel")))
     printed = capsys.readouterr().out

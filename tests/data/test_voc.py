@@ -327,6 +327,8 @@ def test_splits_are_the_usual_ones_or_all(tmp_path):
     for split in ("val", "train"):
         (tmp_path / f"ImageSets/Main/{split}.txt").unlink()
     assert find_splits(tmp_path) == ["cat_train"]
+    (tmp_path / "ImageSets/Main/cat_train.txt").unlink()
+    assert message(find_splits, tmp_path).startswith(f"{tmp_path / 'ImageSets/Main'} holds no split: ")
 
 
 def test_ids_may_hold_blanks_and_stand_beside_the_marks_of_a_class_file(tmp_path):
