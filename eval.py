@@ -247,7 +247,7 @@ def main(config):
     about = {"checkpoint": config.load_path, "step": checkpoint["step"], "preprocessing": checkpoint["preprocessing"],
              "data": str(root), "split": split, "n_image": n_image(dataset, config.limit),
              "precision": "bf16" if dtype else "fp32"}
-    print(f"{root}, {about['n_image']} images of split {split}")
+    print(f"{root}, {about['n_image']} images of split {split}", *dataset.findings.noted(), sep="\n")
     measure = measure_proposals if config.proposals else measure_detections
     results = measure(config, checkpoint, dataset, device, dtype)
     if config.json:

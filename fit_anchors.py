@@ -17,9 +17,9 @@ import numpy as np
 from tqdm import tqdm
 
 from data import class_names, find_root
-from data.image_sizes import image_sizes
+from data.check import DataError
 from data.transforms import scale_bbox
-from data.voc import DataError, VOCDataset
+from data.voc import VOCDataset
 from model.utils.anchors import enumerate_shifted_anchor
 from model.utils.bbox_tools import bbox_iou
 from model.utils.preprocess import resized_size
@@ -77,14 +77,14 @@ def read_boxes(config):
     root = find_root(config.data, config.voc_data_dir)
     classes = class_names(config.classes, root, (config.train_split,))
     dataset = VOCDataset(root, config.train_split, classes, config.use_difficult, config.invalid_boxes)
-    originals = image_sizes(root, config.train_split)
+    originals = dataset.sizes()
     bboxes = dataset.objects()[0]
     n_box = sum(map(len, bboxes))
     if not n_box:
         raise DataError(f"{root}: the images of {config.train_split} have no object (difficult ones count with "
                         "--use-difficult), so there is nothing to fit anchors to")
-    print(f"{root}: {n_box} boxes on {len(dataset)} images of {config.train_split}"
-          + f", {dataset.n_skipped} boxes without area left out" * (dataset.n_skipped > 0))
+    print(f"{root}: {n_box} boxes on {len(dataset)} images of {config.train_split}",
+          *dataset.findings.noted(), sep="\n")
     resized = [resized_size(*size, config.min_size, config.max_size)[:2] for size in originals]
     shortest = np.concatenate([(bbox[:, 2:] - bbox[:, :2]).min(1) for bbox in bboxes])  # (N,)
     return [scale_bbox(*args) for args in zip(bboxes, originals, resized, strict=True)], resized, shortest

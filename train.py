@@ -15,9 +15,11 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from check_data import check
 from data import class_names, find_root
+from data.check import DataError, Findings
 from data.transforms import TrainTransform
-from data.voc import DataError, VOCDataset
+from data.voc import VOCDataset
 from eval import check_start, evaluate, heading, open_checkpoint, predict_options, table, worker_count
 from fit_anchors import fit_anchors
 from model import WeightsError, build
@@ -33,7 +35,7 @@ from utils.checkpoint import (
     save_checkpoint,
     set_rng_state,
 )
-from utils.config import AnchorConfig, OptionError, TrainConfig, command
+from utils.config import AnchorConfig, CheckConfig, OptionError, TrainConfig, command
 from utils.device import be_deterministic, pick_device, pick_dtype
 from utils.dist import ALONE, Team, join_team
 from utils.environment import describe_environment
@@ -202,13 +204,13 @@ def open_data(config):
     if config.download and (config.data != "voc" or config.voc_data_dir != TrainConfig.voc_data_dir):
         raise OptionError("--download fetches VOC2007 into datasets/: leave out --data and --voc-data-dir")
     root = find_root(config.data, config.voc_data_dir, config.download)
-    classes = class_names(config.classes, root, (config.train_split, config.eval_split))
-    train_set = VOCDataset(root, config.train_split, classes, config.use_difficult, config.invalid_boxes)
-    eval_set = VOCDataset(root, config.eval_split, classes, invalid_boxes=config.invalid_boxes)
+    findings = Findings()
+    classes = class_names(config.classes, root, (config.train_split, config.eval_split), findings)
+    train_set = VOCDataset(root, config.train_split, classes, config.use_difficult, config.invalid_boxes, findings)
+    eval_set = VOCDataset(root, config.eval_split, classes, invalid_boxes=config.invalid_boxes, findings=findings)
+    findings.raise_errors()
     print(f"{root}: {len(train_set)} images to train on, {len(eval_set)} to evaluate on, {len(classes)} classes: "
-          + ", ".join(classes))
-    if train_set.n_skipped or eval_set.n_skipped:
-        print(f"left out boxes without area: {train_set.n_skipped} to train on, {eval_set.n_skipped} to evaluate on")
+          + ", ".join(classes), *findings.noted(), sep="\n")
     return train_set, eval_set
 
 
@@ -294,4 +296,5 @@ def load_state(run):
 
 if __name__ == "__main__":
     fire.Fire({"train": command(TrainConfig, train, (DataError, CheckpointError, WeightsError), stored=stored_options),
+               "check": command(CheckConfig, check, (DataError,)),
                "anchors": command(AnchorConfig, fit_anchors, (DataError,))})

@@ -4,18 +4,18 @@
     ROOT/Annotations/ID.xml           its objects
     ROOT/JPEGImages/ID.jpg            the image; .jpeg and .png do as well
 
-The files count pixels from 1, both ends included. This reader subtracts 1 from all four numbers and takes the
-result as continuous coordinates (y_min, x_min, y_max, x_max), as the reference does.
-
-G: objects in the image. H, W: its sides.
+Boxes are continuous (y_min, x_min, y_max, x_max), see annotation.py. G: objects in the image. H, W: its sides.
 """
+import os
 import re
-import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+
+from data.annotation import read_annotation
+from data.check import DataError, Findings, check_boxes, check_ids, check_names, check_size
+from data.image import Header, read_header, read_image
 
 CLASSES = ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
            "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor")
@@ -32,128 +32,133 @@ class Sample(NamedTuple):
     id: str
 
 
-class Annotation(NamedTuple):
-    """The objects of one XML file, as they stand there."""
+class Item(NamedTuple):
+    """A `Sample` whose image is still to be read."""
 
-    name: list[str]  # G names of classes
-    bbox: np.ndarray  # (G, 4) float32, 1 subtracted
+    path: Path
+    bbox: np.ndarray  # (G, 4) float32, inside the image
+    label: np.ndarray  # (G,) int64
     difficult: np.ndarray  # (G,) bool
+    id: str
+    header: Header  # of the image file
 
 
-class DataError(ValueError):
-    """Something is wrong with the files of a data set; the message says where and what to do."""
+def read_ids(root, split, findings=None):
+    """The image ids of a split, in the order of its file. VOC's class-wise files have a second column: ignored.
 
-
-def read_image(path):
-    """The image file `path` as an (H, W, 3) uint8 RGB array."""
-    try:
-        with Image.open(path) as img:
-            return np.array(img.convert("RGB"))
-    except OSError as error:
-        raise DataError(f"{path} is not an image that can be read: {error}") from None
-
-
-def read_ids(root, split):
-    """The image ids of a split, in the order of its file. VOC's class-wise files have a second column: ignored."""
+    Ids that cannot be used go to `findings`, or are raised without.
+    """
     path = Path(root, "ImageSets", "Main", f"{split}.txt")
     if not path.is_file():
         there = ", ".join(sorted(file.stem for file in path.parent.glob("*.txt"))[:20]) or "none"
         raise DataError(f"{path} is missing; splits found there: {there}")
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
-    ids = [re.sub(r"\s+(-1|0|1)$", "", line.strip()) for line in lines if line.strip()]
+    lines = enumerate(read_lines(path), start=1)
+    ids = [(number, re.sub(r"\s+(-1|0|1)$", "", line)) for number, line in lines if line]
     if not ids:
         raise DataError(f"{path} names no image: write one image id a line")
+    report = findings or Findings()
+    ids = check_ids(path, ids, report)
+    if findings is None:
+        report.raise_errors()
     return ids
 
 
-def read_annotation(path):
-    """The `Annotation` in the XML file `path`. A missing `difficult` counts as 0; coordinates may be fractions."""
-    number, name, corner, difficult = 0, [], [], []
+def read_lines(path):
+    """The lines of a text file, without blanks around them; a byte order mark and Windows line ends do no harm."""
     try:
-        for obj in ET.parse(path).getroot().findall("object"):
-            number += 1
-            name.append(obj.findtext("name").strip())
-            corner.append([float(obj.findtext(f"bndbox/{key}")) for key in ("ymin", "xmin", "ymax", "xmax")])
-            difficult.append(bool(int(obj.findtext("difficult") or 0)))
-    except FileNotFoundError:
-        raise DataError(f"{path} is missing: each image needs one, without objects if it shows none") from None
-    except (ET.ParseError, AttributeError, TypeError, ValueError) as error:
-        where = f"{path}, object {number}," if number else path
-        reason = "something is missing" if isinstance(error, AttributeError | TypeError) else error
-        raise DataError(f"{where} is not an annotation in the VOC format ({reason}): each object needs a name and a "
-                        "bndbox with the numbers xmin, ymin, xmax, ymax") from None
-    return Annotation(name, np.array(corner, np.float32).reshape(-1, 4) - 1, np.array(difficult, bool))  # (G, 4), (G,)
+        return [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines()]
+    except UnicodeDecodeError:
+        raise DataError(f"{path} is not a text in UTF-8: save it as such") from None
 
 
-def find_classes(root, splits):
-    """The class names of a data set: VOC's in their usual order if there are no others, else those found, sorted."""
-    root = Path(root)
-    ids = {image_id for split in splits for image_id in read_ids(root, split)}
-    found = {name for image_id in ids for name in read_annotation(root / "Annotations" / f"{image_id}.xml").name}
+def find_classes(root, splits, findings=None):
+    """The class names of a data set: VOC's in their usual order if there are no others, else those found, sorted.
+
+    What is wrong with the annotations goes to `findings`, or is raised without.
+    """
+    report, found = findings or Findings(), {}
+    for image_id in dict.fromkeys(image_id for split in splits for image_id in read_ids(root, split, findings)):
+        path = Path(root, "Annotations", f"{image_id}.xml")
+        annotation = read_annotation(path, report)
+        for name in annotation.name if annotation else []:
+            found.setdefault(name, []).append(path)
+    check_names(found, None, report)
+    if findings is None or not found:
+        report.raise_errors()
     if not found:
         raise DataError(f"{root}: no image of {', '.join(splits)} has an object, so there is nothing to learn")
-    return CLASSES if found <= set(CLASSES) else tuple(sorted(found))
+    return CLASSES if found.keys() <= set(CLASSES) else tuple(sorted(found))
+
+
+def read_items(root, ids, classes, invalid_boxes, findings):
+    """The `Item`s of the images `ids`: annotations and headers of images are read, and all that is wrong is told.
+
+    Arguments are as for `VOCDataset`; what goes to `findings` as an error is not among the items.
+    """
+    items, found, index = [], {}, {name: i for i, name in enumerate(classes)}
+    for image_id in ids:
+        where = Path(root, "Annotations", f"{image_id}.xml")
+        annotation, path = read_annotation(where, findings), find_image(root, image_id, findings)
+        header = path and read_header(path, findings)
+        if not (annotation and header):
+            continue
+        check_size(where, annotation.size, path, header, findings)
+        bbox, valid = check_boxes(where, annotation, header.size, invalid_boxes == "skip", findings)
+        for name in annotation.name:
+            found.setdefault(name, []).append(where)
+        label = np.array([index.get(name, -1) for name in annotation.name], np.int64)  # (G,)
+        items.append(Item(path, bbox[valid], label[valid], annotation.difficult[valid], image_id, header))
+    check_names(found, classes, findings)
+    return items
+
+
+def find_image(root, image_id, findings):
+    """The image file of an id, or None after telling `findings` that there is none."""
+    paths = [Path(root, "JPEGImages", f"{image_id}{suffix}") for suffix in SUFFIXES]
+    return next(filter(os.path.isfile, paths), None) or findings.error("no image", str(paths[0]))
 
 
 class VOCDataset:
-    """The images of one split and their objects, all annotations read and checked at once.
+    """The images of one split and their objects, all annotations and headers of images read and checked at once.
 
     Args:
         root: the folder in the VOC layout.
         split: name of a file in ImageSets/Main.
         classes: names of the classes; a label is an index into them.
         use_difficult: whether objects marked difficult are there.
-        invalid_boxes: "error", or "skip" to leave out boxes without area; `n_skipped` counts them.
+        invalid_boxes: "error", or "skip" to leave out boxes without area or outside the image.
+        findings: takes what `data.check` calls an error; without, it is raised. The attribute of that name has notes
+            of what was done about smaller things, too.
 
     Raises:
-        DataError: a file is missing or unreadable, a class is unknown, a box has no area. Names all such boxes.
+        DataError: there is no split; and, without `findings`, what they would have taken, all offenders at once.
     """
 
-    def __init__(self, root, split, classes, use_difficult=True, invalid_boxes="error"):
-        root = Path(root)
+    def __init__(self, root, split, classes, use_difficult=True, invalid_boxes="error", findings=None):
         self.classes = tuple(classes)
-        self.n_skipped = 0
-        self._items = []  # (path of the image, bbox, label, difficult, id) each
-        offenders = []
-        for image_id in read_ids(root, split):
-            path = root / "Annotations" / f"{image_id}.xml"
-            name, bbox, difficult = read_annotation(path)
-            valid = (bbox[:, 2:] > bbox[:, :2]).all(1) & np.isfinite(bbox).all(1)  # (G,)
-            for i in np.flatnonzero(~valid):
-                y_min, x_min, y_max, x_max = bbox[i] + 1
-                offenders.append(f"{path} object {i + 1} ({name[i]}): "
-                                 f"xmin {x_min:g}, ymin {y_min:g}, xmax {x_max:g}, ymax {y_max:g}")
-            keep = valid & (use_difficult | ~difficult)
-            label = np.array([self._label(n, path) for n in name], np.int64)
-            self._items.append((self._image_path(root, image_id), bbox[keep], label[keep], difficult[keep], image_id))
-        if invalid_boxes == "skip":
-            self.n_skipped = len(offenders)
-        elif offenders:
-            raise DataError(f"{len(offenders)} boxes have no area; mend them or pass --invalid-boxes=skip:\n  "
-                            + "\n  ".join(offenders))
-
-    def _label(self, name, path):
-        if name not in self.classes:
-            raise DataError(f"{path} has an object of the class {name!r}, which is none of {', '.join(self.classes)}: "
-                            "mend it or pass --classes with all names")
-        return self.classes.index(name)
-
-    @staticmethod
-    def _image_path(root, image_id):
-        for suffix in SUFFIXES:
-            path = root / "JPEGImages" / f"{image_id}{suffix}"
-            if path.is_file():
-                return path
-        raise DataError(f"{root / 'JPEGImages' / image_id}.jpg is missing (.jpeg and .png are not there either)")
+        self.findings = findings or Findings()
+        ids = read_ids(root, split, self.findings)
+        items = read_items(root, ids, self.classes, invalid_boxes, self.findings)
+        if findings is None:
+            self.findings.raise_errors()
+        self._items = []
+        for item in items:
+            keep = use_difficult | ~item.difficult  # (G,)
+            self._items.append(item._replace(bbox=item.bbox[keep], label=item.label[keep],
+                                             difficult=item.difficult[keep]))
 
     def __len__(self):
         return len(self._items)
 
     def __getitem__(self, index):
         """The `Sample` at `index`."""
-        path, bbox, label, difficult, image_id = self._items[index]
-        return Sample(read_image(path), bbox, label, difficult, image_id)
+        item = self._items[index]
+        return Sample(read_image(item.path), item.bbox, item.label, item.difficult, item.id)
 
     def objects(self):
         """(bboxes, labels, difficults): lists of the objects of all images, without reading an image."""
-        return tuple([item[i] for item in self._items] for i in (1, 2, 3))
+        return tuple([getattr(item, name) for item in self._items] for name in ("bbox", "label", "difficult"))
+
+    def sizes(self):
+        """(H, W) of every image, without decoding one."""
+        return [item.header.size for item in self._items]

@@ -33,7 +33,7 @@ ANCHORS, BOXES, RPN_TARGET, PROPOSAL, HEAD_TARGET, SAMPLING, PREPROCESS, ROI_POO
     f"model/utils/{name}.py" for name in ("anchors", "bbox_tools", "anchor_target_creator", "proposal_creator",
                                           "proposal_target_creator", "sampling", "preprocess", "roi_pooling"))
 NETWORK, TRAINER, METRIC = "model/faster_rcnn.py", "trainer.py", "utils/voc_eval.py"
-READER, TRANSFORMS = "data/voc.py", "data/transforms.py"
+READER, ANNOTATION, TRANSFORMS = "data/voc.py", "data/annotation.py", "data/transforms.py"
 
 
 def own_tests(file):
@@ -154,12 +154,13 @@ MISTAKES = (
     Mistake("difficult: found ones are false positives", METRIC,
             "outcome[pred[gt_difficult[gt]]] = -1", "outcome[pred[gt_difficult[gt]]] = 0", own_tests(METRIC)),
     Mistake("difficult: not left out by the reader", READER,
-            "valid & (use_difficult | ~difficult)", "valid", own_tests(READER)),
+            "use_difficult | ~item.difficult", "~item.difficult | True", own_tests(READER)),
     Mistake("difficult: always trained on", "train.py",
             "classes, config.use_difficult, config.invalid_boxes", "classes, True, config.invalid_boxes",
             own_tests("train.py")),
 
-    Mistake("VOC reader: 1 not subtracted", READER, ".reshape(-1, 4) - 1,", ".reshape(-1, 4),", own_tests(READER)),
+    Mistake("VOC reader: 1 not subtracted", ANNOTATION, ".reshape(-1, 4) - 1 ", ".reshape(-1, 4) ",
+            own_tests(ANNOTATION)),
     Mistake("flip: image without its boxes", TRANSFORMS,
             "img, bbox = img.flip(3), flip_bbox(bbox, img.shape[3])", "img = img.flip(3)", own_tests(TRANSFORMS)),
     Mistake("flip: off by one", TRANSFORMS,

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from utils.config import AnchorConfig, BenchConfig, EvalConfig, PredictConfig, TrainConfig, as_text, dashed
+from utils.config import AnchorConfig, BenchConfig, CheckConfig, EvalConfig, PredictConfig, TrainConfig, as_text, dashed
 
 ROOT = Path(__file__).parent.parent
-CONFIGS = [TrainConfig, AnchorConfig, EvalConfig, PredictConfig, BenchConfig]
+CONFIGS = [TrainConfig, CheckConfig, AnchorConfig, EvalConfig, PredictConfig, BenchConfig]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 

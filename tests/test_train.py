@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import train
 from data.voc import Sample
@@ -59,7 +60,7 @@ def test_difficult_objects_are_trained_on_when_asked_and_evaluated_always(tmp_pa
     for split in ("trainval", "test"):
         (tmp_path / f"ImageSets/Main/{split}.txt").write_text("a\n")
     (tmp_path / "Annotations/a.xml").write_text(f"<annotation>{thing.format(0)}{thing.format(1)}</annotation>")
-    (tmp_path / "JPEGImages/a.jpg").touch()
+    Image.new("RGB", (20, 10)).save(tmp_path / "JPEGImages/a.jpg")
     for options, n_train in (({}, 1), ({"use_difficult": True}, 2)):
         splits = train.open_data(TrainConfig(voc_data_dir=str(tmp_path), **options))
         assert [len(split.objects()[0][0]) for split in splits] == [n_train, 2]
@@ -281,7 +282,7 @@ def test_meter_starts_anew_when_it_is_read(monkeypatch):
 
 def test_resuming_in_vain_keeps_the_options_of_the_run(earlier_run, monkeypatch, tiny_model):
     class Dataset(list):
-        classes, n_skipped = ("cat",), 0
+        classes = ("cat",)
 
     before = (earlier_run / "config.json").read_text()
     monkeypatch.setattr(train, "open_data", lambda config: (Dataset("ab"), Dataset("c")))

@@ -56,7 +56,8 @@ class FolderConfig:
     classes: Names = option(
         "Data", (), "names of the classes, or a file with one a line; empty: found in the annotations")
     invalid_boxes: Literal["error", "skip"] = option(
-        "Data", "error", "boxes without area: error, or skip to leave them out")
+        "Data", "error", "boxes without area or outside the image: error, or skip to leave them out and to clip those "
+        "that end far beyond it")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -150,6 +151,19 @@ class AnchorConfig(FolderConfig):
     k: int | None = option("Run", None, "how many anchors a cell to propose; empty: as many as are in use")
     seed: int = option("Run", 0, "of the random starts", least=0)
     out: str = option("Run", "anchors.png", "the picture")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckConfig(FolderConfig):
+    """python train.py check: looks for mistakes in a data set, lists them all, and prints what is in it.
+
+    Training and evaluation look for the same at their start, but of images they read the header and the last bytes,
+    and decode those that seem cut off; here every image is decoded.
+    """
+
+    splits: Names = option(
+        "Data", (), "ImageSets/Main/<split>.txt, several: a,b; empty: train, val, trainval and test, as far as they "
+        "are there, else all files there")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

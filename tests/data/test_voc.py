@@ -1,40 +1,13 @@
 """The VOC reader on folders that the tests write: numbers, variants of the files, and a sentence for each fault."""
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from voc_files import RGB, message, thing, write_voc
 
-from data import class_names, find_root, read_names
-from data.voc import CLASSES, DataError, VOCDataset, find_classes, read_annotation, read_ids, read_image
-
-NUMBERS = (11, 7, 31, 58)  # ymin, xmin, ymax, xmax as in a file
-RGB = (200, 100, 50)
-
-
-def thing(name="cat", numbers=NUMBERS, extra="<difficult>0</difficult>"):
-    """The XML of one object; `numbers` in the order of our boxes, written in another one."""
-    y_min, x_min, y_max, x_max = numbers
-    return (f"<object><name>{name}</name>{extra}<bndbox><xmax>{x_max}</xmax><xmin>{x_min}</xmin>"
-            f"<ymax>{y_max}</ymax><ymin>{y_min}</ymin></bndbox></object>")
-
-
-def write_voc(root, things, split="trainval", img=None, suffix=".jpg"):
-    """Writes a data set: `things` is image id -> XML of its objects; all images look the same."""
-    img = img or Image.new("RGB", (60, 40), RGB)
-    for folder in ("ImageSets/Main", "Annotations", "JPEGImages"):
-        (root / folder).mkdir(parents=True, exist_ok=True)
-    (root / "ImageSets/Main" / f"{split}.txt").write_text("".join(f"{image_id}\n" for image_id in things))
-    for image_id, objects in things.items():
-        (root / "Annotations" / f"{image_id}.xml").write_text(f"<annotation>{''.join(objects)}</annotation>")
-        img.save(root / "JPEGImages" / f"{image_id}{suffix}")
-    return root
-
-
-def message(call, *args, **kwargs):
-    """The text of the DataError that a call raises."""
-    with pytest.raises(DataError) as caught:
-        call(*args, **kwargs)
-    return str(caught.value)
-
+from data import class_names, find_root, find_splits, read_names
+from data.check import ERRORS
+from data.voc import CLASSES, VOCDataset, find_classes, read_ids
 
 # What is read
 
@@ -58,26 +31,6 @@ def test_sample(tmp_path):
     assert sample.difficult.dtype == bool
 
 
-def test_coordinates_may_be_fractions(tmp_path):
-    write_voc(tmp_path, {"a": [thing(numbers=(1.5, "2.25", " 30.125 ", "4.75e1"))]})
-    annotation = read_annotation(tmp_path / "Annotations/a.xml")
-    np.testing.assert_array_equal(annotation.bbox, [[0.5, 1.25, 29.125, 46.5]])
-
-
-def test_what_is_optional_may_be_missing(tmp_path):
-    write_voc(tmp_path, {"a": [thing(extra=""), thing(extra="<difficult/>"), thing(extra="<difficult>1</difficult>"),
-                               thing(extra="<pose>Left</pose><truncated>1</truncated>")]})
-    assert read_annotation(tmp_path / "Annotations/a.xml").difficult.tolist() == [False, False, True, False]
-
-
-def test_parts_of_an_object_are_no_objects(tmp_path):
-    part = "<part><name>head</name><bndbox><xmin>2</xmin><ymin>2</ymin><xmax>3</xmax><ymax>3</ymax></bndbox></part>"
-    write_voc(tmp_path, {"a": [thing(" cat\n", extra=part)]})
-    annotation = read_annotation(tmp_path / "Annotations/a.xml")
-    assert annotation.name == ["cat"]
-    np.testing.assert_array_equal(annotation.bbox, [[10, 6, 30, 57]])
-
-
 def test_image_without_objects(tmp_path):
     write_voc(tmp_path, {"empty": [], "a": [thing()]})
     dataset = VOCDataset(tmp_path, "trainval", ["cat"])
@@ -93,17 +46,6 @@ def test_suffixes(tmp_path, suffix):
     write_voc(tmp_path, {"a": [thing()], "b.2": [thing()]}, suffix=suffix)
     dataset = VOCDataset(tmp_path, "trainval", ["cat"])
     assert [dataset[i].img.shape for i in range(2)] == [(40, 60, 3)] * 2
-
-
-@pytest.mark.parametrize(("mode", "color", "expected"), [
-    ("L", 90, (90, 90, 90)), ("RGBA", (10, 20, 30, 128), (10, 20, 30)), ("1", 1, (255, 255, 255)),
-    ("P", 0, (0, 0, 0))])
-def test_every_kind_of_image_is_read_as_rgb(tmp_path, mode, color, expected):
-    Image.new(mode, (5, 3), color).save(tmp_path / "a.png")
-    img = read_image(tmp_path / "a.png")
-    assert (img.shape, img.dtype) == ((3, 5, 3), np.uint8)
-    np.testing.assert_array_equal(img, np.broadcast_to(np.uint8(expected), (3, 5, 3)))
-    img[0, 0, 0] = 1  # may be written to
 
 
 def test_difficult_objects_are_left_out_when_asked(tmp_path):
@@ -145,7 +87,7 @@ def flat(tmp_path):
 
 def test_boxes_without_area_are_all_named(flat):
     text = message(VOCDataset, flat, "trainval", ["cat", "dog"])
-    assert text.splitlines()[0] == "3 boxes have no area; mend them or pass --invalid-boxes=skip:"
+    assert text.splitlines()[0] == "boxes without area (3): mend them or pass --invalid-boxes=skip"
     assert [line.strip() for line in text.splitlines()[1:]] == [
         f"{flat / 'Annotations/a.xml'} object 1 (dog): xmin 4, ymin 5, xmax 9, ymax 5",
         f"{flat / 'Annotations/a.xml'} object 3 (cat): xmin 8, ymin 2.5, xmax 3.5, ymax 6",
@@ -154,7 +96,7 @@ def test_boxes_without_area_are_all_named(flat):
 
 def test_boxes_without_area_are_skipped_when_asked(flat):
     dataset = VOCDataset(flat, "trainval", ["cat", "dog"], invalid_boxes="skip")
-    assert dataset.n_skipped == 3
+    assert dataset.findings.noted() == ["boxes left out, without area or outside the image: 3"]
     bboxes, labels, difficults = dataset.objects()
     for bbox in bboxes:
         np.testing.assert_array_equal(bbox, [[10, 6, 30, 57]])
@@ -169,21 +111,63 @@ def test_a_box_without_end_is_named(tmp_path, number):
         VOCDataset, tmp_path, "trainval", ["cat"])
 
 
-def test_nothing_is_skipped_where_all_have_an_area(tmp_path):
-    write_voc(tmp_path, {"a": [thing(numbers=(1, 1, 1.5, 1.5))]})
-    assert VOCDataset(tmp_path, "trainval", ["cat"], invalid_boxes="skip").n_skipped == 0
-    assert len(VOCDataset(tmp_path, "trainval", ["cat"]).objects()[0][0]) == 1
+@pytest.mark.parametrize("invalid_boxes", ["error", "skip"])
+def test_nothing_is_noted_where_nothing_is_wrong(tmp_path, invalid_boxes):
+    write_voc(tmp_path, {"a": [thing(numbers=(1, 1, 1.5, 1.5)), thing(numbers=(1, 1, 40, 60))]})
+    dataset = VOCDataset(tmp_path, "trainval", ["cat"], invalid_boxes=invalid_boxes)
+    assert dataset.findings.noted() == []
+    np.testing.assert_array_equal(dataset.objects()[0][0], [[0, 0, 0.5, 0.5], [0, 0, 39, 59]])
+
+
+def test_boxes_a_little_beyond_the_image_are_clipped(tmp_path):
+    write_voc(tmp_path, {"a": [thing(numbers=(0, 7, 31, 58)), thing(numbers=(11, -1, 44, 63))]})
+    dataset = VOCDataset(tmp_path, "trainval", ["cat"])
+    np.testing.assert_array_equal(dataset[0].bbox, [[0, 6, 30, 57], [10, 0, 40, 60]])
+    assert [note.split(":")[0].split(",")[0] for note in dataset.findings.noted()] == [
+        "boxes that begin at 0 and were clipped", "boxes clipped to the image"]
 
 
 # Faults
 
 
-def test_unknown_class(tmp_path):
-    write_voc(tmp_path, {"a": [thing()], "b": [thing("cow")]})
-    text = message(VOCDataset, tmp_path, "trainval", ["cat", "dog"])
-    assert text.startswith(f"{tmp_path / 'Annotations/b.xml'} has an object of the class 'cow'")
-    for words in ("none of cat, dog", "--classes"):
-        assert words in text
+def test_every_kind_and_every_offender_is_named_at_once(tmp_path):
+    """One image for each fault, two for some."""
+    boxes = {"fine": (1, 2, 30, 50), "flat": (5, 4, 5, 9), "out": (50, 1, 60, 9), "far": (1, 2, 90, 50),
+             "no jpg": (1, 2, 3, 4), "no jpg 2": (1, 2, 3, 4), "cut": (1, 2, 3, 4)}
+    write_voc(tmp_path, {image_id: [thing(numbers=box)] for image_id, box in boxes.items()} | {
+        "cow": [thing("Cat"), thing("cow")], "cow 2": [thing("cow")], "no xml": [], "bad": ["<object>"],
+        "wide": ["<size><width>30</width><height>20</height></size>"],
+        "high": ["<size><width>40</width><height>60</height></size>"]})
+    for image_id in ("no jpg", "no jpg 2"):
+        (tmp_path / f"JPEGImages/{image_id}.jpg").unlink()
+    path = tmp_path / "JPEGImages/cut.jpg"
+    path.write_bytes(path.read_bytes()[:-200])
+    (tmp_path / "Annotations/no xml.xml").unlink()
+    lines = message(VOCDataset, tmp_path, "trainval", ["cat", "dog"]).splitlines()
+    kinds = {line.split(" (")[0] for line in lines if not line.startswith(" ")}
+    assert kinds == {ERRORS[kind][0] for kind in ("no annotation", "annotation", "no image", "image", "turned", "size",
+                                                  "class", "no area", "outside", "far")}
+    text = "\n".join(lines).replace(f"{tmp_path}/", "")
+    for part in ("missing images (2)", "\n  JPEGImages/no jpg.jpg\n  JPEGImages/no jpg 2.jpg\n",
+                 "\n  Annotations/no xml.xml\n", "Annotations/bad.xml: mismatched tag",
+                 "JPEGImages/cut.jpg is not an image that can be read: ",
+                 "Annotations/wide.xml: <size> says 30x20, JPEGImages/wide.jpg has 60x40 pixels",
+                 "Annotations/high.xml: <size> says 40x60, JPEGImages/high.jpg has 60x40 pixels",
+                 "'Cat' (1 object, the first in Annotations/cow.xml): did you mean 'cat'?",
+                 "'cow' (2 objects, the first in Annotations/cow.xml): ",
+                 "flat.xml object 1 (cat): xmin 4, ymin 5, xmax 9, ymax 5\n",
+                 "out.xml object 1 (cat): xmin 1, ymin 50, xmax 9, ymax 60, in an image of 60x40\n",
+                 "far.xml object 1 (cat): xmin 2, ymin 1, xmax 50, ymax 90, in an image of 60x40"):
+        assert part in text
+    assert "fine" not in text
+
+
+def test_one_offender_is_one_kind(tmp_path):
+    write_voc(tmp_path, {"a": [thing()], "b": [thing()]})
+    (tmp_path / "Annotations/b.xml").unlink()
+    assert message(VOCDataset, tmp_path, "trainval", ["cat"]) == (
+        f"missing annotations (1): each image needs one, without objects if it shows none\n"
+        f"  {tmp_path / 'Annotations/b.xml'}")
 
 
 def test_missing_split_names_those_that_are_there(tmp_path):
@@ -194,56 +178,61 @@ def test_missing_split_names_those_that_are_there(tmp_path):
     assert message(read_ids, tmp_path / "no", "test").endswith("splits found there: none")
 
 
-def test_empty_split(tmp_path):
+@pytest.mark.parametrize("text", ["", " \n\n", "\ufeff\r\n"])
+def test_empty_split(tmp_path, text):
     write_voc(tmp_path, {})
-    (tmp_path / "ImageSets/Main/trainval.txt").write_text(" \n\n")
+    (tmp_path / "ImageSets/Main/trainval.txt").write_text(text, encoding="utf-8")
     text = message(VOCDataset, tmp_path, "trainval", ["cat"])
     assert text.startswith(f"{tmp_path / 'ImageSets/Main/trainval.txt'} names no image")
 
 
-def test_missing_image(tmp_path):
-    write_voc(tmp_path, {"a": [thing()], "b.2": [thing()]})
-    (tmp_path / "JPEGImages/b.2.jpg").unlink()
-    text = message(VOCDataset, tmp_path, "trainval", ["cat"])
-    assert text.startswith(f"{tmp_path / 'JPEGImages/b.2.jpg'} is missing")
-    assert ".jpeg and .png" in text
-
-
-def test_missing_annotation(tmp_path):
+def test_ids_that_come_twice_or_lead_elsewhere(tmp_path):
     write_voc(tmp_path, {"a": [thing()], "b": [thing()]})
-    (tmp_path / "Annotations/b.xml").unlink()
-    text = message(VOCDataset, tmp_path, "trainval", ["cat"])
-    assert text.startswith(f"{tmp_path / 'Annotations/b.xml'} is missing: each image")
+    path = tmp_path / "ImageSets/Main/trainval.txt"
+    path.write_text("a\n\n../b\nb\na\nJPEGImages\\b.jpg\nb\n..\n/etc/x\na\n")
+    lines = message(VOCDataset, tmp_path, "trainval", ["cat"]).splitlines()
+    assert lines == [
+        "image ids that are paths (4): write the name of the image alone, without folders", f"  {path} line 3: '../b'",
+        f"  {path} line 6: 'JPEGImages\\\\b.jpg'", f"  {path} line 8: '..'", f"  {path} line 9: '/etc/x'",
+        "image ids that come twice (3): delete one of the lines", f"  {path} lines 1 and 5: a",
+        f"  {path} lines 4 and 7: b", f"  {path} lines 1 and 10: a"]
 
 
-@pytest.mark.parametrize("content", [
-    "", "<annotation>", "no xml",
-    f"<annotation>{thing()}{thing().replace('<name>cat</name>', '')}</annotation>",
-    f"<annotation>{thing()}{thing().replace('<xmax>58</xmax>', '')}</annotation>",
-    f"<annotation>{thing()}{thing(numbers=(1, 2, 'three', 4))}</annotation>",
-    f"<annotation>{thing()}{thing(extra='<difficult>maybe</difficult>')}</annotation>",
-    f"<annotation>{thing()}<object><name>cat</name></object></annotation>",
-], ids=["empty", "cut", "text", "no name", "no xmax", "word", "maybe", "no bndbox"])
-def test_malformed_annotation(tmp_path, content):
+def test_a_split_in_another_encoding(tmp_path):
     write_voc(tmp_path, {"a": [thing()]})
-    (tmp_path / "Annotations/a.xml").write_text(content)
+    path = tmp_path / "ImageSets/Main/trainval.txt"
+    path.write_bytes("a\r\n".encode("utf-16"))
+    assert message(VOCDataset, tmp_path, "trainval", ["cat"]) == f"{path} is not a text in UTF-8: save it as such"
+
+
+def test_an_id_too_long_for_a_file(tmp_path):
+    write_voc(tmp_path, {"a": [thing()]})
+    (tmp_path / "ImageSets/Main/trainval.txt").write_text("a\n" + "b" * 300)
     text = message(VOCDataset, tmp_path, "trainval", ["cat"])
-    where = f"{tmp_path / 'Annotations/a.xml'}" + (", object 2," if "object" in content else "")
-    assert text.startswith(f"{where} is not an annotation in the VOC format (")
-    for words in ("NoneType", "argument"):
-        assert words not in text
-    assert "xmin, ymin, xmax, ymax" in text
+    assert f"Annotations/{'b' * 300}.xml: File name too long\n" in text
+    assert f"JPEGImages/{'b' * 300}.jpg" in text
 
 
-@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: b"no image", lambda data: data[:len(data) // 2]],
-                         ids=["empty", "text", "cut"])
-def test_damaged_image(tmp_path, damage):
-    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8))
-    write_voc(tmp_path, {"a": [thing()]}, img=noise)
-    path = tmp_path / "JPEGImages/a.jpg"
-    path.write_bytes(damage(path.read_bytes()))
+def test_an_image_that_breaks_later_is_named(tmp_path):
+    """Here the end is whole, so only decoding can tell; in a worker's traceback as well."""
+    write_voc(tmp_path, {"a": [thing()]}, img=Image.fromarray(np.zeros((40, 60, 3), np.uint8)), suffix=".png")
+    path = tmp_path / "JPEGImages/a.png"
+    data = path.read_bytes()
+    where = data.index(b"IDAT") + 6
+    path.write_bytes(data[:where] + b"\xff" * 8 + data[where + 8:])
     dataset = VOCDataset(tmp_path, "trainval", ["cat"])
-    assert message(dataset.__getitem__, 0).startswith(f"{path} is not an image that can be read: ")
+    text = message(dataset.__getitem__, 0)
+    assert text.startswith(f"{path} is not an image that can be read: ")
+    loader = torch.utils.data.DataLoader(dataset, batch_size=None, collate_fn=list, num_workers=1)
+    assert message(list, loader) == text
+
+
+def test_names_that_are_not_ascii(tmp_path):
+    write_voc(tmp_path, {"Übung 猫": [thing("Bäume"), thing("猫")]})
+    classes = find_classes(tmp_path, ["trainval"])
+    sample = VOCDataset(tmp_path, "trainval", classes)[0]
+    assert (classes, sample.id, sample.img.shape) == (("Bäume", "猫"), "Übung 猫", (40, 60, 3))
+    assert sample.label.tolist() == [0, 1]
 
 
 # Classes and folders
@@ -281,6 +270,26 @@ def test_class_names_from_list_file_and_annotations(tmp_path):
     assert class_names((), tmp_path, ["trainval"]) == ("ant", "zebu")
 
 
+def test_names_that_people_mix_up_are_named(tmp_path):
+    write_voc(tmp_path, {"a": [thing("Cat"), thing("dining table"), thing("cat"), thing("dog")],
+                         "b": [thing("cat"), thing("Dining_Table"), thing("dog")]})
+    path = tmp_path / "Annotations"
+    assert message(find_classes, tmp_path, ["trainval"]).splitlines() == [
+        "classes whose names differ only in case or blanks (2): mend the names, or pass --classes with all of them if "
+        "they are meant to be different",
+        f"  'Cat' (1 object, the first in {path / 'a.xml'}) and 'cat' (2 objects, the first in {path / 'a.xml'})",
+        f"  'Dining_Table' (1 object, the first in {path / 'b.xml'}) and 'dining table' (1 object, the first in "
+        f"{path / 'a.xml'})"]
+
+
+def test_classes_are_not_found_in_files_that_cannot_be_read(tmp_path):
+    write_voc(tmp_path, {"a": [thing()], "b": ["<object>"]})
+    write_voc(tmp_path, {"c": ["</x>"]}, "test")
+    lines = message(find_classes, tmp_path, ["trainval", "test"]).splitlines()
+    assert lines[0].startswith("files that are not an annotation in the VOC format (2): ")
+    assert [line.split(":")[0] for line in lines[1:]] == [f"  {tmp_path}/Annotations/{name}.xml" for name in "bc"]
+
+
 def test_root_is_a_folder_in_the_layout(tmp_path):
     text = message(find_root, "voc", str(tmp_path))
     for word in (str(tmp_path), "--voc-data-dir", "--download", "--data=shapes"):
@@ -290,6 +299,38 @@ def test_root_is_a_folder_in_the_layout(tmp_path):
     assert find_root("voc", str(tmp_path)) == tmp_path
 
 
+@pytest.mark.parametrize("wrong", [".", "devkit", "devkit/VOC2007/JPEGImages", "devkit/VOC2007/ImageSets",
+                                   "devkit/VOC2007/ImageSets/Main"])
+def test_a_level_too_high_or_too_low(tmp_path, wrong):
+    right = write_voc(tmp_path / "devkit/VOC2007", {"a": [thing()]})
+    text = message(find_root, "voc", str(tmp_path / wrong))
+    assert text.startswith(f"there is no data set in {tmp_path / wrong} (no ImageSets/Main)")
+    assert text.endswith(f": --voc-data-dir={right}")
+    assert "\n" not in text
+
+
+def test_several_roots_below(tmp_path):
+    roots = [write_voc(tmp_path / name, {"a": [thing()]}) for name in ("VOC2007", "VOC2012")]
+    assert f"there is one in {roots[0]}, {roots[1]}: " in message(find_root, "voc", str(tmp_path))
+
+
+@pytest.mark.parametrize("folder", ["Annotations", "JPEGImages"])
+def test_a_root_without_one_of_its_folders(tmp_path, folder):
+    (write_voc(tmp_path, {}) / folder).rmdir()
+    assert message(find_root, "voc", str(tmp_path)).startswith(f"{tmp_path} has no folder {folder}: ")
+
+
+def test_splits_are_the_usual_ones_or_all(tmp_path):
+    for split in ("val", "cat_train", "train"):
+        write_voc(tmp_path, {}, split)
+    assert find_splits(tmp_path) == ["train", "val"]
+    for split in ("val", "train"):
+        (tmp_path / f"ImageSets/Main/{split}.txt").unlink()
+    assert find_splits(tmp_path) == ["cat_train"]
+    (tmp_path / "ImageSets/Main/cat_train.txt").unlink()
+    assert message(find_splits, tmp_path).startswith(f"{tmp_path / 'ImageSets/Main'} holds no split: ")
+
+
 def test_ids_may_hold_blanks_and_stand_beside_the_marks_of_a_class_file(tmp_path):
     folder = tmp_path / "ImageSets" / "Main"
     folder.mkdir(parents=True)
@@ -297,7 +338,21 @@ def test_ids_may_hold_blanks_and_stand_beside_the_marks_of_a_class_file(tmp_path
     assert read_ids(tmp_path, "cat_train") == ["IMG 12 (1)", "000007", "000009"]
 
 
-def test_a_file_of_names_that_is_not_there(tmp_path):
-    with pytest.raises(DataError, match=r"nmaes\.txt: there is no such file"):
-        read_names([str(tmp_path / "nmaes.txt")])
+def test_a_file_of_names(tmp_path):
+    path = tmp_path / "names.txt"
+    path.write_bytes("\ufeffzebu\r\n\r\n dining table \r\nänt\r\n".encode())
+    assert read_names([str(path)]) == ("zebu", "dining table", "änt")
+    path.write_bytes(b"\r\n \r\n")
+    assert message(read_names, [str(path)]) == f"--classes={path} names no class: write one a line"
+    path.write_bytes("änt".encode("latin-1"))
+    assert message(read_names, [str(path)]) == f"{path} is not a text in UTF-8: save it as such"
+    assert message(read_names, [str(tmp_path / "nmaes.txt")]).endswith("nmaes.txt: there is no such file")
     assert read_names(["cat"]) == ("cat",)
+
+
+def test_two_classes_with_one_name(tmp_path):
+    path = tmp_path / "names.txt"
+    path.write_text("cat\ndog\ncat \nDog\n")
+    assert message(read_names, [str(path)]).startswith(f"--classes={path} names cat more than once: ")
+    assert message(read_names, ("a", "b", "a", "b", "c")).startswith("--classes=a,b,a,b,c names a, b more than once")
+    assert read_names(("cat", "Cat")) == ("cat", "Cat")
