@@ -20,7 +20,6 @@ class Boxes(NamedTuple):
     name: str = ""  # empty: not in the legend
     style: str = "-"
     width: float = 1.5
-    texts: Any = ()  # one at each box, or none
 
 
 def describe(**values):
@@ -31,7 +30,7 @@ def describe(**values):
         print(f"{name:<18} {array.shape!s:<20} {array.dtype!s:<8} {bounds}")
 
 
-def grid(pictures, titles=(), columns=4, size=2.4, colors="viridis", limits=(None, None), bbox=None):
+def grid(pictures, titles=(), columns=4, size=2.4, colors="gray", limits=(None, None), bbox=None):
     """Images (H, W, 3) or maps (h, w), which are coloured, with the boxes `bbox`, in pixels or cells, on every one."""
     rows = -(-len(pictures) // columns)
     height, width = np.shape(pictures[0])[:2]
@@ -48,33 +47,44 @@ def grid(pictures, titles=(), columns=4, size=2.4, colors="viridis", limits=(Non
     return figure
 
 
-def boxes(img, *panels, columns=3, size=4.0, margin=0):
-    """The image once for each panel, a tuple (title, Boxes, Boxes, ...); `margin` pixels of paper around it."""
+def boxes(img, *panels, columns=3, size=4.0):
+    """The image (H, W, 3), of values 0 to 255, once for each panel, a tuple (title, Boxes, Boxes, ...)."""
+    columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
-    height, width = img.shape[0] + 2 * margin, img.shape[1] + 2 * margin
+    img = _bytes(img)
+    height, width = img.shape[:2]
     lines = max(sum(bool(group.name) for group in panel[1:]) for panel in panels)
     figure = Figure(figsize=(size * columns, rows * (size * height / width + 0.35 + 0.2 * lines)), dpi=DPI,
                     layout="constrained")
     for i, (title, *groups) in enumerate(panels):
         axes = figure.add_subplot(rows, columns, i + 1)
-        axes.imshow(img, extent=(0, img.shape[1], img.shape[0], 0))
+        axes.imshow(img, extent=(0, width, height, 0))
         for group in groups:
             _draw(axes, group)
-        axes.set(xlim=(-margin, img.shape[1] + margin), ylim=(img.shape[0] + margin, -margin), xticks=[], yticks=[])
+        axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
         axes.set_title(title, fontsize=10)
         if any(group.name for group in groups):
-            axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0), frameon=False, fontsize=9)
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0), facecolor="#c9ced6", edgecolor="none",
+                        framealpha=1, fontsize=9)  # grey: white boxes are named, too
     return figure
+
+
+def highlight(img, weight):
+    """The image (H, W, 3), darkened, with white where the map `weight` (H, W) is large."""
+    weight = np.sqrt(np.asarray(weight) / np.max(np.asarray(weight)))[..., None]
+    return _bytes(0.45 * (1 - weight) * _bytes(img) + 255 * weight)
+
+
+def _bytes(img):
+    """An image of values 0 to 255, tensor or array, as bytes."""
+    return np.asarray(img).clip(0, 255).round().astype(np.uint8)
 
 
 def _draw(axes, group):
     """Draws `Boxes` and names them for the legend."""
-    for i, (y_min, x_min, y_max, x_max) in enumerate(np.asarray(group.bbox, float).reshape(-1, 4)):
+    for y_min, x_min, y_max, x_max in np.asarray(group.bbox, float).reshape(-1, 4):
         axes.add_patch(Rectangle((x_min, y_min), x_max - x_min, y_max - y_min, fill=False, edgecolor=group.color,
                                  linestyle=group.style, linewidth=group.width))
-        if i < len(group.texts):
-            axes.text(x_min, y_min, group.texts[i], fontsize=8, color="white", va="bottom", clip_on=True,
-                      bbox={"facecolor": group.color, "edgecolor": "none", "pad": 1})
     if group.name:
         axes.plot([], [], color=group.color, linestyle=group.style, linewidth=group.width, label=group.name)
 
@@ -114,24 +124,19 @@ def pooling(channel, cell, edges, pool):
 
 
 def bars(*panels, size=(4.2, 2.6)):
-    """Horizontal bars, a panel each: (title, names, values) or (title, names, {legend: values, ...})."""
+    """Horizontal bars, a panel each: (title, names, values)."""
     longest = max(len(panel[1]) for panel in panels)
     figure = Figure(figsize=(size[0] * len(panels), max(size[1], 0.28 * longest + 0.8)), dpi=DPI,
                     layout="constrained")
     for i, (title, names, values) in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), i + 1)
-        series = values if isinstance(values, dict) else {"": values}
-        place, thick = np.arange(len(names)), 0.8 / len(series)
-        for j, (legend, value) in enumerate(series.items()):
-            bar = axes.barh(place + (j - (len(series) - 1) / 2) * thick, np.asarray(value, float), thick, label=legend)
-            axes.bar_label(bar, fmt="%.3g", fontsize=8, padding=2)
-        axes.set_yticks(place, names, fontsize=9)
+        bar = axes.barh(names, np.asarray(values, float))
+        axes.bar_label(bar, fmt="%.3g", fontsize=8, padding=2)
+        axes.tick_params(axis="y", labelsize=9)
         axes.invert_yaxis()
         axes.margins(x=0.18)
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_title(title, fontsize=10)
-        if isinstance(values, dict):
-            axes.legend(fontsize=8, frameon=False)
     return figure
 
 
@@ -159,7 +164,7 @@ def gradient_flow(parts, arrows):
     figure = Figure(figsize=(12, 4), dpi=DPI)
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, 12), ylim=(0, 4))
     axes.axis("off")
-    drawn = {name: axes.text(x, y, name, ha="center", va="center", fontsize=10, zorder=3,
+    drawn = {name: axes.text(x, y, name, ha="center", va="center", fontsize=12, zorder=3,
                              bbox={"boxstyle": "round,pad=0.45", "facecolor": "#eef3fb", "edgecolor": "#31557f"})
              for name, (x, y) in parts.items()}
     for start, end, learns in arrows:
@@ -169,5 +174,5 @@ def gradient_flow(parts, arrows):
             linestyle="-" if learns else (0, (4, 3)), color="#31557f" if learns else BOX_COLOR))
     for learns, text in ((True, "values forward, gradients back"), (False, "values only: no gradient comes back")):
         axes.plot([], [], "-" if learns else "--", color="#31557f" if learns else BOX_COLOR, label=text)
-    axes.legend(loc="lower left", fontsize=10, frameon=False)
+    axes.legend(loc="lower left", fontsize=12, frameon=False)
     return figure
