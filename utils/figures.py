@@ -99,7 +99,8 @@ def pooling(channel, cell, edges, pool):
         pool: (S, S) maxima.
     """
     y_min, x_min, y_max, x_max = cell
-    part = np.asarray(channel)[y_min:y_max, x_min:x_max]
+    channel, pool = np.asarray(channel), np.asarray(pool)
+    part = channel[y_min:y_max, x_min:x_max]
     limits = {"vmin": 0, "vmax": part.max()}
     figure = Figure(figsize=(13, 4.4), dpi=DPI, layout="constrained")
     whole, inside, result = figure.subplots(1, 3)
@@ -114,7 +115,7 @@ def pooling(channel, cell, edges, pool):
             inside.plot(left + x + 0.5, top + y + 0.5, ".", color=BOX_COLOR)
     inside.set_title(f"the RoI's {part.shape[0]} x {part.shape[1]} cells, its bins, the largest of each", fontsize=10)
     result.imshow(pool, extent=(0, pool.shape[1], pool.shape[0], 0), **limits)
-    for (i, j), value in np.ndenumerate(np.asarray(pool)):
+    for (i, j), value in np.ndenumerate(pool):
         result.text(j + 0.5, i + 0.5, f"{value:.1f}", ha="center", va="center", fontsize=8,
                     color="black" if value > 0.6 * limits["vmax"] else "white")
     result.set_title(f"what comes out, {pool.shape[0]} x {pool.shape[1]}", fontsize=10)
