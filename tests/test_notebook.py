@@ -28,7 +28,7 @@ def execute(tmp_path, monkeypatch):
     place.mkdir()
 
     def run(notebook):
-        NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(place)}}).execute()
+        NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(place)}}).execute()
         return place
 
     return run

@@ -111,7 +111,8 @@ def pooling(channel, cell, edges, pool):
     for top, bottom in edges[0]:
         for left, right in edges[1]:
             _draw(inside, Boxes([(top, left, bottom, right)], "white", width=0.7))
-            y, x = np.unravel_index(part[top:bottom, left:right].argmax(), (bottom - top, right - left))
+            inner = part[top:bottom, left:right]  # smaller, where the RoI reaches beyond the map
+            y, x = np.unravel_index(inner.argmax(), inner.shape)
             inside.plot(left + x + 0.5, top + y + 0.5, ".", color=BOX_COLOR)
     inside.set_title(f"the RoI's {part.shape[0]} x {part.shape[1]} cells, its bins, the largest of each", fontsize=10)
     result.imshow(pool, extent=(0, pool.shape[1], pool.shape[0], 0), **limits)
