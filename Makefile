@@ -25,11 +25,12 @@ demo: $(VENV)/run.done
 notebook: $(VENV)/notebook.done
 	$(BIN)/jupyter lab demo.ipynb
 
-# runs it anew and keeps the outputs that are committed: after `make demo`, whose network they show
+# runs it anew and keeps the outputs, without times and versions; after `make demo`, whose network they show
 notebook-outputs: $(VENV)/test.done
-	$(BIN)/jupyter execute --inplace --NotebookClient.record_timing=False demo.ipynb
+	$(BIN)/jupyter execute --inplace demo.ipynb
 	$(BIN)/python -c "import nbformat; book = nbformat.read('demo.ipynb', 4); \
-		book.metadata.language_info = {'name': 'python'}; nbformat.write(book, 'demo.ipynb')"
+		[cell.metadata.clear() for cell in book.cells]; book.metadata.language_info = {'name': 'python'}; \
+		nbformat.write(book, 'demo.ipynb')"
 
 test: $(VENV)/test.done
 	$(BIN)/python -m pytest
