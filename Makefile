@@ -1,5 +1,6 @@
 # make demo: trains on the embedded data set, evaluates, writes pictures (6 minutes on 2 cores, after installation)
-# make test: the tests.  make lint: the linter.  Both commands install what they need, once, into $(VENV).
+# make notebook: opens demo.ipynb, the paper on one image, in the browser.
+# make test: the tests.  make lint: the linter.  All of these install what they need, once, into $(VENV).
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
@@ -12,7 +13,7 @@ DEMO = --pretrained=none --preprocess=caffe --head-width=1024 --min-size=144 --m
 	--rpn-min-size=4 --n-sample=64 --pos-ratio=0.5 --lr=5e-4 --lr-decay-step=850 --max-steps=1100 --epoch=99 \
 	--eval-every=3
 
-.PHONY: demo test lint clean
+.PHONY: demo notebook notebook-outputs test lint clean
 
 demo: $(VENV)/run.done
 	$(BIN)/python train.py train --env=demo --data=shapes --overwrite $(DEMO)
@@ -24,6 +25,16 @@ demo: $(VENV)/run.done
 # the picture in the README, after make demo
 docs/demo.jpg: runs/demo/predictions/contact_sheet.png
 	$(BIN)/python -c "from PIL import Image; Image.open('$<').save('$@', quality=85, optimize=True)"
+
+notebook: $(VENV)/notebook.done
+	$(BIN)/jupyter lab demo.ipynb
+
+# runs it anew and keeps the outputs, without times and versions; after `make demo`, whose network they show
+notebook-outputs: $(VENV)/test.done
+	$(BIN)/jupyter execute --inplace demo.ipynb
+	$(BIN)/python -c "import nbformat; book = nbformat.read('demo.ipynb', 4); \
+		[cell.metadata.clear() for cell in book.cells]; book.metadata.language_info = {'name': 'python'}; \
+		nbformat.write(book, 'demo.ipynb')"
 
 test: $(VENV)/test.done
 	$(BIN)/python -m pytest
@@ -39,6 +50,11 @@ $(VENV)/run.done: requirements.txt build-constraints.txt
 	@echo "installing into $(VENV): 6 GB, some minutes, once"
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) -r requirements.txt
+	touch $@
+
+# JupyterLab is only for looking; tornado stays below 6.6, see requirements.txt
+$(VENV)/notebook.done: $(VENV)/run.done
+	$(INSTALL) -r requirements.txt "jupyterlab>=4.2"
 	touch $@
 
 $(VENV)/test.done: $(VENV)/run.done requirements-dev.txt
