@@ -252,10 +252,11 @@ def main(config):
     results = measure(config, checkpoint, dataset, device, dtype)
     if config.json:
         write_text(config.json, json.dumps(about | results, indent=1, ensure_ascii=False))
-        print(f"written to {config.json}")
     if config.proposals:
         plot_recall(results["recall"], COUNTS, IOU_THRESHS, plot)
-        print(f"drawn in {plot}")
+    places = [f"written to {config.json}"] * bool(config.json) + [f"drawn in {plot}"] * config.proposals
+    print(", ".join(places) or "written nowhere: --json=FILE keeps these figures")
+    print(f"next: python predict.py IMAGE_OR_FOLDER --load-path={config.load_path}")
 
 
 def heading(metric, dtype, score_thresh, nms_thresh, max_detections):
