@@ -1,4 +1,5 @@
 # make demo: trains on the embedded data set, evaluates, writes pictures (6 minutes on 2 cores, after installation)
+# make dashboard: a Visdom server on this machine, to which a training plots.
 # make test: the tests.  make lint: the linter.  Both commands install what they need, once, into $(VENV).
 VENV ?= .venv
 PYTHON ?= python3
@@ -12,7 +13,7 @@ DEMO = --pretrained=none --preprocess=caffe --head-width=1024 --min-size=144 --m
 	--rpn-min-size=4 --n-sample=64 --pos-ratio=0.5 --lr=5e-4 --lr-decay-step=850 --max-steps=1100 --epoch=99 \
 	--eval-every=3
 
-.PHONY: demo test lint clean
+.PHONY: demo dashboard test lint clean
 
 demo: $(VENV)/run.done
 	$(BIN)/python train.py train --env=demo --data=shapes --overwrite $(DEMO)
@@ -20,6 +21,9 @@ demo: $(VENV)/run.done
 	$(BIN)/python predict.py `ls -d datasets/shapes-* | sort -V | tail -n 1`/JPEGImages/test_*.jpg --load-path=runs/demo/last.pth \
 		--limit=16 --out=runs/demo/predictions
 	@echo "pictures: runs/demo/predictions/  curves: runs/demo/curves.png  figures: runs/demo/eval.json"
+
+dashboard: $(VENV)/run.done
+	$(BIN)/python -m utils.dashboard
 
 test: $(VENV)/test.done
 	$(BIN)/python -m pytest

@@ -154,8 +154,9 @@ def _log_axis(axes: Axes, value: np.ndarray) -> None:
     """Give `axes` a logarithmic scale with plain numbers that shows the positive ones of `value`."""
     value = value[np.isfinite(value) & (value > 0)]
     if len(value):
+        room = 1.5 if value.max() > 10 * value.min() else 3
         axes.set_yscale("log", nonpositive="mask")
-        axes.set_ylim(value.min() / 1.5, value.max() * 1.5)
+        axes.set_ylim(value.min() / room, value.max() * room)
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter("{x:g}")
