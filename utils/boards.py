@@ -4,17 +4,30 @@ Shapes: H, W image height and width in pixels; N records of one kind.
 """
 
 import html
+import math
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from utils.curves import AP_TITLE, PANELS, Panel, ap_lines, column, smooth
 
 _TIME_LIMITS = 1, 5  # seconds for Visdom's server to accept a connection and to answer
-_MOST_POINTS = 400  # of a line in a window: what a screen can show, and a long run costs no more to send
-_SIZES = {"loss": (760, 420), "ap": (760, 420)}  # width and height of windows; the others:
-_SIZE = 500, 320
+_EVERY = 10  # seconds between two drawings of the windows, at least: each takes a quarter of a second
+_MOST_POINTS = 200  # of a line in a window: what a screen can show, and a long run costs no more to send
+_SIZES = {  # width and height of windows, in pixels: three rows on a screen of 1600
+    "options": (330, 400), "loss": (600, 400), "ap": (600, 400),
+    "rate": (460, 330), "count": (460, 330), "speed": (300, 330), "lr": (300, 330),
+    "training image": (500, 2000), "test images": (1040, 2000),  # at most
+}
+
+
+def _opts(title: str, name: str) -> dict:
+    """Title and size of a Visdom window."""
+    width, height = _SIZES[name]
+    return {"title": title, "width": width, "height": height}
 
 
 class BoardError(Exception):
@@ -31,7 +44,7 @@ class VisdomBoard:
     def __init__(self, env: str, port: int):
         self.env, self.port = env, port
         self.client = None
-        self._drawn = 0  # records
+        self._records, self._n_drawn, self._drawn_at = [], 0, -math.inf
 
     def connect(self, options: Mapping) -> None:
         """Find the server and show the options of the run."""
@@ -73,56 +86,64 @@ class VisdomBoard:
         cells = [(html.escape(str(name)), html.escape(str(value))) for name, value in options.items()]
         rows = "".join(f"<tr><td>{name}</td><td>{value}</td></tr>" for name, value in cells)
         text = f'<table style="font-size: 12px; border-spacing: 12px 0; border-collapse: separate">{rows}</table>'
-        client.text(text, win="options", opts={"title": "options", "width": _SIZE[0], "height": 2 * _SIZE[1]})
+        client.text(text, win="options", opts=_opts("options", "options"))
 
     def update(self, records: list[dict]) -> None:
-        """Draw the run's records so far; `records` has at least one more than at the last call."""
-        news = {record["kind"] for record in records[self._drawn:]}
-        self._drawn = len(records)
+        """Take the run's records so far, and draw them unless the last ones were drawn a moment ago."""
+        self._records = records
+        if records[-1]["kind"] == "eval" or time.monotonic() - self._drawn_at >= _EVERY:
+            self._draw(records)
+
+    def _draw(self, records: list[dict]) -> None:
+        news = {record["kind"] for record in records[self._n_drawn:]} | ({"eval"} if not self._n_drawn else set())
+        self._n_drawn, self._drawn_at = len(records), time.monotonic()
         train = [record for record in records if record["kind"] == "train"]
-        evals = [record for record in records if record["kind"] == "eval"]
-        if "train" in news:  # all points again: the server takes a new curve far faster than it appends to an old one
-            for name, panel in PANELS.items():
+        evals = [record for record in records if record["kind"] == "eval"] or [{"step": 0, "map": None, "ap": {}}]
+        for name in _SIZES:  # all points again: the server takes a new curve far faster than it appends to an old one
+            if name in PANELS and "train" in news:
+                panel = PANELS[name]
                 lines = [(label, column(train, figure), color) for figure, (label, color) in panel.lines.items()]
                 self._window(name, panel, column(train, "step"), lines)
-        if "eval" in news:
-            self._window("ap", Panel(AP_TITLE, {}), column(evals, "step"), ap_lines(evals))
+            elif name == "ap" and "eval" in news:  # its place is there before the first evaluation
+                self._window(name, Panel(AP_TITLE, {}), column(evals, "step"), ap_lines(evals))
 
     def _window(self, name: str, panel: Panel, step: np.ndarray, lines: list) -> None:
         """Draw lines, each a name, (N,) values and a colour, over (N,) steps; faint ones are raw, not smoothed."""
-        styles, values = {}, []
-        if panel.smooth:
-            for label, value, color in lines:
-                values.append(value)
-                styles[f"{label}, raw"] = {"line": {"color": color, "width": 1}, "opacity": 0.25, "showlegend": False,
-                                           "hoverinfo": "skip"}
+        values, styles = [], {}
+        for label, value, color in lines * panel.smooth:
+            values.append(value)
+            styles[f"{label}, raw"] = {
+                "line": {"color": color, "width": 1}, "mode": "lines", "opacity": 0.25, "showlegend": False,
+                "hoverinfo": "skip"}
         for label, value, color in lines:
             values.append(smooth(value) if panel.smooth else value)
-            width = 3 if label == "mAP" else 2
-            shape = "hv" if name == "lr" else "linear"
+            shape, width = "hv" if name == "lr" else "linear", 3 if label == "mAP" else 2
             styles[label] = {"line": {"color": color, "width": width, "shape": shape}}
         shown = np.unique(np.linspace(0, len(step) - 1, min(len(step), _MOST_POINTS)).round().astype(int))
-        axis = {"yaxis": {"type": "log" if panel.log else "linear", "rangemode": "tozero"}}
+        axis = {"type": "log", "tickformat": "~g", "dtick": "D2"} if panel.log else {"rangemode": "tozero"}
         if name in ("ap", "rate"):
-            axis["yaxis"]["range"] = [-0.02, 1.02]
-        width, height = _SIZES.get(name, _SIZE)
+            axis = {"range": [-0.02, 1.02]}
         beside = name == "ap"  # there may be many classes
-        legend = {"orientation": "v" if beside else "h", "x": 1.02 if beside else 0, "y": 1 if beside else -0.25}
-        self.client.line(np.stack(values, axis=1)[shown], step[shown], win=panel.title, opts={
-            "title": panel.title, "legend": list(styles), "showlegend": len(lines) > 1, "width": width,
-            "height": height, "marginleft": 50, "marginright": 20, "margintop": 40, "marginbottom": 40,
-            "markers": len(shown) <= 20, "markersize": 5, "traceopts": {"plotly": styles},
-            "layoutopts": {"plotly": axis | {"legend": legend, "xaxis": {"title": "step"}}}})
+        legend = {"x": 1.02, "y": 1} if beside else {"orientation": "h", "x": 0, "y": -0.2}
+        title = {"x": 0.02, "xanchor": "left", "y": 0.97, "yanchor": "top", "font": {"size": 14}}
+        title["text"] = panel.title * (len(lines) > 1)  # narrow windows have no room beside the buttons
+        layout = {"title": title, "legend": legend, "yaxis": axis, "xaxis": {"title": {"text": "step", "standoff": 2}}}
+        look = _opts(panel.title, name) | {
+            "legend": list(styles), "showlegend": len(lines) > 1, "markers": len(shown) <= 20, "markersize": 5,
+            "marginleft": 50, "marginright": 20, "margintop": 35, "marginbottom": 45 if len(lines) == 1 else 80,
+            "traceopts": {"plotly": styles}, "layoutopts": {"plotly": layout}}
+        self.client.line(np.stack(values, axis=1)[shown], step[shown], win=panel.title, opts=look)
 
     def picture(self, name: str, img: np.ndarray, step: int) -> None:
         """Show an image, (H, W, 3) uint8, in the window `name`."""
-        height, width = img.shape[:2]
-        width, height = _SIZES["loss"][0], round(_SIZES["loss"][0] * height / width)
-        self.client.image(img.transpose(2, 0, 1), win=name, opts={
-            "title": f"{name}, step {step}", "width": width, "height": height + 30})
+        picture = Image.fromarray(img)
+        picture.thumbnail(_SIZES[name], Image.Resampling.LANCZOS)  # the browser's own shrinking is coarse
+        self.client.image(np.array(picture).transpose(2, 0, 1), win=name, opts={"title": f"{name}, step {step}"})
 
     def close(self) -> None:
-        """Let the server keep the windows on its disk."""
+        """Draw what was not drawn yet, and let the server keep the windows on its disk."""
+        if self._n_drawn < len(self._records):
+            self._draw(self._records)
         self.client.save([self.env])
 
 

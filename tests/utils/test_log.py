@@ -66,6 +66,11 @@ def port(server_folder):
     server.wait()
 
 
+@pytest.fixture(autouse=True)
+def draw_at_once(monkeypatch):
+    monkeypatch.setattr(boards_module, "_EVERY", 0)
+
+
 @pytest.fixture
 def window(port):
     """A function that reads a window of an environment back from the server."""
@@ -245,6 +250,24 @@ def test_live_view_shows_the_numbers(tmp_path, port, window, server_folder, capf
         np.testing.assert_array_equal(np.array(Image.open(io.BytesIO(png))), IMG)
 
 
+def test_live_view_is_not_drawn_every_moment(tmp_path, port, window, monkeypatch):
+    monkeypatch.setattr(boards_module, "_EVERY", 1000)
+    log = live(tmp_path, port, "patient")
+
+    def steps():
+        return curves(window("patient", "losses"))["total"][0]
+
+    log.training(1, 0, TRAINED)
+    log.training(2, 0, TRAINED)
+    assert steps() == [1]
+    log.evaluation(2, 0, 0.25, {"cat": 0.25}, IMG)
+    assert steps() == [1, 2]
+    log.training(3, 0, TRAINED)
+    assert steps() == [1, 2]
+    log.close()
+    assert steps() == [1, 2, 3]
+
+
 def test_a_long_run_is_thinned_out_after_it_was_smoothed(tmp_path, port, window):
     log = live(tmp_path, port, "long")
     log.records += [{"kind": "train", "step": step, "epoch": 0} | TRAINED | {"total": 1 + step % 2}
@@ -252,7 +275,7 @@ def test_a_long_run_is_thinned_out_after_it_was_smoothed(tmp_path, port, window)
     log.training(2000, 0, TRAINED)
     losses = curves(window("long", "losses"))
     for x, y in losses.values():
-        assert len(x) == len(y) == 400
+        assert len(x) == len(y) == 200
         assert (x[0], x[-1]) == (1, 2000)
     assert set(losses["total, raw"][1]) <= {1, 2}
     np.testing.assert_allclose(losses["total"][1][20:-20], 1.5, atol=0.02)
