@@ -1,5 +1,6 @@
 # make demo: trains on the embedded data set, evaluates, writes pictures (6 minutes on 2 cores, after installation)
 # make notebook: opens demo.ipynb, the paper on one image, in the browser.
+# make dashboard: a Visdom server on this machine, to which a training plots.
 # make test: the tests.  make lint: the linter.  All of these install what they need, once, into $(VENV).
 VENV ?= .venv
 PYTHON ?= python3
@@ -13,7 +14,7 @@ DEMO = --pretrained=none --preprocess=caffe --head-width=1024 --min-size=144 --m
 	--rpn-min-size=4 --n-sample=64 --pos-ratio=0.5 --lr=5e-4 --lr-decay-step=850 --max-steps=1100 --epoch=99 \
 	--eval-every=3
 
-.PHONY: demo notebook notebook-outputs test lint clean
+.PHONY: demo notebook notebook-outputs dashboard test lint clean
 
 demo: $(VENV)/run.done
 	$(BIN)/python train.py train --env=demo --data=shapes --overwrite $(DEMO)
@@ -35,6 +36,9 @@ notebook-outputs: $(VENV)/test.done
 	$(BIN)/python -c "import nbformat; book = nbformat.read('demo.ipynb', 4); \
 		[cell.metadata.clear() for cell in book.cells]; book.metadata.language_info = {'name': 'python'}; \
 		nbformat.write(book, 'demo.ipynb')"
+
+dashboard: $(VENV)/run.done
+	$(BIN)/python -m utils.dashboard
 
 test: $(VENV)/test.done
 	$(BIN)/python -m pytest

@@ -24,6 +24,7 @@ from utils.config import EvalConfig, OptionError, TrainConfig, as_text, command,
 from utils.device import be_deterministic, pick_device, pick_dtype
 from utils.dist import ALONE
 from utils.files import write_text
+from utils.progress import working_on
 from utils.recall import COUNTS, IOU_THRESHS, proposal_recall
 from utils.vis import plot_recall
 from utils.voc_eval import count_objects, eval_detection_voc
@@ -73,10 +74,11 @@ def evaluate(model, dataset, metric="voc07", dtype=None, num_workers=None, limit
     gt_bboxes, gt_labels, gt_difficults = (objects[:len(bboxes)] for objects in dataset.objects())
     n_class = len(dataset.classes)
     compared = bboxes, labels, scores, gt_bboxes, gt_labels, gt_difficults
-    if metric == "coco":
-        result = eval_detection_coco(*compared, n_class=n_class)
-    else:
-        result = eval_detection_voc(*compared, use_07_metric=metric == "voc07", n_class=n_class)
+    with working_on("comparing", team.rank == 0):
+        if metric == "coco":
+            result = eval_detection_coco(*compared, n_class=n_class)
+        else:
+            result = eval_detection_voc(*compared, use_07_metric=metric == "voc07", n_class=n_class)
     columns = ([_plain(ap) for ap in result["ap"]], count_objects(gt_labels, gt_difficults, n_class).tolist(),
                count_objects(labels, None, n_class).tolist())
     by_class = (dict(zip(dataset.classes, column, strict=True)) for column in columns)
@@ -252,10 +254,11 @@ def main(config):
     results = measure(config, checkpoint, dataset, device, dtype)
     if config.json:
         write_text(config.json, json.dumps(about | results, indent=1, ensure_ascii=False))
-        print(f"written to {config.json}")
     if config.proposals:
         plot_recall(results["recall"], COUNTS, IOU_THRESHS, plot)
-        print(f"drawn in {plot}")
+    places = [f"written to {config.json}"] * bool(config.json) + [f"drawn in {plot}"] * config.proposals
+    print(", ".join(places) or "written nowhere: --json=FILE keeps these figures")
+    print(f"next: python predict.py IMAGE_OR_FOLDER --load-path={config.load_path}")
 
 
 def heading(metric, dtype, score_thresh, nms_thresh, max_detections):

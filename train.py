@@ -31,6 +31,7 @@ from utils.checkpoint import (
     CheckpointError,
     load_backbone,
     load_checkpoint,
+    load_weights,
     rng_state,
     save_checkpoint,
     set_rng_state,
@@ -39,11 +40,13 @@ from utils.config import AnchorConfig, CheckConfig, OptionError, TrainConfig, co
 from utils.device import be_deterministic, pick_device, pick_dtype
 from utils.dist import ALONE, Team, join_team
 from utils.environment import describe_environment
-from utils.log import Log, NoLog
+from utils.log import NoLog, open_log
+from utils.meter import Meter
+from utils.pictures import comparison
+from utils.progress import working_on
 from utils.run_folder import RUNS, check_folder, make_folder, stored_options
-from utils.vis import draw_bbox, side_by_side
 
-PICTURE_SCORE = 0.5  # detections in the pictures of a run are at least this sure
+PICTURE_SCORE, N_PICTURE = 0.5, 6  # the pictures of a run: detections that are at least so sure, in so many images
 
 
 class Run(NamedTuple):
@@ -55,6 +58,7 @@ class Run(NamedTuple):
     eval_set: VOCDataset
     model: FasterRCNN
     trainer: FasterRCNNTrainer
+    meter: Meter
     n_step: int  # optimizer steps in all
     epoch_steps: int  # optimizer steps in one epoch
     team: Team = ALONE  # the processes that train together
@@ -71,7 +75,7 @@ def train(config):
                     | describe_environment(device))
     print(f"{run.folder}: steps {step} to {run.n_step} on {device}, {'bf16' if run.trainer.dtype else 'fp32'}"
           + f", {run.team.size} processes" * (run.team.size > 1))
-    log = Log(run.folder, config.env, config.visdom, config.visdom_port, asdict(config), step) if writes else NoLog()
+    log = open_log(run.folder, asdict(config), step) if writes else NoLog()
     with contextlib.closing(log):
         while step < run.n_step:
             epoch = step // run.epoch_steps
@@ -79,11 +83,12 @@ def train(config):
             train_epoch(run, log, epoch, range(step, end))
             step = end
             if writes:
-                save_checkpoint(run.folder / "last.pth", state(run, epoch, step) | {
-                    "optimizer": run.trainer.optimizer.state_dict(), "rng": rng_state()})
+                with working_on("writing last.pth"):
+                    save_checkpoint(run.folder / "last.pth", state(run, epoch, step) | {
+                        "optimizer": run.trainer.optimizer.state_dict(), "rng": rng_state()})
             if step == run.n_step or (config.eval_every and (epoch + 1) % config.eval_every == 0):
                 test(run, log, epoch, step)
-    print(f"written to {run.folder}: last.pth, best.pth, log.jsonl, curves.png\n"
+    print(f"written to {run.folder}: last.pth, best.pth, log.jsonl, curves.png, pictures\n"
           f"next: python eval.py --load-path={run.folder}/last.pth\n"
           f"      python predict.py IMAGE_OR_FOLDER --load-path={run.folder}/last.pth")
 
@@ -98,7 +103,8 @@ def train_epoch(run, log, epoch, steps):
                         num_workers=worker_count(config.num_workers, run.model.loc_std.device),
                         generator=torch.Generator())  # else it draws from torch's own, which dropout uses
     transform = TrainTransform(run.model.prepare, config.flip_prob)
-    meter, shown = Meter(), 0.0
+    meter, shown = run.meter, 0.0
+    meter.start()
     with tqdm(total=run.n_step, initial=steps.start, desc=f"epoch {epoch + 1}", unit="step", leave=False,
               disable=team.rank > 0) as bar:
         for step, index, mine, samples in zip(steps, indices, own, loader, strict=True):
@@ -113,10 +119,9 @@ def train_epoch(run, log, epoch, steps):
                 bar.set_postfix({name: f"{loss:.3f}" for name, loss in zip(Losses._fields, losses, strict=True)})
                 shown = time.monotonic()
             if (step + 1) % config.plot_every == 0:
-                mean, images_per_second = meter.read()
-                log.losses(step + 1, epoch, mean, lr, images_per_second)
+                log.training(step + 1, epoch, meter.read(team.add_up) | {"lr": lr})
                 if log.watched:
-                    show_objects(run, log, samples[-1])
+                    log.picture("training image", draw(run, samples[-1:]), step + 1)
 
 
 def test(run, log, epoch, step):
@@ -126,43 +131,21 @@ def test(run, log, epoch, step):
                           **options)
     if run.team.rank > 0:
         return
-    log.evaluation(step, epoch, evaluation.map, evaluation.ap)
+    with working_on("drawing pictures"):
+        some = range(0, len(run.eval_set), math.ceil(len(run.eval_set) / N_PICTURE))
+        log.evaluation(step, epoch, evaluation.map, evaluation.ap, draw(run, [run.eval_set[i] for i in some]))
     print(f"epoch {epoch + 1}, step {step}\n{heading('voc07', run.trainer.dtype, **options)}\n{table(evaluation)}")
     best = run.folder / "best.pth"
     if not best.exists() or (evaluation.map or 0) > (load_checkpoint(best)["map"] or 0):  # None: nothing to find
         save_checkpoint(best, state(run, epoch, step) | {"map": evaluation.map})
 
 
-def show_objects(run, log, sample):
-    """Sends to the dashboard what is in an image and what the model sees in it."""
+def draw(run, samples):
+    """A sheet with what is in some images beside what the model sees in them."""
+    options = predict_options(run.config) | {"score_thresh": PICTURE_SCORE}
     with torch.autocast(run.model.loc_std.device.type, run.trainer.dtype, enabled=run.trainer.dtype is not None):
-        bbox, label, score = run.model.predict([sample.img], PICTURE_SCORE, run.config.nms_thresh)
-    classes = run.train_set.classes
-    log.picture("objects", side_by_side(
-        draw_bbox(sample.img, sample.bbox, sample.label, None, classes),
-        draw_bbox(sample.img, bbox[0], label[0], score[0], classes), ("ground truth", "prediction")))
-
-
-class Meter:
-    """Mean losses and speed since they were last read; nothing leaves the device before."""
-
-    def __init__(self):
-        self._start()
-
-    def _start(self):
-        self._losses, self._n_image, self._since = [], 0, time.monotonic()
-
-    def add(self, losses, n_image):
-        """Adds the `Losses` of one step on `n_image` images."""
-        self._losses.append(torch.stack(losses))  # (5,)
-        self._n_image += n_image
-
-    def read(self):
-        """The mean losses by name, and images a second."""
-        mean = torch.stack(self._losses).mean(0).tolist()
-        speed = self._n_image / (time.monotonic() - self._since)
-        self._start()
-        return dict(zip(Losses._fields, mean, strict=True)), speed
+        detections = run.model.predict([sample.img for sample in samples], **options)
+    return comparison(samples, detections, run.train_set.classes)
 
 
 def learning_rate(config, step, epoch):
@@ -187,16 +170,18 @@ def open_run(config):
     with team.first_alone():  # it fetches data and weights, where they are not there
         train_set, eval_set = open_data(config)
         model = open_model(config, train_set.classes).to(device)
+    meter = Meter()
     trainer = FasterRCNNTrainer(
         model,
         AnchorTargetCreator(config.rpn_n_sample, config.rpn_pos_iou, config.rpn_neg_iou, config.rpn_pos_ratio),
         ProposalTargetCreator(config.n_sample, config.pos_ratio, config.pos_iou, config.neg_iou_hi, config.neg_iou_lo,
                               model.loc_mean.tolist(), model.loc_std.tolist()),
         config.rpn_sigma, config.roi_sigma, config.lr, config.momentum, config.weight_decay,
-        pick_dtype(config.precision, device), team.add_up if team.size > 1 else None)
+        pick_dtype(config.precision, device), team.add_up if team.size > 1 else None,
+        meter.watch)
     epoch_steps = math.ceil(len(train_set) / (config.batch_size * team.size))
     n_step = min(config.epoch * epoch_steps, config.max_steps or math.inf)
-    return Run(config, RUNS / config.env, train_set, eval_set, model, trainer, n_step, epoch_steps, team)
+    return Run(config, RUNS / config.env, train_set, eval_set, model, trainer, meter, n_step, epoch_steps, team)
 
 
 def open_data(config):
@@ -254,20 +239,6 @@ def model_options(config, n_fg_class):
             "proposal": {"nms_thresh": config.rpn_nms_thresh, "min_size": config.rpn_min_size,
                          "n_train_pre_nms": config.n_train_pre_nms, "n_train_post_nms": config.n_train_post_nms,
                          "n_test_pre_nms": config.n_test_pre_nms, "n_test_post_nms": config.n_test_post_nms}}
-
-
-def load_weights(model, checkpoint, path, reset_head=False):
-    """Fills `model` with a checkpoint's weights, but for the last two layers of the head with `reset_head`."""
-    weights = checkpoint["model"]
-    if reset_head:
-        own = model.state_dict()
-        weights = weights | {name: own[name] for name in own if name.startswith(("head.cls_loc", "head.score"))}
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        first = str(error).splitlines()[1:2] or [str(error)]
-        raise CheckpointError(f"{path} does not fit the options (classes, anchors, head width): {first[0].strip()}"
-                              ) from None
 
 
 def state(run, epoch, step):

@@ -35,10 +35,12 @@ class FasterRCNNTrainer:
         dtype: torch.bfloat16 runs the layers under autocast; boxes and losses stay float32. None: no autocast.
         add_up: called with the losses and all gradients of a step, to replace each tensor by its sum over several
             processes; None where there is one.
+        watch: called in each step with what figures about training need, all on the device: with "proposal" and the
+            (R, 4) boxes, with "rpn" and "roi" and (N, classes) logits and (N,) labels, -1 for what does not count.
     """
 
     def __init__(self, model, anchor_target_creator=None, proposal_target_creator=None, rpn_sigma=3.0, roi_sigma=1.0,
-                 lr=1e-3, momentum=0.9, weight_decay=5e-4, dtype=None, add_up=None):
+                 lr=1e-3, momentum=0.9, weight_decay=5e-4, dtype=None, add_up=None, watch=lambda *seen: None):
         self.model = model
         self.anchor_target_creator = anchor_target_creator or AnchorTargetCreator()
         self.proposal_target_creator = proposal_target_creator or ProposalTargetCreator()
@@ -46,6 +48,7 @@ class FasterRCNNTrainer:
         self.roi_sigma = roi_sigma
         self.dtype = dtype
         self.add_up = add_up
+        self.watch = watch
         trained = [(name, param) for name, param in model.named_parameters() if param.requires_grad]
         weights = [param for name, param in trained if not name.endswith("bias")]
         biases = [param for name, param in trained if name.endswith("bias")]
@@ -99,6 +102,7 @@ class FasterRCNNTrainer:
             img_size = tuple(sample.img.shape[2:])
             feature = self.model.extractor(sample.img)  # (1, 512, h, w)
             rpn = self.model.rpn(feature, img_size, sample.scale, train=True)
+            self.watch("proposal", rpn.roi)
             rpn_loc, rpn_cls = self.rpn_losses(rpn, sample.bbox, img_size, sample.rng)
             roi_loc, roi_cls = self.head_losses(feature, rpn.roi, sample.bbox, sample.label, sample.rng)
             return Losses(rpn_loc, rpn_cls, roi_loc, roi_cls, rpn_loc + rpn_cls + roi_loc + roi_cls)
@@ -106,6 +110,7 @@ class FasterRCNNTrainer:
     def rpn_losses(self, rpn, bbox, img_size, rng):
         """The RPN's two losses: `RPNOutput`, (G, 4) objects, (H, W), generator -> loc, cls."""
         target = on_arrays(self.anchor_target_creator, bbox, rpn.anchor, img_size, rng)
+        self.watch("rpn", rpn.rpn_score, target.label)
         return _losses(rpn.rpn_loc, rpn.rpn_score, target.loc, target.label, self.rpn_sigma)
 
     def head_losses(self, feature, roi, bbox, label, rng):
@@ -113,6 +118,7 @@ class FasterRCNNTrainer:
         target = on_arrays(self.proposal_target_creator, roi, bbox, label, rng)
         roi_cls_loc, roi_score = self.model.head(feature, target.sample_roi)  # (S, L + 1, 4), (S, L + 1)
         gt_label = target.gt_roi_label
+        self.watch("roi", roi_score, gt_label)
         row = torch.arange(len(gt_label), device=gt_label.device)
         roi_loc = roi_cls_loc[row, gt_label.clamp(min=0)]  # (S, 4), of its own class
         return _losses(roi_loc, roi_score, target.gt_roi_loc, gt_label, self.roi_sigma)

@@ -30,7 +30,7 @@ OPTIONS = [
 SPLITS = {"trainval": ["e", "d", "c", "b", "none"], "held": ["a1", "a2"]}
 COLORS = {"bar": (250, 40, 10), "box": (20, 60, 240)}
 IDS = [image_id for ids in SPLITS.values() for image_id in ids]
-RUN_FILES = ["best.pth", "config.json", "curves.png", "environment.json", "last.pth", "log.jsonl"]
+RUN_FILES = ["best.pth", "config.json", "curves.png", "environment.json", "last.pth", "log.jsonl", "pictures"]
 
 
 def script(cwd, name, *words):
@@ -182,6 +182,10 @@ def test_log_has_a_line_an_interval_and_one_an_evaluation(whole):
     assert np.isfinite(losses).all()
     assert (losses[:, [1, 3]] > 0).all()
     np.testing.assert_allclose(losses[:, :4].sum(1), losses[:, 4], rtol=1e-5)
+    rates = np.array(log(whole[0], "rpn_recall_neg", "roi_acc_bg", "n_pos_anchor", "n_pos_roi", "n_proposal"))
+    assert ((rates[:, :2] >= 0) & (rates[:, :2] <= 1)).all()
+    assert (rates[:, 2:4] >= 0).all()
+    assert ((rates[:, 4] > 0) & (rates[:, 4] <= 50)).all()  # --n-train-post-nms
     np.testing.assert_allclose(log(whole[0], "lr"), [[1e-3], [1e-3], [1e-3], [1e-4], [1e-4]])
     assert list(lines[-1]["ap"]) == ["bar", "box"]
 
@@ -212,6 +216,16 @@ def test_curves_are_a_picture(whole):
         assert len(np.unique(np.array(img.convert("RGB")).reshape(-1, 3), axis=0)) > 20
 
 
+def test_pictures_show_the_same_images_after_each_evaluation(whole):
+    pictures = sorted((whole[0] / "pictures").iterdir())
+    assert [path.name for path in pictures] == ["000005.png", "000010.png"]
+    sheets = [np.array(Image.open(path)) for path in pictures]
+    assert sheets[0].shape == sheets[1].shape
+    assert sheets[0].shape[0] > 40  # one row with the two images of 40 x 100, each twice, below titles
+    assert sheets[0].shape[1] > 400
+    np.testing.assert_array_equal(sheets[0][:, :100], sheets[1][:, :100])  # what is there
+
+
 # The same run, otherwise
 
 
@@ -226,7 +240,8 @@ def test_a_resumed_run_ends_where_an_undisturbed_one_does(whole, parts):
     one, other = checkpoint(whole[0]), checkpoint(parts)
     for name in ("model", "optimizer", "rng", "build", "epoch", "step"):
         assert_same(one[name], other[name])
-    names = ("step", "epoch", "rpn_loc", "rpn_cls", "roi_loc", "roi_cls", "total", "lr")
+    names = ("step", "epoch", "rpn_loc", "rpn_cls", "roi_loc", "roi_cls", "total", "lr", "rpn_recall_pos",
+             "rpn_recall_neg", "roi_acc_fg", "roi_acc_bg", "n_proposal", "n_pos_anchor", "n_pos_roi")
     assert log(whole[0], *names) == log(parts, *names)
     assert sorted(path.name for path in parts.iterdir()) == RUN_FILES
 
@@ -282,6 +297,8 @@ def test_two_processes_take_the_steps_of_one_with_batches_of_two(place, runs, wh
                       for name in ("batches", "team"))
     assert both[-1]["map"] == alone["map"]
     assert both[-1]["ap"] == alone["ap"]
+    names = ("step", "total", "rpn_recall_neg", "roi_acc_bg", "n_proposal", "n_pos_anchor", "n_pos_roi")
+    assert log(place / "runs/batches", *names)[:1] == log(place / "runs/team", *names)[:1]
     starts = json.loads((place / "runs/team/environment.json").read_text())
     assert [(start["step"], start["processes"]) for start in starts] == [(0, 2), (2, 2)]
 
@@ -333,6 +350,7 @@ def test_eval_needs_only_the_checkpoint(detected):
                   "voc07: VOC2007's average precision (11 points) at IoU 0.5, difficult objects count neither way\n"):
         assert words in printed
     assert re.search(r"class +AP +objects +detections\nbar .*\nbox .*\nmean ", printed)
+    assert printed.endswith("written to json/eval.json\nnext: python predict.py IMAGE_OR_FOLDER --load-path=net.pth\n")
 
 
 def test_eval_by_cocos_metric(detected):

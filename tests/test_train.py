@@ -1,4 +1,4 @@
-"""The small decisions of train.py: learning rate, order of the images, means of the losses, the run's folder."""
+"""The small decisions of train.py: learning rate, order of the images, one epoch, where the weights come from."""
 
 import numpy as np
 import pytest
@@ -8,18 +8,11 @@ from PIL import Image
 import train
 from data.voc import Sample
 from model.utils.preprocess import BY_NAME, CAFFE, TORCHVISION
-from train import (
-    Meter,
-    Run,
-    batches,
-    learning_rate,
-    load_weights,
-    open_model,
-    train_epoch,
-)
+from train import Run, batches, learning_rate, open_model, train_epoch
 from trainer import Losses
-from utils.checkpoint import CheckpointError, save_checkpoint
+from utils.checkpoint import CheckpointError, load_weights, save_checkpoint
 from utils.config import OptionError, TrainConfig
+from utils.meter import Meter
 
 # Learning rate
 
@@ -226,8 +219,9 @@ class Recorder:
         self.steps.append((self.lr, [(sample.label.item(), sample.rng.random()) for sample in samples]))
         return Losses(*torch.full((5,), float(len(self.steps))))
 
-    def losses(self, step, epoch, mean, lr, images_per_second):
-        self.lines.append((step, epoch, mean["total"], lr))
+    def training(self, step, epoch, figures):
+        self.lines.append((step, epoch, figures["total"], figures["lr"]))
+        assert figures["images_per_second"] > 0
 
 
 def run_epoch(config, epoch, steps):
@@ -235,7 +229,7 @@ def run_epoch(config, epoch, steps):
     empty = np.empty((1, 4), np.float32)
     dataset = [Sample(np.zeros((2, 3, 3), np.uint8), empty, np.array([i]), np.zeros(1, bool), str(i)) for i in range(5)]
     seen = Recorder()
-    train_epoch(Run(config, None, dataset, None, seen, seen, 6, 3), seen, epoch, steps)
+    train_epoch(Run(config, None, dataset, None, seen, seen, Meter(), 6, 3), seen, epoch, steps)
     return seen
 
 
@@ -258,23 +252,6 @@ def test_an_interrupted_epoch_goes_on_inside():
     assert len(rest.steps) == 2
     assert rest.steps == whole.steps[1:]
     assert run_epoch(config, 1, range(3, 4)).steps == whole.steps[:1]
-
-
-# Means of the losses
-
-
-def test_meter_starts_anew_when_it_is_read(monkeypatch):
-    clock = iter([10.0, 14.0, 20.0, 30.0, 40.0])
-    monkeypatch.setattr(train.time, "monotonic", lambda: next(clock))
-    meter = Meter()
-    meter.add(Losses(*torch.tensor([1.0, 2, 3, 4, 10])), 2)
-    meter.add(Losses(*torch.tensor([3.0, 2, 1, 0, 6])), 6)
-    mean, speed = meter.read()
-    assert mean == {"rpn_loc": 2, "rpn_cls": 2, "roi_loc": 2, "roi_cls": 2, "total": 8}
-    assert speed == 2  # 8 images in 4 seconds
-    meter.add(Losses(*torch.tensor([1.0, 0, 0, 0, 1])), 5)
-    mean, speed = meter.read()
-    assert (mean["rpn_loc"], mean["total"], speed) == (1, 1, 0.5)
 
 
 # Resuming

@@ -176,6 +176,26 @@ def test_step_gives_four_losses_and_their_sum(model):
     assert all(param.grad.abs().sum() > 0 for param in model.parameters())
 
 
+def test_what_is_watched_and_that_it_changes_nothing(model, tiny_model):
+    seen = []
+    watched = FasterRCNNTrainer(model, watch=lambda *args: seen.append(args))
+    creators = watched.anchor_target_creator, watched.proposal_target_creator
+    targets = []
+    for name, creator in zip(("anchor_target_creator", "proposal_target_creator"), creators, strict=True):
+        setattr(watched, name, lambda *args, of=creator: targets.append(of(*args)) or targets[-1])
+    blind = FasterRCNNTrainer(copy.deepcopy(tiny_model))
+    assert watched.train_step([sample(0), sample(1)]) == blind.train_step([sample(0), sample(1)])
+    for one, two in zip(watched.model.parameters(), blind.model.parameters(), strict=True):
+        assert torch.equal(one, two)
+    assert [name for name, *_ in seen] == ["proposal", "rpn", "roi"] * 2
+    (_, roi), (_, rpn_score, anchor_label), (_, roi_score, roi_label) = seen[:3]
+    assert roi.shape[1:] == (4,)
+    assert rpn_score.shape == (4 * 6 * 9, 2)
+    assert roi_score.shape == (len(roi_label), 4)
+    np.testing.assert_array_equal(anchor_label.numpy(), targets[0].label)
+    np.testing.assert_array_equal(roi_label.numpy(), targets[1].gt_roi_label)
+
+
 def test_train_step_takes_the_mean_of_its_samples(model):
     trainer = FasterRCNNTrainer(model, lr=LR, weight_decay=0.1)
     before = [param.detach().clone() for param in model.parameters()]

@@ -72,6 +72,24 @@ def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu", 
     return state
 
 
+def load_weights(model: torch.nn.Module, checkpoint: dict, path: str | Path, reset_head: bool = False) -> None:
+    """Fill `model` with the weights of a checkpoint, read from `path`; with `reset_head`, not the head's last layers.
+
+    Raises CheckpointError where they do not fit.
+    """
+    weights = checkpoint["model"]
+    if reset_head:
+        own = model.state_dict()
+        weights = weights | {name: own[name] for name in own if name.startswith(("head.cls_loc", "head.score"))}
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        first = str(error).splitlines()[1:2] or [str(error)]
+        raise CheckpointError(
+            f"{path} does not fit the options (classes, anchors, head width): {first[0].strip()}"
+        ) from None
+
+
 def load_backbone(path: str | Path) -> dict:
     """Read a VGG16 classifier, of whatever program: see `foreign.as_backbone`. Raises CheckpointError as above."""
     if not Path(path).is_file():

@@ -135,6 +135,7 @@ class TrainConfig(DetectConfig, DataConfig):
     plot_every: int = option("Watching", 40, "steps between points of the curves")
     visdom: Literal["auto", "off"] = option("Watching", "auto", "auto: plot to a Visdom server if one runs; off")
     visdom_port: int = option("Watching", 8097, "its port on this machine")
+    tensorboard: bool = option("Watching", False, "write files for TensorBoard, too, if its package is installed")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

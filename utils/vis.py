@@ -1,7 +1,6 @@
-"""Pictures for people: boxes on an image, images side by side or in a grid, the curves of a run, the recall of
-proposals.
+"""Pictures for people: boxes on an image, images side by side or in a grid, the recall of proposals.
 
-Shapes: H, W image height and width in pixels; N boxes of one image, or records of one run; S spots for a tag;
+Shapes: H, W image height and width in pixels; N boxes of one image; S spots for a tag;
 T tags; C counts of proposals; K IoU thresholds.
 """
 
@@ -12,16 +11,12 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from PIL import Image, ImageDraw, ImageFont
 from skimage.color import deltaE_ciede2000, rgb2lab
 
 from utils.files import replacing
 
-LOSSES = ("rpn_loc", "rpn_cls", "roi_loc", "roi_cls", "total")
-_LINE_COLORS = dict(zip(LOSSES, ("#1f77b4", "#2ca02c", "#ff7f0e", "#d62728", "#222222"), strict=True))
 _N_COLOR = 256
 _SHADE = (0, 0, 0, 110)  # black that lets 57 % through, around a line: it is seen on its own colour, too
 _font = cache(ImageFont.load_default)
@@ -198,74 +193,6 @@ def contact_sheet(imgs: Sequence[np.ndarray], titles: Sequence[str]) -> np.ndarr
             start, end = title[:(keep + 1) // 2] + "…", title[len(title) - keep // 2:]
         draw.text((left + width / 2, top + height + 3), start + end, fill="#444444", font=font, anchor="ma")
     return np.array(sheet)
-
-
-def _column(records: list[dict], name: str) -> np.ndarray:
-    """(N,) one value a record, NaN where there is none."""
-    return np.array([record.get(name) for record in records], dtype=float)
-
-
-def _smooth(value: np.ndarray) -> np.ndarray:
-    """(N,) the mean of each value and its neighbours, the near ones counting most; NaN is left out."""
-    kernel = np.hanning(len(value) // 8 + 3)[1:-1]
-    if len(kernel) > len(value):
-        return value
-    known = np.isfinite(value)
-    weight = np.convolve(known, kernel, mode="same")
-    total = np.convolve(np.where(known, value, 0), kernel, mode="same")
-    return np.divide(total, weight, out=np.full(len(value), np.nan), where=weight > 0)
-
-
-def _log_axis(axes: Axes, value: np.ndarray) -> None:
-    """Give `axes` a logarithmic scale with plain numbers that shows the positive ones of `value`."""
-    value = value[np.isfinite(value) & (value > 0)]
-    if len(value):
-        axes.set_yscale("log", nonpositive="mask")
-        axes.set_ylim(value.min() / 1.5, value.max() * 1.5)
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter("{x:g}")
-
-
-def plot_curves(records: list[dict], path: Path) -> None:
-    """Draw the losses, the learning rate and the test mAP of a run over its steps into a PNG file.
-
-    `records` are the lines of log.jsonl: those of kind "train" hold `step`, the five losses and `lr`, those
-    of kind "eval" `step` and `map`; None stands for NaN. The file is written whole or not at all.
-    """
-    train = [record for record in records if record["kind"] == "train"]
-    evals = [record for record in records if record["kind"] == "eval"]
-    step, marker = _column(train, "step"), "o" if len(train) <= 20 else None
-    figure = Figure(figsize=(12, 6), dpi=100, layout="constrained")
-    panels = figure.subplot_mosaic([["loss", "map"], ["loss", "lr"]], sharex=True, width_ratios=(2, 1))
-    strong = []
-    for name, color in _LINE_COLORS.items():
-        value = _column(train, name)
-        strong.append(_smooth(value))
-        last = f" {strong[-1][-1]:.3g}" if train else ""
-        panels["loss"].plot(step, value, color=color, alpha=0.18, linewidth=0.6)
-        panels["loss"].plot(step, strong[-1], color=color, linewidth=1.8, marker=marker, label=name + last)
-    _log_axis(panels["loss"], np.concatenate(strong))
-    panels["loss"].set_title("losses" + (", smoothed" if len(train) >= 8 else ""))
-    panels["loss"].legend(loc="upper right", ncols=5, columnspacing=1, handlelength=1, fontsize="small")
-    mean_ap = _column(evals, "map")
-    panels["map"].plot(_column(evals, "step"), mean_ap, color="#1f77b4", marker="o")
-    known = mean_ap[np.isfinite(mean_ap)]
-    panels["map"].set_ylim(0, max(0.05, 1.15 * known.max()) if len(known) else 1)
-    summary = f": last {known[-1]:.4f}, best {known.max():.4f}" if len(known) else ""
-    panels["map"].set_title("test mAP" + summary)
-    rate = _column(train, "lr")
-    panels["lr"].plot(step, rate, color="#9467bd", drawstyle="steps-post", marker=marker)
-    _log_axis(panels["lr"], rate)
-    panels["lr"].set_title("learning rate")
-    for panel in panels.values():
-        panel.grid(alpha=0.3)
-        panel.spines[["top", "right"]].set_visible(False)
-    panels["lr"].xaxis.set_major_locator(MaxNLocator(5, steps=(1, 2, 5, 10), integer=True))
-    for name in ("loss", "lr"):
-        panels[name].set_xlabel("step")
-    with replacing(path) as partial:
-        figure.savefig(partial, format="png")
 
 
 def plot_recall(recall: np.ndarray, counts: Sequence[int], iou_threshs: Sequence[float], path: Path) -> None:

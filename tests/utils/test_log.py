@@ -1,4 +1,4 @@
-"""Tests of utils.log: the file, the curves, and the live view on a Visdom server started for the test."""
+"""Tests of utils.log and utils.boards: files, curves, pictures, and the live view on a Visdom server started here."""
 
 import base64
 import io
@@ -8,16 +8,24 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from utils import log as log_module
-from utils.log import Log
+from utils import boards as boards_module
+from utils.boards import TensorBoard, VisdomBoard
+from utils.curves import FIGURES
+from utils.log import Log, open_log
 
 LOSSES = {"rpn_loc": 0.1, "rpn_cls": 0.2, "roi_loc": 0.3, "roi_cls": 0.4, "total": 1.0}
+RATES = {"rpn_recall_pos": 0.75, "rpn_recall_neg": 0.5, "roi_acc_fg": 0.25, "roi_acc_bg": 1.0}
+COUNTS = {"n_proposal": 300.0, "n_pos_anchor": 4.0, "n_pos_roi": 8.0}
+TRAINED = LOSSES | RATES | COUNTS | {"images_per_second": 2.5, "lr": 1e-3}
+IMG = np.zeros((20, 30, 3), np.uint8)
+IMG[5, 7] = (255, 128, 1)
 
 
 def free_port():
@@ -58,6 +66,11 @@ def port(server_folder):
     server.wait()
 
 
+@pytest.fixture(autouse=True)
+def draw_at_once(monkeypatch):
+    monkeypatch.setattr(boards_module, "_EVERY", 0)
+
+
 @pytest.fixture
 def window(port):
     """A function that reads a window of an environment back from the server."""
@@ -75,48 +88,52 @@ def lines(folder):
 
 
 def offline(folder, start_step=0):
-    return Log(folder, "test", "off", 8097, {}, start_step=start_step)
+    return Log(folder, {}, start_step=start_step)
+
+
+def live(folder, port, env="test", options=None, start_step=0):
+    return Log(folder, options or {}, [VisdomBoard(env, port)], start_step)
 
 
 def test_file_holds_what_was_logged(tmp_path):
     log = offline(tmp_path / "runs" / "a")
-    log.losses(40, 0, LOSSES | {"roi_loc": float("nan"), "total": float("inf")}, 1e-3, 2.5)
-    log.evaluation(50, 1, 0.25, {"cat": 0.5, "dog": None, "cow": float("nan")})
+    log.training(40, 0, TRAINED | {"roi_loc": float("nan"), "total": float("inf")})
+    log.evaluation(50, 1, 0.25, {"cat": 0.5, "dog": None, "cow": float("nan")}, IMG)
     expected = {"kind": "train", "step": 40, "epoch": 0, "rpn_loc": 0.1, "rpn_cls": 0.2, "roi_loc": None}
-    expected |= {"roi_cls": 0.4, "total": None, "lr": 1e-3, "images_per_second": 2.5}
+    expected |= {"roi_cls": 0.4, "total": None} | RATES | COUNTS | {"images_per_second": 2.5, "lr": 1e-3}
     assert lines(tmp_path / "runs" / "a") == [  # before close: each line is written at once
         expected,
         {"kind": "eval", "step": 50, "epoch": 1, "map": 0.25, "ap": {"cat": 0.5, "dog": None, "cow": None}},
     ]
     assert "NaN" not in (tmp_path / "runs" / "a" / "log.jsonl").read_text()
-    log.evaluation(60, 1, float("nan"), {})
+    log.evaluation(60, 1, float("nan"), {}, IMG)
     assert lines(tmp_path / "runs" / "a")[2]["map"] is None
 
 
 def test_resuming_keeps_the_lines_up_to_its_step(tmp_path):
     first = offline(tmp_path)
     for step in (40, 80, 120):
-        first.losses(step, 0, LOSSES, 1e-3, 2.5)
-    first.evaluation(100, 0, 0.25, {})
+        first.training(step, 0, TRAINED)
+    first.evaluation(100, 0, 0.25, {}, IMG)
     with (tmp_path / "log.jsonl").open("a") as file:
         file.write('{"kind": "train", "st')
     second = offline(tmp_path, start_step=80)
     assert [line["step"] for line in lines(tmp_path)] == [40, 80]
-    second.losses(120, 0, LOSSES, 1e-3, 2.5)
+    second.training(120, 0, TRAINED)
     assert [line["step"] for line in lines(tmp_path)] == [40, 80, 120]
     assert [record["step"] for record in second.records] == [40, 80, 120]
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["curves.png", "log.jsonl"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["curves.png", "log.jsonl", "pictures"]
 
 
 def test_a_last_line_without_its_end_is_kept_where_it_is_whole(tmp_path):
-    offline(tmp_path).losses(40, 0, LOSSES, 1e-3, 2.5)
+    offline(tmp_path).training(40, 0, TRAINED)
     (tmp_path / "log.jsonl").write_text((tmp_path / "log.jsonl").read_text().rstrip("\n"))
-    offline(tmp_path, start_step=40).losses(80, 0, LOSSES, 1e-3, 2.5)
+    offline(tmp_path, start_step=40).training(80, 0, TRAINED)
     assert [line["step"] for line in lines(tmp_path)] == [40, 80]
 
 
 def test_a_new_run_starts_the_file_anew(tmp_path):
-    offline(tmp_path).evaluation(0, 0, 0.25, {})
+    offline(tmp_path).evaluation(0, 0, 0.25, {}, IMG)
     offline(tmp_path)
     assert lines(tmp_path) == []
 
@@ -133,116 +150,187 @@ def test_curves_are_redrawn_now_and_then(tmp_path):
     log = offline(tmp_path)
     log.close()
     assert not curves.exists()
-    log.losses(40, 0, LOSSES, 1e-3, 2.5)
+    log.training(40, 0, TRAINED)
     curves.unlink()
-    log.losses(80, 0, LOSSES, 1e-3, 2.5)
+    log.training(80, 0, TRAINED)
     assert not curves.exists()
-    log.evaluation(80, 0, 0.25, {})
+    log.evaluation(80, 0, 0.25, {}, IMG)
     curves.unlink()
     log.close()
     img = np.array(Image.open(curves).convert("RGB"))
-    assert img.shape == (600, 1200, 3)
+    assert img.shape == (900, 1600, 3)
     assert len(np.unique(img.reshape(-1, 3), axis=0)) > 20
 
 
-def test_visdom_option_is_checked(tmp_path):
-    with pytest.raises(ValueError, match="visdom is 'on'"):
-        Log(tmp_path, "test", "on", 8097, {})
+def test_a_picture_an_evaluation(tmp_path):
+    log = offline(tmp_path)
+    log.evaluation(240, 0, 0.25, {}, IMG)
+    log.evaluation(1240, 0, 0.25, {}, IMG + 1)
+    assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == ["000240.png", "001240.png"]
+    np.testing.assert_array_equal(np.array(Image.open(tmp_path / "pictures" / "000240.png")), IMG)
+
+
+def test_figures_that_are_missing_are_none(tmp_path):
+    offline(tmp_path).training(40, 0, LOSSES)
+    (line,) = lines(tmp_path)
+    assert list(line)[3:] == list(FIGURES)
+    assert [line[name] for name in RATES] == [None] * 4
+
+
+@pytest.mark.parametrize("tensorboard", [False, True])
+@pytest.mark.parametrize("visdom", ["off", "auto"])
+def test_options_choose_the_live_views(tmp_path, monkeypatch, visdom, tensorboard):
+    for board in (VisdomBoard, TensorBoard):
+        monkeypatch.setattr(board, "connect", lambda self, options: None)
+    options = {"visdom": visdom, "visdom_port": 1234, "env": "mine", "tensorboard": tensorboard}
+    log = open_log(tmp_path, options, 0)
+    assert [type(board) for board in log.boards] == (
+        [VisdomBoard] * (visdom == "auto") + [TensorBoard] * tensorboard)
+    assert log.watched == bool(log.boards)
+    if visdom == "auto":
+        assert (log.boards[0].env, log.boards[0].port) == ("mine", 1234)
 
 
 def test_importing_and_off_do_without_visdom():
     code = "import sys; sys.modules['visdom'] = None; import utils.log as log, tempfile; "
-    code += f"log.Log(tempfile.mkdtemp(), 'e', 'off', 1, {{}}).losses(1, 0, {LOSSES}, 1e-3, 2.5)"
+    code += f"log.Log(tempfile.mkdtemp(), {{}}).training(1, 0, {TRAINED})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 
 def test_missing_visdom_is_one_line(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "visdom", None)
-    log = Log(tmp_path, "test", "auto", 8097, {})
-    log.losses(40, 0, LOSSES, 1e-3, 2.5)
-    log.losses(80, 0, LOSSES, 1e-3, 2.5)
+    log = live(tmp_path, 8097)
+    log.training(40, 0, TRAINED)
+    log.training(80, 0, TRAINED)
     out, err = capsys.readouterr()
     assert out.startswith("No live view, visdom is not there")
     assert (out.count("\n"), err) == (1, "")
     assert len(lines(tmp_path)) == 2
 
 
+def curves(window):
+    """Name -> (steps, values) of the lines of a window."""
+    return {curve["name"]: (curve["x"], curve["y"]) for curve in window["content"]["data"]}
+
+
 def test_live_view_shows_the_numbers(tmp_path, port, window, server_folder, capfd):
-    log = Log(tmp_path, "numbers", "auto", port, {"lr": 0.001, "note": "<b>"})
-    log.losses(40, 0, LOSSES, 1e-3, 2.5)
+    log = live(tmp_path, port, "numbers", {"lr": 0.001, "note": "<b>"})
+    log.training(40, 0, TRAINED)
     twice = {name: 2 * loss for name, loss in LOSSES.items()}
-    log.losses(80, 0, twice | {"roi_cls": float("nan")}, 1e-3, 2.5)
-    log.evaluation(80, 0, 0.25, {"cat": 0.25})
-    log.evaluation(160, 1, 0.5, {"cat": 0.5})
-    img = np.zeros((20, 30, 3), np.uint8)
-    img[5, 7] = (255, 128, 1)
-    log.picture("prediction", img)
+    log.training(80, 0, TRAINED | twice | {"roi_cls": float("nan"), "rpn_recall_pos": 0.5})
+    log.evaluation(80, 0, 0.25, {"cat": 0.25, "dog": None}, IMG)
+    log.evaluation(160, 1, 0.5, {"cat": 0.5, "dog": 0.75}, IMG)
+    log.picture("training image", IMG, 40)
     log.close()
     assert capfd.readouterr() == ("", "")
     assert (server_folder / "numbers.json").exists()
 
-    losses = window("numbers", "losses")
-    assert [curve["name"] for curve in losses["content"]["data"]] == list(LOSSES)
-    assert [curve["x"] for curve in losses["content"]["data"]] == [[40, 80]] * 5
+    losses = curves(window("numbers", "losses"))
+    assert list(losses) == [f"{name}, raw" for name in LOSSES] + list(LOSSES)
+    assert [x for x, _ in losses.values()] == [[40, 80]] * 10
     expected = [[0.1, 0.2], [0.2, 0.4], [0.3, 0.6], [0.4, None], [1.0, 2.0]]
-    assert [curve["y"] for curve in losses["content"]["data"]] == expected
-    (test_map,) = window("numbers", "test mAP")["content"]["data"]
-    assert (test_map["x"], test_map["y"]) == ([80, 160], [0.25, 0.5])
+    assert [y for _, y in losses.values()] == expected + expected  # two are too few to smooth
+    rates = curves(window("numbers", "share that is classified right"))
+    assert rates["RPN: positive anchors"] == ([40, 80], [0.75, 0.5])
+    assert rates["head: RoIs on background"] == ([40, 80], [1, 1])
+    counts = curves(window("numbers", "in an image"))
+    assert counts["proposals that survive the NMS"] == ([40, 80], [300, 300])
+    assert curves(window("numbers", "images a second"))["images a second"] == ([40, 80], [2.5, 2.5])
+    assert curves(window("numbers", "learning rate"))["learning rate"] == ([40, 80], [1e-3, 1e-3])
+    assert curves(window("numbers", "average precision on the test split")) == {
+        "mAP": ([80, 160], [0.25, 0.5]), "cat": ([80, 160], [0.25, 0.5]), "dog": ([80, 160], [None, 0.75])}
     options = window("numbers", "options")["content"]
     assert "<td>lr</td><td>0.001</td>" in options
     assert "&lt;b&gt;" in options
-    png = base64.b64decode(window("numbers", "prediction")["content"]["src"].split(",")[1])
-    np.testing.assert_array_equal(np.array(Image.open(io.BytesIO(png))), img)
+    for name, step in (("training image", 40), ("test images", 160)):
+        shown = window("numbers", name)
+        assert shown["title"] == f"{name}, step {step}"
+        png = base64.b64decode(shown["content"]["src"].split(",")[1])
+        np.testing.assert_array_equal(np.array(Image.open(io.BytesIO(png))), IMG)
+
+
+def test_live_view_is_not_drawn_every_moment(tmp_path, port, window, monkeypatch):
+    monkeypatch.setattr(boards_module, "_EVERY", 1000)
+    log = live(tmp_path, port, "patient")
+
+    def steps():
+        return curves(window("patient", "losses"))["total"][0]
+
+    log.training(1, 0, TRAINED)
+    log.training(2, 0, TRAINED)
+    assert steps() == [1]
+    log.evaluation(2, 0, 0.25, {"cat": 0.25}, IMG)
+    assert steps() == [1, 2]
+    log.training(3, 0, TRAINED)
+    assert steps() == [1, 2]
+    log.close()
+    assert steps() == [1, 2, 3]
+
+
+def test_a_long_run_is_thinned_out_after_it_was_smoothed(tmp_path, port, window):
+    log = live(tmp_path, port, "long")
+    log.records += [{"kind": "train", "step": step, "epoch": 0} | TRAINED | {"total": 1 + step % 2}
+                    for step in range(1, 2000)]
+    log.training(2000, 0, TRAINED)
+    losses = curves(window("long", "losses"))
+    for x, y in losses.values():
+        assert len(x) == len(y) == 200
+        assert (x[0], x[-1]) == (1, 2000)
+    assert set(losses["total, raw"][1]) <= {1, 2}
+    np.testing.assert_allclose(losses["total"][1][20:-20], 1.5, atol=0.02)
 
 
 def test_live_view_of_a_resumed_run_shows_each_step_once(tmp_path, port, window):
-    first = Log(tmp_path, "resumed", "auto", port, {})
+    first = live(tmp_path, port, "resumed")
     for step in (40, 80, 120):
-        first.losses(step, 0, LOSSES, 1e-3, 2.5)
-    second = Log(tmp_path, "resumed", "auto", port, {}, start_step=80)
-    second.losses(121, 0, LOSSES, 1e-3, 2.5)
-    second.losses(161, 0, LOSSES, 1e-3, 2.5)
-    assert window("resumed", "losses")["content"]["data"][4]["x"] == [40, 80, 121, 161]
+        first.training(step, 0, TRAINED)
+    second = live(tmp_path, port, "resumed", start_step=80)
+    second.training(121, 0, TRAINED)
+    second.training(161, 0, TRAINED)
+    assert {tuple(x) for x, _ in curves(window("resumed", "losses")).values()} == {(40, 80, 121, 161)}
+
+
+def test_live_view_of_a_resumed_run_shows_the_evaluations_before(tmp_path, port, window):
+    offline(tmp_path).evaluation(80, 0, 0.25, {"cat": 0.25}, IMG)
+    live(tmp_path, port, "resumed evaluation", start_step=80).training(120, 0, TRAINED)
+    assert curves(window("resumed evaluation", "average precision on the test split"))["cat"] == ([80], [0.25])
 
 
 def test_live_view_goes_past_a_proxy(tmp_path, port, capfd, monkeypatch):
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
     monkeypatch.setenv("no_proxy", "")
-    Log(tmp_path, "proxy", "auto", port, {}).losses(40, 0, LOSSES, 1e-3, 2.5)
+    live(tmp_path, port, "proxy").training(40, 0, TRAINED)
     assert capfd.readouterr() == ("", "")
 
 
 def test_no_server_is_one_line_with_a_command_that_starts_one(tmp_path, capfd):
     pytest.importorskip("visdom")
     port = free_port()
-    log = Log(tmp_path, "test", "auto", port, {})
-    log.losses(40, 0, LOSSES, 1e-3, 2.5)
-    log.picture("prediction", np.zeros((20, 30, 3), np.uint8))
+    log = live(tmp_path, port)
+    log.training(40, 0, TRAINED)
+    log.picture("training image", IMG, 40)
     log.close()
     out, err = capfd.readouterr()
     assert out.startswith(f"No Visdom server on localhost:{port};")
     assert (out.count("\n"), err) == (1, "")
-    command = out.split('python -c "')[1].rstrip().removesuffix('"')
-    compile(command, "command", "exec")
-    assert f"start_server({port}, base_url='', bind_local=True)" in command
-    assert f"python -m visdom.server -bind_local -port {port} " in out
+    assert out.endswith(f"make dashboard, or python -m utils.dashboard --port={port}\n")
     assert len(lines(tmp_path)) == 1
 
 
 def test_server_that_dies_is_one_line(tmp_path, capfd):
     server, port = start_server(tmp_path / "visdom")
     try:
-        log = Log(tmp_path, "test", "auto", port, {})
-        log.losses(40, 0, LOSSES, 1e-3, 2.5)
+        log = live(tmp_path, port)
+        log.training(40, 0, TRAINED)
         assert capfd.readouterr() == ("", "")
     finally:
         server.kill()
         server.wait()
     start = time.monotonic()
-    log.losses(80, 0, LOSSES, 1e-3, 2.5)
-    log.losses(120, 0, LOSSES, 1e-3, 2.5)
-    log.picture("prediction", np.zeros((20, 30, 3), np.uint8))
+    log.training(80, 0, TRAINED)
+    log.training(120, 0, TRAINED)
+    log.picture("training image", IMG, 40)
     assert time.monotonic() - start < 2
     out, err = capfd.readouterr()
     assert out == f"Visdom on localhost:{port} is gone (ConnectionError); training goes on.\n"
@@ -252,11 +340,11 @@ def test_server_that_dies_is_one_line(tmp_path, capfd):
 
 def test_server_that_never_answers_does_not_hang(tmp_path, capfd, monkeypatch):
     pytest.importorskip("visdom")
-    monkeypatch.setattr(log_module, "_TIME_LIMITS", (1, 0.2))
+    monkeypatch.setattr(boards_module, "_TIME_LIMITS", (1, 0.2))
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         start = time.monotonic()
-        Log(tmp_path, "test", "auto", port, {}).picture("prediction", np.zeros((20, 30, 3), np.uint8))
+        live(tmp_path, port).picture("training image", IMG, 40)
         assert time.monotonic() - start < 5
     out, err = capfd.readouterr()
     assert out.startswith(f"No Visdom server on localhost:{port};")
@@ -268,10 +356,78 @@ def test_another_server_on_the_port_is_one_line(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(BaseHTTPRequestHandler, "log_message", lambda *args: None)
     with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as other:  # refuses every POST
         threading.Thread(target=other.serve_forever, daemon=True).start()
-        log = Log(tmp_path, "test", "auto", other.server_port, {})
-        log.losses(40, 0, LOSSES, 1e-3, 2.5)
-        log.losses(80, 0, LOSSES, 1e-3, 2.5)
+        log = live(tmp_path, other.server_port)
+        log.training(40, 0, TRAINED)
+        log.training(80, 0, TRAINED)
         other.shutdown()
     out, err = capsys.readouterr()
     assert out.startswith(f"No Visdom server on localhost:{other.server_port};")
     assert (out.count("\n"), err) == (1, "")
+
+
+# TensorBoard
+
+
+def test_missing_tensorboard_is_one_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    log = Log(tmp_path, {}, [TensorBoard(tmp_path / "tensorboard")])
+    log.training(40, 0, TRAINED)
+    log.close()
+    out, err = capsys.readouterr()
+    assert out.startswith("No files for TensorBoard, its package is not there")
+    assert out.endswith("pip install tensorboard\n")
+    assert (out.count("\n"), err) == (1, "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.png", "log.jsonl"]
+
+
+class Writer:
+    """Stands in for TensorBoard's SummaryWriter."""
+
+    def __init__(self, folder, purge_step):
+        self.purge_step, self.scalars, self.images, self.texts, self.closed = purge_step, {}, {}, {}, False
+
+    def add_scalar(self, tag, value, step):
+        self.scalars[tag, step] = value
+
+    def add_image(self, tag, img, step, dataformats):
+        self.images[tag, step] = img, dataformats
+
+    def add_text(self, tag, text, step):
+        self.texts[tag, step] = text
+
+    def flush(self):
+        pass
+
+    def close(self):
+        self.closed = True
+
+
+def test_tensorboard_gets_each_record_once(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(SummaryWriter=Writer))
+    board = TensorBoard(tmp_path, start_step=20)
+    log = Log(tmp_path, {"lr": 0.5}, [board])
+    log.training(40, 0, TRAINED | {"roi_acc_fg": float("nan")})
+    log.evaluation(80, 1, 0.25, {"cat": 0.5, "dog": None}, IMG)
+    log.close()
+    writer = board.writer
+    assert writer.purge_step == 21
+    assert writer.texts["options", 20].endswith("| lr | 0.5 |")
+    at_40 = {tag: value for (tag, step), value in writer.scalars.items() if step == 40}
+    assert len(at_40) == len(FIGURES) - 1  # but for the NaN
+    assert (at_40["loss/roi_loc"], at_40["rate/rpn_recall_pos"], at_40["count/n_proposal"]) == (0.3, 0.75, 300)
+    at_80 = {tag: value for (tag, step), value in writer.scalars.items() if step == 80}
+    assert at_80 == {"ap/mAP": 0.25, "ap/cat": 0.5}
+    assert writer.images["test images", 80] == (IMG, "HWC")
+    assert writer.closed
+
+
+def test_tensorboard_writes_its_files(tmp_path):
+    pytest.importorskip("torch.utils.tensorboard")
+    log = Log(tmp_path, {"lr": 0.5}, [TensorBoard(tmp_path / "tensorboard")])
+    log.training(40, 0, TRAINED)
+    log.evaluation(40, 0, 0.25, {"cat": 0.5}, IMG)
+    log.close()
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    content = events.read_bytes()
+    for tag in (b"loss/total", b"rate/roi_acc_bg", b"ap/cat", b"test images"):
+        assert tag in content

@@ -1,4 +1,4 @@
-"""Tests of utils.vis: colours, tags, pictures, curves and recall."""
+"""Tests of utils.vis: colours, tags, pictures and recall."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,6 @@ from utils.vis import (
     contact_sheet,
     draw_bbox,
     ink_color,
-    plot_curves,
     plot_recall,
     sheet_columns,
     side_by_side,
@@ -225,68 +224,18 @@ def test_columns_of_a_contact_sheet():
     assert [sheet_columns(n) for n in (1, 2, 3, 4, 5, 9, 10, 16)] == [1, 2, 3, 2, 3, 3, 4, 4]
 
 
-def run(n_train, n_eval):
-    train = [
-        {"kind": "train", "step": 40 * i, "epoch": 0, "lr": 1e-3, "images_per_second": 2.0}
-        | {name: (k + 1.0) / (i + 1) for k, name in enumerate(vis.LOSSES)}
-        for i in range(1, n_train + 1)
-    ]
-    return train + [
-        {"kind": "eval", "step": 80 * i, "epoch": i, "map": 0.1 * i, "ap": {}} for i in range(1, n_eval + 1)
-    ]
-
-
-@pytest.mark.parametrize(("n_train", "n_eval"), [(0, 0), (1, 0), (2, 1), (0, 2), (300, 6)])
-@pytest.mark.filterwarnings("error")
-def test_curves_are_a_whole_picture(tmp_path, n_train, n_eval):
-    path = tmp_path / "curves.png"
-    plot_curves(run(n_train, n_eval), path)
-    img = np.array(Image.open(path).convert("RGB")).astype(int)
-    assert img.shape == (600, 1200, 3)
-    colorful = img.max(axis=2) - img.min(axis=2) > 80
-    assert colorful[60:, :770].any() == (n_train > 0)  # the losses, below their legend
-    assert colorful[:280, 770:].any() == (n_eval > 0)  # the test mAP
-    assert [file.name for file in tmp_path.iterdir()] == ["curves.png"]
-
-
-@pytest.mark.filterwarnings("error")
-def test_curves_bear_gaps_and_zeros(tmp_path):
-    records = run(40, 3)
-    records[3]["roi_loc"] = 0.0
-    records[5]["total"] = None
-    records[-1]["map"] = None
-    for record in records[:40]:
-        record["lr"] = 0.0
-    plot_curves(records, tmp_path / "curves.png")
-    plot_curves([record | {"map": None} for record in records[40:]], tmp_path / "curves.png")
-    Image.open(tmp_path / "curves.png").verify()
-
-
 def test_failed_drawing_keeps_the_old_picture(tmp_path, monkeypatch):
     def fill_the_disk(self, path, **kwargs):
         path.write_bytes(b"half a picture")
         raise OSError("disk full")
 
-    path = tmp_path / "curves.png"
+    path = tmp_path / "recall.png"
     path.write_bytes(b"old")
     monkeypatch.setattr(vis.Figure, "savefig", fill_the_disk)
-    for plot in (lambda: plot_curves(run(2, 1), path), lambda: plot_recall(np.ones((1, 1)), [50], [0.5], path)):
-        with pytest.raises(OSError, match="disk full"):
-            plot()
-        assert path.read_bytes() == b"old"
-        assert [file.name for file in tmp_path.iterdir()] == ["curves.png"]
-
-
-def test_smoothing_is_a_local_mean_without_gaps():
-    value = np.full(64, 2.0)
-    value[10] = np.nan
-    np.testing.assert_allclose(vis._smooth(value), 2.0)
-    step = np.repeat([1.0, 3.0], 50)
-    smooth = vis._smooth(step)
-    np.testing.assert_allclose(smooth[[0, 99]], [1.0, 3.0])
-    assert (np.diff(smooth) >= -1e-12).all()
-    assert 1.5 < smooth[48] < 2.0
-    np.testing.assert_array_equal(vis._smooth(np.array([1.0, 5.0])), [1.0, 5.0])
+    with pytest.raises(OSError, match="disk full"):
+        plot_recall(np.ones((1, 1)), [50], [0.5], path)
+    assert path.read_bytes() == b"old"
+    assert [file.name for file in tmp_path.iterdir()] == ["recall.png"]
 
 
 @pytest.fixture
