@@ -88,6 +88,7 @@ def train(config):
                         "optimizer": run.trainer.optimizer.state_dict(), "rng": rng_state()})
             if step == run.n_step or (config.eval_every and (epoch + 1) % config.eval_every == 0):
                 test(run, log, epoch, step)
+    run.team.leave()
     print(f"written to {run.folder}: last.pth, best.pth, log.jsonl, curves.png, pictures\n"
           f"next: python eval.py --load-path={run.folder}/last.pth\n"
           f"      python predict.py IMAGE_OR_FOLDER --load-path={run.folder}/last.pth")

@@ -53,6 +53,12 @@ class Team(NamedTuple):
         if self.size > 1:
             torch.distributed.barrier()
 
+    def leave(self) -> None:
+        """Part when all processes are here: one that ends before the others may take them down with it."""
+        if self.size > 1:
+            self.wait()
+            torch.distributed.destroy_process_group()
+
 
 ALONE = Team()
 

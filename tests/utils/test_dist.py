@@ -17,6 +17,7 @@ def test_alone_nothing_happens(monkeypatch):
     tensor = torch.tensor([1.0, 2])
     ALONE.add_up([tensor])
     ALONE.wait()
+    ALONE.leave()
     assert tensor.tolist() == [1, 2]
     assert ALONE.interleave([3, 1]) == [3, 1]
     with ALONE.first_alone():
