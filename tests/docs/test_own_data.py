@@ -69,10 +69,11 @@ def test_from_coco(place):
 
 def test_looking_at_it(place):
     exec(YOLO, {})
-    (place / "MYDATA/ImageSets/Main/train.txt").write_text("a\nb\nnone\na")
+    (place / "MYDATA/ImageSets/Main/train.txt").write_text("a\nb\nnone")
     (place / "MYDATA/ImageSets/Main/val.txt").write_text("b")
     assert find_classes("MYDATA", ["train", "val"]) == ("coin", "key")
     exec(LOOK, {})
+    assert sorted(path.name for path in Path().glob("look_*.png")) == ["look_a.png", "look_b.png", "look_none.png"]
     with Image.open("look_b.png") as img:
         assert img.size == (80, 40)
 
