@@ -6,7 +6,8 @@ and samples, 4096-wide head and optimizer. Its RoIAlign is what it is.
 floor: only the layers on tensors that lie ready: VGG16's features, the RPN's convolutions and the head on 128 (300)
 RoIs, forward and backward, and one optimizer step. Nobody can be faster with these layers, precision and format.
 
-All are run in turn in one process, so that whatever else the machine does meets all of them; the figures are medians.
+All are run in turn in one process, so that whatever else the machine does meets all of them; seconds are medians over the
+rounds, and so are ratios, which are taken within a round.
 Memory is measured in a process for each.
 """
 import collections
@@ -314,20 +315,26 @@ def metric(n_image=5000, n_detection=100, n_object=3):
     return timed(lambda: eval_detection_voc(*detected, *objects, use_07_metric=True), torch.device("cpu"))
 
 
+def ratio(values, others):
+    """The median of what `values` are of `others`, round by round: a slow minute of the machine weighs on both."""
+    return statistics.median(value / other for value, other in zip(values, others, strict=True))
+
+
 def report(precision, seconds, memory, parts):
     """Prints one precision's tables; returns its figures."""
     median = {name: {work: statistics.median(values) for work, values in by_work.items()}
               for name, by_work in seconds.items()}
-    floor = {work: min(by_work[work] for name, by_work in median.items() if name.startswith("floor")) for work in N_ROI}
+    floors = [name for name in median if name.startswith("floor")]
     for work in N_ROI:
+        floor = min(floors, key=lambda name: median[name][work])
         print(f"\n{f'{work}, {precision}':24}  seconds    (range)         images/s  of peer  of floor"
               + "  peak GB" * (work == "train"))
         for name, by_work in median.items():
             second, values = by_work[work], seconds[name][work]
             peak = memory.get(name) if work == "train" else None
+            of_peer, of_floor = (ratio(values, seconds[other][work]) for other in ("peer", floor))
             print(f"{name:24}  {second:7.4f}  ({min(values):.4f} to {max(values):.4f})  {1 / second:8.2f}"
-                  f"  {second / median['peer'][work]:7.2f}  {second / floor[work]:8.2f}"
-                  + (f"  {peak:7.2f}" if peak else ""))
+                  f"  {of_peer:7.2f}  {of_floor:8.2f}" + (f"  {peak:7.2f}" if peak else ""))
     total = sum(parts.values())
     print(f"\nour training step, {precision}: " + ", ".join(
         f"{part} {second:.4f} ({second / total:.1%})" for part, second in parts.items()))

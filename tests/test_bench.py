@@ -102,15 +102,16 @@ def test_parts_of_a_step():
 
 
 def test_the_table(capsys):
-    seconds = {"ours": {"train": [3, 1, 2], "predict": [0.5, 0.5]}, "peer": {"train": [4], "predict": [1]},
-               "floor": {"train": [2.5], "predict": [0.25]}, "floor, channels first": {"train": [1.6], "predict": [9]}}
+    seconds = {"ours": {"train": [3, 1, 2], "predict": [0.5, 0.5]}, "peer": {"train": [4, 4, 5], "predict": [1, 1]},
+               "floor": {"train": [2.5, 2.5, 2.5], "predict": [0.25, 0.25]},
+               "floor, channels first": {"train": [1.5, 1.6, 1.6], "predict": [9, 9]}}
     figures = report("fp32", seconds, {"ours": 2.5},
                      {"backward": 6.0, "proposals": 1.0, "losses": 0.5, "anchor targets": 0.3, "RoI targets": 0.2})
     lines = capsys.readouterr().out.splitlines()
     rows = {line[:24].strip(): line[24:].split() for line in lines if line.startswith(("ours", "peer", "floor"))}
     train = {line[:24].strip(): line[24:].split() for line in lines[:lines.index("", 1)]}
-    assert train["ours"] == ["2.0000", "(1.0000", "to", "3.0000)", "0.50", "0.50", "1.25", "2.50"]
-    assert train["peer"][4:] == ["0.25", "1.00", "2.50"]
+    assert train["ours"] == ["2.0000", "(1.0000", "to", "3.0000)", "0.50", "0.40", "1.25", "2.50"]
+    assert train["peer"][4:] == ["0.25", "1.00", "2.67"]  # 4 / 1.5, 4 / 1.6, 5 / 1.6
     assert rows["ours"][4:] == ["2.00", "0.50", "2.00"]  # of predicting, which comes last
     assert lines[-2] == ("our training step, fp32: backward 6.0000 (75.0%), proposals 1.0000 (12.5%), losses 0.5000 "
                          "(6.2%), anchor targets 0.3000 (3.8%), RoI targets 0.2000 (2.5%)")
