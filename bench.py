@@ -6,9 +6,8 @@ and samples, 4096-wide head and optimizer. Its RoIAlign is what it is.
 floor: only the layers on tensors that lie ready: VGG16's features, the RPN's convolutions and the head on 128 (300)
 RoIs, forward and backward, and one optimizer step. Nobody can be faster with these layers, precision and format.
 
-All are run in turn in one process, so that whatever else the machine does meets all of them; seconds are medians over the
-rounds, and so are ratios, which are taken within a round.
-Memory is measured in a process for each.
+All are run in turn in one process, so that whatever else the machine does meets all of them; seconds are medians over
+the rounds, and so are ratios, which are taken within a round. Memory is measured in a process for each.
 """
 import collections
 import json
