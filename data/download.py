@@ -2,13 +2,14 @@
 
 import os
 import socket
+import tarfile
 import tempfile
 from collections.abc import Sequence
 from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
 
-from torchvision.datasets.utils import calculate_md5, check_integrity, download_url, extract_archive
+from torchvision.datasets.utils import calculate_md5, check_integrity, download_url
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
 from data.voc import DataError
@@ -26,7 +27,8 @@ def download_voc2007(root: str | Path, archives: Sequence[dict] = VOC2007) -> Pa
 
     `archives` are dicts of "url", "filename" and "md5". An archive that is already there and intact is not
     fetched again; a VOC2007 folder that is already there is returned as it is. The folder appears only when
-    all archives are unpacked. Raises DownloadError where a server cannot be reached or a checksum is wrong.
+    all archives are unpacked. Raises DownloadError where a server cannot be reached, a checksum is wrong, or an
+    archive holds anything but plain files and folders that stay inside `root`.
     """
     root = Path(root).expanduser()
     voc = root / "VOCdevkit" / "VOC2007"
@@ -37,10 +39,30 @@ def download_voc2007(root: str | Path, archives: Sequence[dict] = VOC2007) -> Pa
         _fetch(archive["url"], root / archive["filename"], archive["md5"])
     with tempfile.TemporaryDirectory(prefix=".unpack", dir=root) as folder:
         for archive in archives:
-            extract_archive(str(root / archive["filename"]), folder)
+            _unpack(root / archive["filename"], folder)
+        unpacked = Path(folder, "VOCdevkit", "VOC2007")
+        if not unpacked.is_dir():
+            raise DownloadError(f"the archives in {root} hold no VOCdevkit/VOC2007: they are not those of VOC2007")
         voc.parent.mkdir(exist_ok=True)
-        os.replace(Path(folder, "VOCdevkit", "VOC2007"), voc)
+        os.replace(unpacked, voc)
     return voc
+
+
+def _unpack(path, folder):
+    """Put what the archive `path` holds into `folder`, and nothing anywhere else."""
+    try:
+        with tarfile.open(path, "r:") as archive:
+            archive.extractall(folder, filter=_plain)
+    except (OSError, tarfile.TarError) as error:
+        raise DownloadError(f"{path} cannot be unpacked ({error}): name a copy of VOC2007 with --voc-data-dir, or use "
+                            "--data=shapes") from None
+
+
+def _plain(member, folder):
+    """Python's filter for the data of strangers, and stricter: a data set has no links and no devices."""
+    if not (member.isfile() or member.isdir()) or member.name.startswith("/"):
+        raise tarfile.FilterError(f"{member.name!r} is no plain file or folder inside the data set")
+    return tarfile.data_filter(member, folder)
 
 
 def _fetch(url, path, md5):

@@ -3,7 +3,6 @@
 R: RoIs. L: classes of objects; 0 is the background inside the head. h, w: sides of the feature map, H/16, W/16.
 """
 import warnings
-from http.client import HTTPException
 
 import torch
 import torch.nn.functional as F
@@ -136,10 +135,11 @@ def _fetch(pretrained):
         raise WeightsError(f"no weights are called {pretrained!r}: choose from imagenet, caffe and none")
     weights = known[pretrained]
     try:
-        return weights.get_state_dict(progress=True, check_hash=True)
-    except (OSError, HTTPException, RuntimeError) as error:  # no network; half a file, or not the right one
+        return weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
+    except Exception as error:  # no network; half a file, not the right one, or more than tensors
+        reason = str(error).partition("\n")[0]
         raise WeightsError(
-            f"the weights --pretrained={pretrained} could not be fetched from {weights.url} ({error}): "
+            f"the weights --pretrained={pretrained} could not be fetched from {weights.url} ({reason}): "
             "fetch that file elsewhere and name it, --pretrained=FILE, or start from --pretrained=none") from None
 
 

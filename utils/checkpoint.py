@@ -108,6 +108,7 @@ def read_tensors(path: str | Path, map_location: str | torch.device = "cpu", kee
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path} is not a file: name a checkpoint, such as runs/voc/last.pth")
+    torch.empty(0, device=map_location)  # a device that is not here is no fault of the file
     kind = _kind(path)
     damaged = CheckpointError(f"{path} ({path.stat().st_size} bytes) is damaged, cut short, or was never a checkpoint "
                               "(a file of torch.save, or an .npz): copy it again")
@@ -127,11 +128,11 @@ def read_tensors(path: str | Path, map_location: str | torch.device = "cpu", kee
         raise CheckpointError(
             f"{path} holds {name}, which could run code: only tensors and plain Python values are accepted"
         ) from error
-    except Exception as error:
+    except torch.OutOfMemoryError:  # of a GPU
+        raise
+    except Exception as error:  # damaged bytes trip torch and NumPy in many ways
         if kind == "npz" and "allow_pickle" in str(error):
             raise CheckpointError(f"{path} holds objects, which could run code: only arrays are accepted") from error
-        if kind == "torch" and "PytorchStreamReader" not in str(error):  # about the device
-            raise
         raise damaged from error
 
 

@@ -96,9 +96,65 @@ def test_a_failed_unpacking_leaves_no_data_set(server, tmp_path):
     broken = server.folder / "test.tar"
     broken.write_bytes(broken.read_bytes()[:700])
     server.archives[1]["md5"] = hashlib.md5(broken.read_bytes()).hexdigest()
-    with pytest.raises(tarfile.ReadError):
+    with pytest.raises(DownloadError, match=r"test\.tar cannot be unpacked \(.*unexpected end.*\): name a copy"):
         download_voc2007(tmp_path / "datasets", server.archives)
     assert sorted(os.listdir(tmp_path / "datasets")) == ["test.tar", "trainval.tar"]
+
+
+VOC = "VOCdevkit/VOC2007"
+
+
+@pytest.mark.parametrize(("name", "kind", "link"), [
+    ("../outside", tarfile.REGTYPE, ""),
+    (f"{VOC}/../../../outside", tarfile.REGTYPE, ""),
+    ("/outside", tarfile.REGTYPE, ""),
+    ("//outside", tarfile.REGTYPE, ""),
+    ("../outside", tarfile.DIRTYPE, ""),
+    (f"{VOC}/link", tarfile.SYMTYPE, "../../../outside"),
+    (f"{VOC}/link", tarfile.SYMTYPE, "/etc/hostname"),
+    (f"{VOC}/link", tarfile.SYMTYPE, "jpg/1.jpg"),  # harmless, but a data set has no need of it
+    (f"{VOC}/link", tarfile.LNKTYPE, "../outside"),
+    (f"{VOC}/link", tarfile.LNKTYPE, f"{VOC}/jpg/1.jpg"),
+    (f"{VOC}/pipe", tarfile.FIFOTYPE, ""),
+    (f"{VOC}/device", tarfile.CHRTYPE, ""),
+    (f"{VOC}/device", tarfile.BLKTYPE, ""),
+], ids=lambda value: value.decode() if isinstance(value, bytes) else value)
+def test_nothing_is_unpacked_outside_and_no_link_or_device(server, tmp_path, name, kind, link):
+    """The archive has the right checksum: whoever made it meant it."""
+    for path in (tmp_path / "outside", tmp_path / "datasets" / "outside"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("old")
+    with tarfile.open(server.folder / "test.tar", "a") as tar:
+        info = tarfile.TarInfo(name)
+        info.type, info.linkname, info.size = kind, link, 3 * (kind == tarfile.REGTYPE)
+        tar.addfile(info, io.BytesIO(b"new"))
+    server.archives[1]["md5"] = hashlib.md5((server.folder / "test.tar").read_bytes()).hexdigest()
+    with pytest.raises(DownloadError, match=r"test\.tar cannot be unpacked \(.*(no plain file|outside)") as caught:
+        download_voc2007(tmp_path / "datasets", server.archives)
+    assert "\n" not in str(caught.value)
+    assert sorted(os.listdir(tmp_path / "datasets")) == ["outside", "test.tar", "trainval.tar"]
+    assert sorted(os.listdir(tmp_path)) == ["datasets", "outside", "server"]
+    assert {(tmp_path / folder / "outside").read_text() for folder in ("", "datasets")} == {"old"}
+
+
+def test_what_is_unpacked_belongs_to_the_reader_and_to_nobody_else(server, tmp_path):
+    with tarfile.open(server.folder / "test.tar", "a") as tar:
+        info = tarfile.TarInfo(f"{VOC}/program")
+        info.mode, info.uid, info.gid = 0o6777, 0, 0
+        tar.addfile(info)
+    server.archives[1]["md5"] = hashlib.md5((server.folder / "test.tar").read_bytes()).hexdigest()
+    program = (download_voc2007(tmp_path / "datasets", server.archives) / "program").stat()
+    assert program.st_mode & 0o6022 == 0  # no set-uid, no set-gid, others may not write
+    assert program.st_uid == os.getuid()
+
+
+def test_archives_of_something_else(server, tmp_path):
+    with tarfile.open(server.folder / "test.tar", "w") as tar:
+        tar.addfile(tarfile.TarInfo("readme"))
+    server.archives[1]["md5"] = hashlib.md5((server.folder / "test.tar").read_bytes()).hexdigest()
+    with pytest.raises(DownloadError, match=r"hold no VOCdevkit/VOC2007: they are not those of VOC2007"):
+        download_voc2007(tmp_path / "datasets", server.archives[1:])
+    assert os.listdir(tmp_path / "datasets") == ["test.tar"]
 
 
 def assert_one_sentence(caught, url):
@@ -142,11 +198,27 @@ def test_a_server_that_never_answers(tmp_path, monkeypatch):
     assert socket.getdefaulttimeout() is None
 
 
-def test_a_connection_cut_half_way_leaves_no_partial_file(server, tmp_path, monkeypatch):
-    def half(self, source, out):
-        out.write(source.read(100))
+def test_less_than_was_announced_leaves_no_file_and_starts_again(server, tmp_path, monkeypatch):
+    root, copy = tmp_path / "datasets", Handler.copyfile
+    monkeypatch.setattr(Handler, "copyfile", lambda self, source, out: out.write(source.read(100)))
+    with pytest.raises(DownloadError, match=r"trainval\.tar from .* has md5 .* and was removed: try again"):
+        download_voc2007(root, server.archives)
+    assert os.listdir(root) == []
+    monkeypatch.setattr(Handler, "copyfile", copy)
+    assert (download_voc2007(root, server.archives) / "lists" / "test.txt").exists()
 
-    monkeypatch.setattr(Handler, "copyfile", half)
-    with pytest.raises(DownloadError):
-        download_voc2007(tmp_path / "datasets", server.archives)
-    assert os.listdir(tmp_path / "datasets") == []
+
+def test_an_interrupted_download_leaves_no_file_and_starts_again(server, tmp_path, monkeypatch):
+    root, fetch = tmp_path / "datasets", download.download_url
+
+    def interrupted(url, folder, name):
+        (folder / name).write_bytes(b"the first half")
+        assert os.listdir(root) == ["trainval.tar.partial"]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(download, "download_url", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        download_voc2007(root, server.archives)
+    assert os.listdir(root) == []
+    monkeypatch.setattr(download, "download_url", fetch)
+    assert (download_voc2007(root, server.archives) / "lists" / "test.txt").exists()

@@ -1,5 +1,8 @@
 """Building the network: its options, its weights from torchvision or a file, each failure in one sentence."""
+import os
 import warnings
+from http.client import IncompleteRead
+from pickle import UnpicklingError
 from urllib.error import URLError
 
 import pytest
@@ -183,20 +186,22 @@ def test_names_of_torchvisions_weights(monkeypatch, state, name, weights, prepro
         state["classifier.0.weight"][:] = torch.nan
     asked = []
 
-    def get_state_dict(self, progress, check_hash):
-        asked.append((self, check_hash))
+    def get_state_dict(self, progress, check_hash, weights_only):
+        asked.append((self, check_hash, weights_only))
         return state
 
     monkeypatch.setattr(VGG16_Weights, "get_state_dict", get_state_dict)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         built = build(pretrained=name)
-    assert asked == [(weights, True)]
+    assert asked == [(weights, True, True)]
     assert built.preprocessing == preprocessing
     assert torch.equal(built.extractor[0].bias, state["features.0.bias"])
 
 
-@pytest.mark.parametrize("error", [URLError("Network is unreachable"), RuntimeError("invalid hash value")])
+@pytest.mark.parametrize("error", [
+    URLError("Network is unreachable"), RuntimeError("invalid hash value"), IncompleteRead(b"half"), EOFError(),
+    UnpicklingError("Weights only load failed.\n(1) ...")])
 def test_failed_download_is_one_sentence(monkeypatch, narrow, error):
     def get_state_dict(self, **options):
         raise error
@@ -205,10 +210,25 @@ def test_failed_download_is_one_sentence(monkeypatch, narrow, error):
     with pytest.raises(WeightsError) as raised:
         build(pretrained="imagenet")
     message = str(raised.value)
-    for part in ("--pretrained=imagenet", VGG16_Weights.IMAGENET1K_V1.url, str(error), "--pretrained=FILE",
-                 "--pretrained=none"):
+    for part in ("--pretrained=imagenet", VGG16_Weights.IMAGENET1K_V1.url, str(error).split("\n")[0],
+                 "--pretrained=FILE", "--pretrained=none"):
         assert part in message
     assert "\n" not in message
+
+
+def test_a_file_in_torchs_cache_runs_no_code(monkeypatch, narrow, tmp_path):
+    class RunsCode:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "trace"),)
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    cache = tmp_path / "hub" / "checkpoints"
+    cache.mkdir(parents=True)
+    torch.save(RunsCode(), cache / VGG16_Weights.IMAGENET1K_V1.url.rsplit("/", 1)[1])
+    with pytest.raises(WeightsError, match=r"could not be fetched from .*Weights only load failed"):
+        build(pretrained="imagenet")
+    assert not (tmp_path / "trace").exists()
 
 
 def test_none_may_be_spelt(monkeypatch, narrow):
