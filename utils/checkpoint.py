@@ -19,6 +19,7 @@ from utils.files import replacing
 FORMAT = 1
 KEYS = ("model", "build", "class_names", "preprocessing", "config", "epoch", "step")
 RESUME_KEYS = ("optimizer", "rng")
+_KINDS = {"model": dict, "build": dict, "class_names": list, "config": dict}  # what is used before it is looked at
 
 _OLD_TORCH = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # how files of torch before 1.6 start
 _PLAIN = (torch.Tensor, torch.nn.Parameter, int, float, bool, str, type(None))
@@ -217,6 +218,10 @@ def _check(path, state):
             f"{path} is no checkpoint of this library: it needs {_names(wanted)}, lacks {_names(missing)}, "
             f"and holds {holds}"
         )
+    for key, kind in _KINDS.items():
+        if not isinstance(found[key], kind):
+            raise CheckpointError(f"{path} is no checkpoint of this library: its {key!r} is a "
+                                  f"{type(found[key]).__name__}, not a {kind.__name__}")
 
 
 def _check_plain(value, where):

@@ -166,7 +166,8 @@ def _rename(tensors, layout):
         if names:
             raise LayoutError(f"has the layout of {layout.program}, but {word} {_some(names)}")
     for _, their in pairs:
-        if not (isinstance(tensors[their], torch.Tensor) and tensors[their].is_floating_point()):
+        value = tensors[their]
+        if not (isinstance(value, torch.Tensor) and value.is_floating_point() and value.layout == torch.strided):
             raise LayoutError(f"has the layout of {layout.program}, but {their!r} is no tensor of fractions")
     return {ours: tensors[their].float() for ours, their in pairs}
 

@@ -223,6 +223,14 @@ def test_half_a_checkpoint(tmp_path):
         load_checkpoint(path)
 
 
+@pytest.mark.parametrize(("key", "kind"), [
+    ("model", "dict"), ("build", "dict"), ("class_names", "list"), ("config", "dict")])
+def test_a_part_of_another_kind_is_named(tmp_path, state, key, kind):
+    torch.save(state | {"format": 1, key: 5}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=rf"a\.pth is no checkpoint .*: its '{key}' is a int, not a {kind}$"):
+        load_checkpoint(tmp_path / "a.pth")
+
+
 def test_a_newer_format_is_named(tmp_path, state, monkeypatch):
     monkeypatch.setattr(checkpoint, "FORMAT", 2)
     save_checkpoint(tmp_path / "a.pth", state)

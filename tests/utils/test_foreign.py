@@ -167,7 +167,7 @@ def test_another_shape_is_named_with_the_wanted(ours, shared, name, shape, wante
 
 
 def test_a_name_with_something_else_behind_it(ours):
-    for value in ([1.0], torch.ones(36, dtype=torch.int8)):
+    for value in ([1.0], torch.ones(36, dtype=torch.int8), torch.ones(36).to_sparse()):
         with pytest.raises(LayoutError, match=r"but 'rpn\.loc\.bias' is no tensor of fractions"):
             as_checkpoint(simple(ours) | {"rpn.loc.bias": value})
 
