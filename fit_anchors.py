@@ -11,12 +11,13 @@ N: boxes of all images. G: boxes of one. k: anchors at a cell. K: anchors of an 
 import dataclasses
 import shlex
 from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from data import class_names, find_root
+from data import class_names, find_root, find_splits
 from data.check import DataError
 from data.transforms import scale_bbox
 from data.voc import VOCDataset
@@ -64,6 +65,7 @@ def fit_anchors(config):
     if (shortest < least).any():
         print(f"{(shortest < least).mean():.1%} of the objects have a side below {least:g} pixels of the image; "
               f"proposals as small are dropped at --rpn-min-size={least:g}: give a smaller one")
+    Path(config.out).parent.mkdir(parents=True, exist_ok=True)
     plot_anchors(size, fits, config.out)
     print(f"drawn in {config.out}\nnext: python train.py train {given(config)}{grid}")
 
@@ -91,11 +93,15 @@ def read_boxes(config):
 
 
 def propose(config, size):
-    """The scales and ratios of the best grid, rounded as they are printed, and the free clusters (k, 2)."""
+    """The scales and ratios of the best grid, rounded as they are printed, and the free clusters (k, 2).
+
+    Numbers that are the same when rounded are one: an anchor that comes twice finds nothing more.
+    """
     rng = np.random.default_rng(config.seed)
     start = config.anchor_scales, config.anchor_ratios
     k = config.k or len(start[0]) * len(start[1])
-    scales, ratios = ([float(f"{number:.3g}") for number in numbers] for numbers in best_grid(size, k, rng, start)[:2])
+    grid = best_grid(size, k, rng, start)[:2]
+    scales, ratios = (sorted({float(f"{number:.3g}") for number in numbers}) for numbers in grid)
     return scales, ratios, fit_clusters(size, k, rng, grid_size(scales, ratios, STRIDE))
 
 
@@ -158,10 +164,17 @@ def in_words(scales, ratios):
 
 
 def given(config):
-    """The options of `config` that training should get too: those that differ from its defaults, but for anchors."""
+    """The options of `config` that training should get too: those that differ from its defaults, but for anchors.
+
+    And a split to evaluate on, where the data set lacks that of the defaults.
+    """
     words = ""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if not field.name.startswith("anchor_") and value != getattr(TrainConfig, field.name, value):
             words += f"--{dashed(field.name)}={shlex.quote(as_text(value))} "
+    splits = find_splits(find_root(config.data, config.voc_data_dir))
+    if TrainConfig.eval_split not in splits:
+        others = [split for split in splits if split != config.train_split]
+        words += f"--eval-split={shlex.quote((others or splits)[-1])} "
     return words

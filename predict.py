@@ -160,8 +160,9 @@ def report(config, rows, n_image, unreadable):
         print(f"COCO results, boxes are [x, y, width, height]: {config.coco_json}")
     n_read = n_image - len(unreadable)
     hint = "" if rows else f", or try --score-thresh={config.score_thresh / 2:g}"
-    print(f"{len(rows)} objects in {n_read} images; pictures and predictions.json, boxes are [y_min, x_min, y_max, "
-          f"x_max], are in {config.out}: look at {Path(config.out) / SHEET}.png first{hint}")
+    if n_read:
+        print(f"{len(rows)} objects in {n_read} images; pictures and predictions.json, boxes are [y_min, x_min, y_max, "
+              f"x_max], are in {config.out}: look at {Path(config.out) / SHEET}.png first{hint}")
     if unreadable:
         raise DataError(f"{len(unreadable)} of {n_image} images cannot be read and are left out: "
                         f"{', '.join(unreadable)}")

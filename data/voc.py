@@ -51,7 +51,8 @@ def read_ids(root, split, findings=None):
     path = Path(root, "ImageSets", "Main", f"{split}.txt")
     if not path.is_file():
         there = ", ".join(sorted(file.stem for file in path.parent.glob("*.txt"))[:20]) or "none"
-        raise DataError(f"{path} is missing; splits found there: {there}")
+        raise DataError(f"{path} is missing; splits found there: {there} (options: --train-split and "
+                        "--eval-split of train.py, --split of eval.py)")
     lines = enumerate(read_lines(path), start=1)
     ids = [(number, re.sub(r"\s+(-1|0|1)$", "", line)) for number, line in lines if line]
     if not ids:

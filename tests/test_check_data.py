@@ -80,7 +80,8 @@ def test_nothing_wrong(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "images: trainval 2\n" in printed
     assert re.search(r"\nannotations and headers read in \d+\.\d s, .* images decoded in \d+\.\d s\n", printed)
-    assert printed.endswith("\nnothing that would stop a training was found\n")
+    assert printed.endswith("\nnothing that would stop a training was found\nnext: python train.py anchors "
+                            f"--voc-data-dir={tmp_path} --train-split=trainval\n")
     check(CheckConfig(voc_data_dir=str(tmp_path), splits=("mine", "trainval"), classes=("cat", "dog", "eel")))
     printed = capsys.readouterr().out
     assert "images: mine 1, trainval 2\n" in printed

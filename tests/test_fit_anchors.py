@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fit_anchors import centred, fit_anchors, in_place, read_boxes
+from fit_anchors import centred, fit_anchors, given, in_place, read_boxes
 from model.utils.anchors import generate_anchor_base
 from utils.anchor_clusters import grid_size
 from utils.config import AnchorConfig, TrainConfig, command, make_config
@@ -129,10 +129,30 @@ def test_the_last_line_is_a_command_that_training_takes(tmp_path, capsys):
     calls = []
     words = [word.replace("'", "") for word in re.findall(r"--\S+?='[^']*'|--\S+", line)]
     fire.Fire(command(TrainConfig, calls.append), command=words)
-    wanted = {"voc_data_dir": str(root), "invalid_boxes": "skip", "min_size": "80", "max_size": "200"}
+    wanted = {"voc_data_dir": str(root), "invalid_boxes": "skip", "min_size": "80", "max_size": "200",
+              "eval_split": "trainval"}
     scales, ratios = ((calls[0].anchor_scales, calls[0].anchor_ratios))
     assert len(scales) * len(ratios) == 2
     assert calls[0] == make_config(TrainConfig, wanted, {"anchor_scales": scales, "anchor_ratios": ratios})
+
+
+def test_the_last_line_names_a_split_to_evaluate_on(tmp_path):
+    write_voc(tmp_path, {"a": [(4, 10, 12, 42)]})
+    split = tmp_path / "ImageSets/Main/trainval.txt"
+    for others, words in ((("val",), "--eval-split=val "), (("train", "val", "test"), "")):
+        for name in others:
+            (split.with_name(f"{name}.txt")).write_text(split.read_text())
+        assert given(AnchorConfig(voc_data_dir=str(tmp_path))) == f"--voc-data-dir={tmp_path} {words}"
+
+
+def test_a_number_that_comes_twice_is_proposed_once(tmp_path, capsys):
+    # two shapes, and no third ratio: 16 x 16 and 16 x 64 after the resize; the folder of the picture is made
+    root = write_voc(tmp_path, {"a": [(4, 10, 12, 18), (16, 4, 24, 36)]})
+    fit_anchors(config(root, anchor_ratios=(0.5, 1.0, 2.0), out=str(tmp_path / "new/fit.png")))
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("proposed: "))
+    for numbers in (words.split("=")[1].split(",") for words in line.split()[1:]):
+        assert len(set(numbers)) == len(numbers)
+    assert (tmp_path / "new/fit.png").is_file()
 
 
 def test_recall_is_that_of_proposals(tmp_path):

@@ -163,6 +163,7 @@ def test_images_that_cannot_be_read_are_named_at_the_end(folder, capsys):
     shutil.rmtree(folder / "predictions")
     with pytest.raises(DataError, match="1 of 1 images"):
         main(config(), "photos/a.jpg")
+    assert "look at" not in capsys.readouterr().out  # there is nothing to look at
     assert [path.name for path in (folder / "predictions").iterdir()] == ["predictions.json"]
 
 

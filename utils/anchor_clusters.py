@@ -31,7 +31,7 @@ def fit_clusters(size, k, rng, start=None):
         size: (N, 2) heights and widths of boxes, above 0; N may be 0.
         k: how many; where fewer boxes differ, there are as many as those.
         rng: np.random.Generator, draws the starts.
-        start: (k, 2) shapes to start from as well, so that the result is no worse than they.
+        start: (k, 2) shapes, or fewer, to start from as well, so that the result is no worse than they.
 
     Returns:
         (k, 2) heights and widths, the smallest area first.

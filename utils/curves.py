@@ -123,7 +123,9 @@ def _draw_panel(axes: Axes, panel: Panel, train: list[dict]) -> None:
         strong.append(smooth(value) if panel.smooth else value)
         if panel.smooth:
             axes.plot(step, value, color=color, alpha=0.18, linewidth=0.6)
-        last = f" {strong[-1][-1]:.3g}" if train and np.isfinite(strong[-1][-1]) else ""
+        last = ""
+        if train and np.isfinite(strong[-1][-1]):
+            last = " " + np.format_float_positional(strong[-1][-1], 3, fractional=False, trim="-")  # 1070, not 1.07e+03
         style = "steps-post" if name == "lr" else "default"
         axes.plot(step, strong[-1], color=color, linewidth=1.8, marker=marker, drawstyle=style, label=label + last)
     if panel.log:

@@ -174,8 +174,10 @@ def test_missing_split_names_those_that_are_there(tmp_path):
     for split in "fbeadc":
         write_voc(tmp_path, {"1": [thing()]}, split)
     path = tmp_path / "ImageSets/Main/test.txt"
-    assert message(VOCDataset, tmp_path, "test", ["cat"]) == f"{path} is missing; splits found there: a, b, c, d, e, f"
-    assert message(read_ids, tmp_path / "no", "test").endswith("splits found there: none")
+    options = "(options: --train-split and --eval-split of train.py, --split of eval.py)"
+    assert message(VOCDataset, tmp_path, "test", ["cat"]) == (
+        f"{path} is missing; splits found there: a, b, c, d, e, f {options}")
+    assert message(read_ids, tmp_path / "no", "test").endswith(f"splits found there: none {options}")
 
 
 @pytest.mark.parametrize("text", ["", " \n\n", "\ufeff\r\n"])
