@@ -146,13 +146,15 @@ def test_the_last_line_names_a_split_to_evaluate_on(tmp_path):
 
 
 def test_a_number_that_comes_twice_is_proposed_once(tmp_path, capsys):
-    # two shapes, and no third ratio: 16 x 16 and 16 x 64 after the resize; the folder of the picture is made
-    root = write_voc(tmp_path, {"a": [(4, 10, 12, 18), (16, 4, 24, 36)]})
-    fit_anchors(config(root, anchor_ratios=(0.5, 1.0, 2.0), out=str(tmp_path / "new/fit.png")))
+    # squares of eight sizes, and boxes three times as wide as tall: a third ratio helps nobody
+    boxes = [(0, 0, side, side) for side in range(5, 37, 4)] + [(0, 0, side, 3 * side) for side in (4, 8, 12, 16)]
+    root = write_voc(tmp_path, {"a": boxes})
+    fit_anchors(config(root, anchor_scales=(1.0, 2.0, 4.0), out=str(tmp_path / "new/fit.png")))
     (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("proposed: "))
     for numbers in (words.split("=")[1].split(",") for words in line.split()[1:]):
         assert len(set(numbers)) == len(numbers)
-    assert (tmp_path / "new/fit.png").is_file()
+    assert line.endswith("--anchor-ratios=0.333,1")
+    assert (tmp_path / "new/fit.png").is_file()  # its folder is made
 
 
 def test_recall_is_that_of_proposals(tmp_path):
