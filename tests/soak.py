@@ -20,7 +20,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from tiny import OPTIONS, write_tiny  # noqa: E402
+from tiny import OPTIONS, narrow_vgg16, write_tiny  # noqa: E402
 
 import train  # noqa: E402
 from data.voc import VOCDataset  # noqa: E402
@@ -104,6 +104,7 @@ def show(name, rows):
 def main(steps=3000, images=5000, workers=2, out="soak.png"):
     """Trains, evaluates, prints, draws; see the top of the file."""
     out = Path(out).absolute()
+    narrow_vgg16()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_tiny(folder / "voc", {"train": 200, "val": 8, "many": images})

@@ -2,6 +2,9 @@
 import numpy as np
 from PIL import Image
 
+import model.vgg16
+
+NARROW = (8, 8, "M", 16, 16, "M", 16, 16, 16, "M", 16, 16, 16, "M", 16, 16, 512)  # channels of VGG16's convolutions
 SIZES = ((48, 64), (64, 48), (40, 70), (56, 56))
 OPTIONS = {
     "data": "voc", "pretrained": "none", "head_width": "16", "min_size": "48", "max_size": "64",
@@ -29,3 +32,8 @@ def write_tiny(root, splits):
                 f"<xmax>{x + side}</xmax><ymax>{y + side}</ymax></bndbox></object></annotation>")
             Image.fromarray(img).save(root / "JPEGImages" / f"{image_id}.png")
     return root
+
+
+def narrow_vgg16():
+    """From here on VGG16 has as many layers as ever, but few channels: a step takes hundredths of a second."""
+    model.vgg16.LAYERS = NARROW
