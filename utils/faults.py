@@ -83,7 +83,7 @@ def reading(loader: Iterable) -> Iterator[Iterator[list]]:
 
     def noted():
         for samples in loader:
-            at_work[:] = samples
+            at_work[:] = samples if isinstance(samples, list) else ()
             yield samples
 
     try:
