@@ -22,30 +22,26 @@ from data.transforms import TrainTransform
 from data.voc import VOCDataset
 from eval import check_start, evaluate, heading, open_checkpoint, predict_options, table, worker_count
 from fit_anchors import fit_anchors
+from keep import check_losses, check_room, load_state, model_options, save_best, save_last
 from model import WeightsError, build
 from model.faster_rcnn import FasterRCNN
 from model.utils.anchor_target_creator import AnchorTargetCreator
 from model.utils.proposal_target_creator import ProposalTargetCreator
 from trainer import FasterRCNNTrainer, Losses
-from utils.checkpoint import (
-    CheckpointError,
-    load_backbone,
-    load_checkpoint,
-    load_weights,
-    rng_state,
-    save_checkpoint,
-    set_rng_state,
-)
+from utils.checkpoint import CheckpointError, load_backbone, load_weights
 from utils.config import AnchorConfig, CheckConfig, OptionError, TrainConfig, command
 from utils.device import be_deterministic, pick_device, pick_dtype
 from utils.dist import ALONE, Team, join_team
 from utils.environment import describe_environment
-from utils.log import NoLog, open_log
+from utils.faults import Guard, TrainingFault, reading
+from utils.interrupt import catch_signals, ignore_signals
+from utils.log import LogError, NoLog, open_log
 from utils.meter import Meter
 from utils.pictures import comparison
 from utils.progress import working_on
 from utils.run_folder import RUNS, check_folder, make_folder, stored_options
 
+FAULTS = DataError, CheckpointError, WeightsError, LogError, TrainingFault  # one line each, no stack trace
 PICTURE_SCORE, N_PICTURE = 0.5, 6  # the pictures of a run: detections that are at least so sure, in so many images
 
 
@@ -61,12 +57,14 @@ class Run(NamedTuple):
     meter: Meter
     n_step: int  # optimizer steps in all
     epoch_steps: int  # optimizer steps in one epoch
+    guard: Guard  # knows of losses that are not finite
     team: Team = ALONE  # the processes that train together
 
 
 def train(config):
     """Trains as a `TrainConfig` says, evaluates, and keeps everything in runs/<env>/."""
     run = open_run(config)
+    check_room(run)
     step = load_state(run) if config.resume else 0
     device, writes = run.model.loc_std.device, run.team.rank == 0
     run.team.wait()  # all have looked into the folder, and nothing can go wrong any more
@@ -76,53 +74,66 @@ def train(config):
     print(f"{run.folder}: steps {step} to {run.n_step} on {device}, {'bf16' if run.trainer.dtype else 'fp32'}"
           + f", {run.team.size} processes" * (run.team.size > 1))
     log = open_log(run.folder, asdict(config), step) if writes else NoLog()
-    with contextlib.closing(log):
+    with contextlib.closing(log), catch_signals(run.team) as interrupt:
+        test_if_due(run, log, interrupt, step)  # an evaluation that was interrupted
         while step < run.n_step:
             epoch = step // run.epoch_steps
             end = min((epoch + 1) * run.epoch_steps, run.n_step)
-            train_epoch(run, log, epoch, range(step, end))
-            step = end
-            if writes:
-                with working_on("writing last.pth"):
-                    save_checkpoint(run.folder / "last.pth", state(run, epoch, step) | {
-                        "optimizer": run.trainer.optimizer.state_dict(), "rng": rng_state()})
-            if step == run.n_step or (config.eval_every and (epoch + 1) % config.eval_every == 0):
-                test(run, log, epoch, step)
+            step = train_epoch(run, log, interrupt, epoch, range(step, end))
+            save_last(run, epoch, step)
+            interrupt.leave()
+            test_if_due(run, log, interrupt, step)
     run.team.leave()
     print(f"written to {run.folder}: last.pth, best.pth, log.jsonl, curves.png, pictures\n"
           f"next: python eval.py --load-path={run.folder}/last.pth\n"
           f"      python predict.py IMAGE_OR_FOLDER --load-path={run.folder}/last.pth")
 
 
-def train_epoch(run, log, epoch, steps):
-    """Takes the optimizer steps `steps`, a range of their numbers that lies in epoch `epoch`."""
+def train_epoch(run, log, interrupt, epoch, steps):
+    """Takes the optimizer steps `steps`, a range of numbers in epoch `epoch`; returns how many were taken in all."""
     config, dataset, team = run.config, run.train_set, run.team
     indices = batches(len(dataset), config.batch_size * team.size, config.seed, epoch)
     indices = indices[steps.start - epoch * run.epoch_steps:][:len(steps)]  # an interrupted epoch goes on inside
     own = [index[team.rank::team.size] for index in indices]  # none, where an epoch ends before all have one
     loader = DataLoader(dataset, batch_sampler=own, collate_fn=list,
                         num_workers=worker_count(config.num_workers, run.model.loc_std.device),
+                        worker_init_fn=ignore_signals,
                         generator=torch.Generator())  # else it draws from torch's own, which dropout uses
     transform = TrainTransform(run.model.prepare, config.flip_prob)
     meter, shown = run.meter, 0.0
     meter.start()
-    with tqdm(total=run.n_step, initial=steps.start, desc=f"epoch {epoch + 1}", unit="step", leave=False,
-              disable=team.rank > 0) as bar:
-        for step, index, mine, samples in zip(steps, indices, own, loader, strict=True):
+    with reading(loader) as batch, tqdm(total=run.n_step, initial=steps.start, desc=f"epoch {epoch + 1}",
+                                        unit="step", leave=False, disable=team.rank > 0) as bar:
+        for step, index, mine, samples in zip(steps, indices, own, batch, strict=True):
             lr = learning_rate(config, step, epoch)
             run.trainer.set_lr(lr)
             rngs = [np.random.default_rng([config.seed, epoch, i]) for i in mine]
             pairs = zip(samples, rngs, strict=True)
             losses = run.trainer.train_step([transform(*pair) for pair in pairs], len(index))
             meter.add(losses, len(index))
+            plot = (step + 1) % config.plot_every == 0
+            wait = plot or step + 1 == steps.stop or losses.total.is_cpu  # a GPU is not waited for at other steps
+            check_losses(run, epoch, step, index, losses, wait)
             bar.update()
             if time.monotonic() - shown > 1:  # a GPU need not wait more often for its numbers to be read
                 bar.set_postfix({name: f"{loss:.3f}" for name, loss in zip(Losses._fields, losses, strict=True)})
                 shown = time.monotonic()
-            if (step + 1) % config.plot_every == 0:
+            if plot:
                 log.training(step + 1, epoch, meter.read(team.add_up) | {"lr": lr})
                 if log.watched:
                     log.picture("training image", draw(run, samples[-1:]), step + 1)
+            if interrupt.asked(wait):
+                return step + 1
+    return steps.stop
+
+
+def test_if_due(run, log, interrupt, step):
+    """Evaluates after the last step and every `--eval-every` epochs, unless the log has it already."""
+    epoch, rest = divmod(step, run.epoch_steps)
+    due = step == run.n_step or (rest == 0 and run.config.eval_every and epoch % run.config.eval_every == 0)
+    if step and due and run.team.any(not log.evaluated(step)):
+        with interrupt.at_once(), reading(()):
+            test(run, log, (step - 1) // run.epoch_steps, step)
 
 
 def test(run, log, epoch, step):
@@ -132,13 +143,11 @@ def test(run, log, epoch, step):
                           **options)
     if run.team.rank > 0:
         return
+    save_best(run, epoch, step, evaluation.map)
     with working_on("drawing pictures"):
         some = range(0, len(run.eval_set), math.ceil(len(run.eval_set) / N_PICTURE))
         log.evaluation(step, epoch, evaluation.map, evaluation.ap, draw(run, [run.eval_set[i] for i in some]))
     print(f"epoch {epoch + 1}, step {step}\n{heading('voc07', run.trainer.dtype, **options)}\n{table(evaluation)}")
-    best = run.folder / "best.pth"
-    if not best.exists() or (evaluation.map or 0) > (load_checkpoint(best)["map"] or 0):  # None: nothing to find
-        save_checkpoint(best, state(run, epoch, step) | {"map": evaluation.map})
 
 
 def draw(run, samples):
@@ -171,7 +180,7 @@ def open_run(config):
     with team.first_alone():  # it fetches data and weights, where they are not there
         train_set, eval_set = open_data(config)
         model = open_model(config, train_set.classes).to(device)
-    meter = Meter()
+    meter, guard = Meter(), Guard(config.skip_nonfinite)
     trainer = FasterRCNNTrainer(
         model,
         AnchorTargetCreator(config.rpn_n_sample, config.rpn_pos_iou, config.rpn_neg_iou, config.rpn_pos_ratio),
@@ -179,10 +188,11 @@ def open_run(config):
                               model.loc_mean.tolist(), model.loc_std.tolist()),
         config.rpn_sigma, config.roi_sigma, config.lr, config.momentum, config.weight_decay,
         pick_dtype(config.precision, device), team.add_up if team.size > 1 else None,
-        meter.watch)
+        meter.watch, guard)
     epoch_steps = math.ceil(len(train_set) / (config.batch_size * team.size))
     n_step = min(config.epoch * epoch_steps, config.max_steps or math.inf)
-    return Run(config, RUNS / config.env, train_set, eval_set, model, trainer, meter, n_step, epoch_steps, team)
+    return Run(config, RUNS / config.env, train_set, eval_set, model, trainer, meter, n_step, epoch_steps, guard,
+               team)
 
 
 def open_data(config):
@@ -232,41 +242,7 @@ def open_model(config, classes):
     return model
 
 
-def model_options(config, n_fg_class):
-    """What `model.build` needs to make the network again; plain values, stored in checkpoints."""
-    return {"name": "vgg16", "n_fg_class": n_fg_class, "head_width": config.head_width, "dropout": config.dropout,
-            "min_size": config.min_size, "max_size": config.max_size, "anchor_scales": config.anchor_scales,
-            "anchor_ratios": config.anchor_ratios,
-            "proposal": {"nms_thresh": config.rpn_nms_thresh, "min_size": config.rpn_min_size,
-                         "n_train_pre_nms": config.n_train_pre_nms, "n_train_post_nms": config.n_train_post_nms,
-                         "n_test_pre_nms": config.n_test_pre_nms, "n_test_post_nms": config.n_test_post_nms}}
-
-
-def state(run, epoch, step):
-    """A checkpoint without what only resuming needs."""
-    return {"model": run.model.state_dict(), "build": model_options(run.config, len(run.train_set.classes)),
-            "class_names": list(run.train_set.classes), "preprocessing": tuple(run.model.preprocessing),
-            "config": asdict(run.config), "epoch": epoch, "step": step, "epoch_steps": run.epoch_steps,
-            "processes": run.team.size}
-
-
-def load_state(run):
-    """Puts model, optimizer and random state back as last.pth has them; returns the number of steps taken."""
-    path = run.folder / "last.pth"
-    checkpoint = load_checkpoint(path, resume=True)
-    now = {"epoch_steps": run.epoch_steps, "processes": run.team.size}
-    then = {name: checkpoint.get(name, value) for name, value in now.items()}
-    if then != now:
-        raise CheckpointError(f"{path} was written with {then}, now it would be {now}: resume with as many images and "
-                              "processes")
-    load_weights(run.model, checkpoint, path)
-    run.model.preprocessing = type(run.model.preprocessing)(*checkpoint["preprocessing"])
-    run.trainer.optimizer.load_state_dict(checkpoint["optimizer"])
-    set_rng_state(checkpoint["rng"])
-    return checkpoint["step"]
-
-
 if __name__ == "__main__":
-    fire.Fire({"train": command(TrainConfig, train, (DataError, CheckpointError, WeightsError), stored=stored_options),
+    fire.Fire({"train": command(TrainConfig, train, FAULTS, stored=stored_options),
                "check": command(CheckConfig, check, (DataError,)),
                "anchors": command(AnchorConfig, fit_anchors, (DataError,))})

@@ -37,10 +37,12 @@ class FasterRCNNTrainer:
             processes; None where there is one.
         watch: called in each step with what figures about training need, all on the device: with "proposal" and the
             (R, 4) boxes, with "rpn" and "roi" and (N, classes) logits and (N,) labels, -1 for what does not count.
+        guard: called with the (5,) mean losses and the optimizer before each update, which it may have left out.
     """
 
     def __init__(self, model, anchor_target_creator=None, proposal_target_creator=None, rpn_sigma=3.0, roi_sigma=1.0,
-                 lr=1e-3, momentum=0.9, weight_decay=5e-4, dtype=None, add_up=None, watch=lambda *seen: None):
+                 lr=1e-3, momentum=0.9, weight_decay=5e-4, dtype=None, add_up=None, watch=lambda *seen: None,
+                 guard=lambda losses, optimizer: None):
         self.model = model
         self.anchor_target_creator = anchor_target_creator or AnchorTargetCreator()
         self.proposal_target_creator = proposal_target_creator or ProposalTargetCreator()
@@ -49,6 +51,7 @@ class FasterRCNNTrainer:
         self.dtype = dtype
         self.add_up = add_up
         self.watch = watch
+        self.guard = guard
         trained = [(name, param) for name, param in model.named_parameters() if param.requires_grad]
         weights = [param for name, param in trained if not name.endswith("bias")]
         biases = [param for name, param in trained if name.endswith("bias")]
@@ -85,6 +88,7 @@ class FasterRCNNTrainer:
             for param in params:
                 param.grad = torch.zeros_like(param) if param.grad is None else param.grad
             self.add_up([total, *(param.grad for param in params)])
+        self.guard(total, self.optimizer)
         self.optimizer.step()
         return Losses(*total)
 

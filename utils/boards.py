@@ -5,16 +5,20 @@ Shapes: H, W image height and width in pixels; N records of one kind.
 
 import html
 import math
+import re
+import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 from PIL import Image
 
 from utils.curves import AP_TITLE, PANELS, Panel, ap_lines, column, smooth
 
-_TIME_LIMITS = 1, 5  # seconds for Visdom's server to accept a connection and to answer
+_PATIENCE = {"plot": 0.6, "picture": 0.3}  # seconds that training waits for Visdom's server, over all it is asked
+_MOST_REPLY = 2**20  # bytes
 _EVERY = 10  # seconds between two drawings of the windows, at least: each takes a quarter of a second
 _MOST_POINTS = 200  # of a line in a window: what a screen can show, and a long run costs no more to send
 _SIZES = {  # width and height of windows, in pixels: three rows on a screen of 1600
@@ -34,52 +38,97 @@ class BoardError(Exception):
     """There is no live view; the message is one line for the user."""
 
 
+class BoardMissing(BoardError):
+    """There is none, and there will be none."""
+
+
+class Post:
+    """HTTP's POST to a port of this machine, within `left` seconds for all calls together: whatever is there."""
+
+    def __init__(self, port: int):
+        self.port = port
+        self.left = 0.0
+
+    def __call__(self, path: str, data: str) -> str:
+        """Send `data`, return what is answered. Raises OSError, also for an answer that is no success."""
+        end = time.monotonic() + self.left
+
+        def left(share=1.0):
+            seconds = end - time.monotonic()
+            if seconds <= 0:
+                raise TimeoutError("no answer in time")
+            return seconds * share
+
+        body = data.encode()
+        head = (f"POST {path} HTTP/1.0\r\nHost: localhost:{self.port}\r\nContent-Type: application/json\r\n"
+                f"Content-Length: {len(body)}\r\n\r\n")
+        try:
+            # localhost may be two addresses, each of which may have that long
+            with socket.create_connection(("localhost", self.port), left(0.5)) as server:
+                server.settimeout(left())
+                server.sendall(head.encode() + body)
+                reply = b""
+                while len(reply) < _MOST_REPLY:
+                    server.settimeout(left())
+                    part = server.recv(2**16)
+                    if not part:
+                        break
+                    reply += part
+        finally:
+            self.left = end - time.monotonic()
+        start, _, answer = reply.partition(b"\r\n\r\n")
+        if not re.match(rb"HTTP/1\.\d 2\d\d", start):
+            raise ConnectionError(f"it answers {start[:40]!r}")
+        return answer.decode(errors="replace")
+
+
 class VisdomBoard:
     """The windows of environment `env` on the Visdom server at localhost:`port`.
 
     Nothing is imported or connected before `connect`. It and all methods raise BoardError where there is no
-    server, or none that answers within a few seconds.
+    server, or none that answers in time; `connect` begins anew. BoardMissing: there is no visdom.
     """
 
     def __init__(self, env: str, port: int):
         self.env, self.port = env, port
         self.client = None
+        self.post = Post(port)
         self._records, self._n_drawn, self._drawn_at = [], 0, -math.inf
 
     def connect(self, options: Mapping) -> None:
         """Find the server and show the options of the run."""
         try:
-            import requests
             import visdom
         except ImportError as error:
-            raise BoardError(f"No live view, visdom is not there ({error}); training goes on.") from error
-        session = requests.Session()
-        session.trust_env = False  # a proxy has no business between two programs of one machine
-        where = f"localhost:{self.port}"
+            raise BoardMissing(f"No live view, visdom is not there ({error}); training goes on.") from error
+        post = self.post
 
         class Client(visdom.Visdom):
-            """Visdom's client with what it lacks: time limits, and an error whenever the server refuses."""
+            """Visdom's client with what it lacks: a time limit, and an error whenever the server refuses."""
 
             def _handle_post(self, url: str, data: str) -> str:
                 try:
-                    reply = session.post(url, data=data, timeout=_TIME_LIMITS)
-                    reply.raise_for_status()
-                except requests.RequestException as error:
-                    why = type(error).__name__
-                    raise BoardError(f"Visdom on {where} is gone ({why}); training goes on.") from error
-                return reply.text
+                    return post(urlsplit(url).path, data)
+                except OSError as error:
+                    raise BoardError(f"Visdom on localhost:{post.port} is gone ({type(error).__name__}); training goes "
+                                     "on.") from error
 
         # Built with send=False, the client does not warn about the incoming socket that it does without.
         client = Client(port=self.port, env=self.env, use_incoming_socket=False, send=False)
         client.send = True
+        post.left = _PATIENCE["plot"]
         try:
             self._options(client, options)
         except BoardError as error:
             raise BoardError(
-                f"No Visdom server on {where}; training goes on. To have one next time: make dashboard, or "
+                f"No Visdom server on localhost:{self.port}; training goes on. To have one: make dashboard, or "
                 f"python -m utils.dashboard --port={self.port}"
             ) from error
         self.client = client
+        self._n_drawn, self._drawn_at = 0, -math.inf  # the server may be another one
+
+    def __str__(self) -> str:
+        return f"Visdom on localhost:{self.port}"
 
     @staticmethod
     def _options(client, options: Mapping) -> None:
@@ -97,6 +146,7 @@ class VisdomBoard:
     def _draw(self, records: list[dict]) -> None:
         news = {record["kind"] for record in records[self._n_drawn:]} | ({"eval"} if not self._n_drawn else set())
         self._n_drawn, self._drawn_at = len(records), time.monotonic()
+        self.post.left = _PATIENCE["plot"]
         train = [record for record in records if record["kind"] == "train"]
         evals = [record for record in records if record["kind"] == "eval"] or [{"step": 0, "map": None, "ap": {}}]
         for name in _SIZES:  # all points again: the server takes a new curve far faster than it appends to an old one
@@ -136,6 +186,7 @@ class VisdomBoard:
 
     def picture(self, name: str, img: np.ndarray, step: int) -> None:
         """Show an image, (H, W, 3) uint8, in the window `name`."""
+        self.post.left = _PATIENCE["picture"]
         picture = Image.fromarray(img)
         picture.thumbnail(_SIZES[name], Image.Resampling.LANCZOS)  # the browser's own shrinking is coarse
         self.client.image(np.array(picture).transpose(2, 0, 1), win=name, opts={"title": f"{name}, step {step}"})
@@ -144,6 +195,7 @@ class VisdomBoard:
         """Draw what was not drawn yet, and let the server keep the windows on its disk."""
         if self._n_drawn < len(self._records):
             self._draw(self._records)
+        self.post.left = _PATIENCE["picture"]
         self.client.save([self.env])
 
 
@@ -157,12 +209,15 @@ class TensorBoard:
         self.folder, self.start_step = folder, start_step
         self.writer = None
 
+    def __str__(self) -> str:
+        return "TensorBoard"
+
     def connect(self, options: Mapping) -> None:
         """Open the file and note the options of the run."""
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise BoardError(
+            raise BoardMissing(
                 f"No files for TensorBoard, its package is not there ({error}); training goes on. To have it next "
                 "time: pip install tensorboard"
             ) from error

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from utils import foreign
-from utils.files import replacing
+from utils.files import previous, replacing
 
 FORMAT = 1
 KEYS = ("model", "build", "class_names", "preprocessing", "config", "epoch", "step")
@@ -29,12 +29,12 @@ class CheckpointError(ValueError):
     """A checkpoint cannot be written or read; the message is one sentence that says why."""
 
 
-def save_checkpoint(path: str | Path, state: dict) -> None:
+def save_checkpoint(path: str | Path, state: dict, keep: bool = False) -> None:
     """Write `state` (with KEYS, and RESUME_KEYS where training may go on) to `path`, making its folder.
 
     The file appears under its name only when it is complete and on the disk: whatever fails, an older one
-    stays as it was. Raises CheckpointError where a key is missing, a value is neither a tensor nor plain
-    Python, or the disk refuses.
+    stays as it was; with `keep`, it is kept as `path`.1 where the new one takes its place. Raises CheckpointError
+    where a key is missing, a value is neither a tensor nor plain Python, or the disk refuses.
     """
     path = Path(path)
     state = {**state, "format": FORMAT}
@@ -42,7 +42,7 @@ def save_checkpoint(path: str | Path, state: dict) -> None:
     _check_plain(state, "state")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as partial:
+        with replacing(path, keep) as partial:
             torch.save(state, partial)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as the latter
         reason = str(error).splitlines()[0]
@@ -112,7 +112,7 @@ def read_tensors(path: str | Path, map_location: str | torch.device = "cpu", kee
     torch.empty(0, device=map_location)  # a device that is not here is no fault of the file
     kind = _kind(path)
     damaged = CheckpointError(f"{path} ({path.stat().st_size} bytes) is damaged, cut short, or was never a checkpoint "
-                              "(a file of torch.save, or an .npz): copy it again")
+                              f"(a file of torch.save, or an .npz): {offer_previous(path) or 'copy it again'}")
     if kind is None:
         raise damaged
     try:
@@ -135,6 +135,14 @@ def read_tensors(path: str | Path, map_location: str | torch.device = "cpu", kee
         if kind == "npz" and "allow_pickle" in str(error):
             raise CheckpointError(f"{path} holds objects, which could run code: only arrays are accepted") from error
         raise damaged from error
+
+
+def offer_previous(path: str | Path) -> str:
+    """What to do without the checkpoint `path`, where the one before it is whole; else nothing."""
+    before = previous(path)
+    if not (before.is_file() and _kind(before)):
+        return ""
+    return f"the one before it is whole: mv {before} {path}"
 
 
 def rng_state() -> dict:

@@ -5,6 +5,8 @@ table in the README are made from these fields.
 """
 import dataclasses
 import difflib
+import math
+import signal
 import sys
 import types
 import typing
@@ -12,17 +14,24 @@ from typing import Literal
 
 import fire
 
+ORDERED = (("min_size", "max_size"), ("rpn_neg_iou", "rpn_pos_iou"), ("neg_iou_lo", "neg_iou_hi"))
 Numbers = tuple[float, ...]
 Names = tuple[str, ...]
 
 
-def option(topic, default, meaning, source="", least=1):
+def option(topic, default, meaning, source="", least=None, most=None, above=None):
     """A field of an options class: what it belongs to, its default, what it means, where the number comes from.
 
-    A whole number must be at least `least`.
+    A number, or each of several, must be at least `least` (whole numbers: 1 unless something is said), at most `most`,
+    and greater than `above`. Several numbers with `above` must not be none.
     """
-    return dataclasses.field(
-        default=default, metadata={"topic": topic, "meaning": meaning, "source": source, "least": least})
+    return dataclasses.field(default=default, metadata={
+        "topic": topic, "meaning": meaning, "source": source, "least": least, "most": most, "above": above})
+
+
+def share(*args):
+    """An `option` between 0 and 1: a probability, an IoU, a part of a whole."""
+    return option(*args, least=0, most=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,8 +47,8 @@ class DetectConfig:
         "Image", "auto", "what the network sees: torchvision (0 to 1, normalised), caffe (BGR, 0 to 255 less the "
         "mean), caffe-rgb-mean (the same with the mean of red taken from blue, as simple-faster-rcnn-pytorch does), "
         "chainercv (RGB, 0 to 255 less the mean), auto: what the weights want, torchvision if nothing says it")
-    score_thresh: float = option("Detection", 0.05, "detections less sure than this are dropped", "py-faster-rcnn")
-    nms_thresh: float = option(
+    score_thresh: float = share("Detection", 0.05, "detections less sure than this are dropped", "py-faster-rcnn")
+    nms_thresh: float = share(
         "Detection", 0.3, "of two detections of a class with a larger IoU the better stays", "py-faster-rcnn")
     max_detections: int | None = option(
         "Detection", None, "keep only the best so many of an image", "py-faster-rcnn: 100")
@@ -84,7 +93,7 @@ class TrainConfig(DetectConfig, DataConfig):
         "Run", None, "a checkpoint whose weights to start from: ours, simple-faster-rcnn-pytorch's or chainercv's")
     reset_head: bool = option(
         "Run", False, "with --load-path: start the last two layers of the head anew, for other classes")
-    seed: int = option("Run", 0, "of weights, order, flips and sampling", least=0)
+    seed: int = option("Run", 0, "of weights, order, flips and sampling", least=0, most=2**63 - 1)
     min_size: int = option("Image", 600, "shorter side after the resize, in pixels", "paper 3.3")
     max_size: int = option("Image", 1000, "longer side at most", "paper 3.3")
     pretrained: str = option(
@@ -92,49 +101,53 @@ class TrainConfig(DetectConfig, DataConfig):
         "chainercv")
     frozen_convs: int | None = option(
         "Network", None, "first convolutions that are not trained; empty: 4, random weights: 0", "Fast R-CNN 4.5",
-        least=0)
+        least=0, most=13)
     head_width: int = option("Network", 4096, "of fc6 and fc7; smaller ones start random", "VGG16")
-    dropout: float = option("Network", 0.0, "after fc6 and fc7", "the reference has 0.5")
+    dropout: float = share("Network", 0.0, "after fc6 and fc7", "the reference has 0.5")
     anchor_scales: Numbers = option(
-        "Network", (8, 16, 32), "side of the square anchor, in units of the stride 16", "paper 3.1.1")
-    anchor_ratios: Numbers = option("Network", (0.5, 1, 2), "height / width of the anchors", "paper 3.1.1")
+        "Network", (8, 16, 32), "side of the square anchor, in units of the stride 16", "paper 3.1.1", above=0)
+    anchor_ratios: Numbers = option("Network", (0.5, 1, 2), "height / width of the anchors", "paper 3.1.1", above=0)
     rpn_min_size: float = option(
-        "Proposals", 16, "shortest side of a proposal, in pixels of the image", "py-faster-rcnn")
-    rpn_nms_thresh: float = option(
+        "Proposals", 16, "shortest side of a proposal, in pixels of the image", "py-faster-rcnn", least=0)
+    rpn_nms_thresh: float = share(
         "Proposals", 0.7, "IoU above which the worse of two proposals is dropped", "paper 3.3")
     n_train_pre_nms: int = option("Proposals", 12000, "proposals before the suppression, in training", "py-faster-rcnn")
     n_train_post_nms: int = option("Proposals", 2000, "proposals after it, in training", "paper 3.3")
     n_test_pre_nms: int = option("Proposals", 6000, "proposals before the suppression, at test", "py-faster-rcnn")
     n_test_post_nms: int = option("Proposals", 300, "proposals after it, at test", "paper 3.3")
     rpn_n_sample: int = option("Targets", 256, "anchors in a mini-batch", "paper 3.1.3")
-    rpn_pos_ratio: float = option("Targets", 0.5, "positives among them, at most", "paper 3.1.3")
-    rpn_pos_iou: float = option("Targets", 0.7, "IoU from which an anchor is positive", "paper 3.1.2")
-    rpn_neg_iou: float = option("Targets", 0.3, "IoU below which it is negative", "paper 3.1.2")
+    rpn_pos_ratio: float = share("Targets", 0.5, "positives among them, at most", "paper 3.1.3")
+    rpn_pos_iou: float = share("Targets", 0.7, "IoU from which an anchor is positive", "paper 3.1.2")
+    rpn_neg_iou: float = share("Targets", 0.3, "IoU below which it is negative", "paper 3.1.2")
     n_sample: int = option("Targets", 128, "RoIs in a mini-batch", "Fast R-CNN 2.3: 64 of each of two images")
-    pos_ratio: float = option("Targets", 0.25, "positives among them, at most", "Fast R-CNN 2.3")
-    pos_iou: float = option("Targets", 0.5, "IoU from which a RoI is positive", "Fast R-CNN 2.3")
-    neg_iou_hi: float = option("Targets", 0.5, "IoU below which a RoI is background", "Fast R-CNN 2.3")
-    neg_iou_lo: float = option(
+    pos_ratio: float = share("Targets", 0.25, "positives among them, at most", "Fast R-CNN 2.3")
+    pos_iou: float = share("Targets", 0.5, "IoU from which a RoI is positive", "Fast R-CNN 2.3")
+    neg_iou_hi: float = share("Targets", 0.5, "IoU below which a RoI is background", "Fast R-CNN 2.3")
+    neg_iou_lo: float = share(
         "Targets", 0.0, "IoU from which a RoI is background", "py-faster-rcnn; Fast R-CNN 2.3: 0.1")
-    rpn_sigma: float = option("Loss", 3.0, "smooth L1 of the RPN turns linear at 1 / sigma²", "py-faster-rcnn")
-    roi_sigma: float = option("Loss", 1.0, "the same in the head", "Fast R-CNN 2.3")
+    rpn_sigma: float = option("Loss", 3.0, "smooth L1 of the RPN turns linear at 1 / sigma²", "py-faster-rcnn", above=0)
+    roi_sigma: float = option("Loss", 1.0, "the same in the head", "Fast R-CNN 2.3", above=0)
     epoch: int = option(
         "Optimization", 14, "passes over the training split", "50k and 70k steps on VOC07 trainval, py-faster-rcnn")
     max_steps: int | None = option("Optimization", None, "stop after so many optimizer steps")
     batch_size: int = option(
         "Optimization", 1, "images an optimizer step, in each process; they go through the network one by one",
         "py-faster-rcnn")
-    lr: float = option("Optimization", 1e-3, "learning rate of the weights; biases learn twice as fast", "paper 3.1.3")
-    lr_decay: float = option("Optimization", 0.1, "the rate is multiplied by this", "paper 3.1.3")
-    lr_decay_epoch: Numbers = option("Optimization", (10,), "after this many epochs; several: a,b", "py-faster-rcnn")
-    lr_decay_step: Numbers = option("Optimization", (), "after this many steps instead; several: a,b")
-    momentum: float = option("Optimization", 0.9, "of SGD", "paper 3.1.3")
-    weight_decay: float = option("Optimization", 5e-4, "of the weights, not of the biases", "paper 3.1.3")
-    flip_prob: float = option("Optimization", 0.5, "how often an image is mirrored", "py-faster-rcnn")
+    lr: float = option(
+        "Optimization", 1e-3, "learning rate of the weights; biases learn twice as fast", "paper 3.1.3", least=0)
+    lr_decay: float = share("Optimization", 0.1, "the rate is multiplied by this", "paper 3.1.3")
+    lr_decay_epoch: Numbers = option(
+        "Optimization", (10,), "after this many epochs; several: a,b", "py-faster-rcnn", least=0)
+    lr_decay_step: Numbers = option("Optimization", (), "after this many steps instead; several: a,b", least=0)
+    momentum: float = share("Optimization", 0.9, "of SGD", "paper 3.1.3")
+    weight_decay: float = option("Optimization", 5e-4, "of the weights, not of the biases", "paper 3.1.3", least=0)
+    flip_prob: float = share("Optimization", 0.5, "how often an image is mirrored", "py-faster-rcnn")
+    skip_nonfinite: int = option(
+        "Optimization", 0, "leave out the update of so many steps whose loss is not finite; at one more: stop", least=0)
     eval_every: int = option("Watching", 1, "epochs between evaluations; 0: only at the end", least=0)
     plot_every: int = option("Watching", 40, "steps between points of the curves")
     visdom: Literal["auto", "off"] = option("Watching", "auto", "auto: plot to a Visdom server if one runs; off")
-    visdom_port: int = option("Watching", 8097, "its port on this machine")
+    visdom_port: int = option("Watching", 8097, "its port on this machine", most=65535)
     tensorboard: bool = option("Watching", False, "write files for TensorBoard, too, if its package is installed")
 
 
@@ -147,8 +160,9 @@ class AnchorConfig(FolderConfig):
     min_size: int = option("Image", 600, "shorter side after the resize, as in training", "paper 3.3")
     max_size: int = option("Image", 1000, "longer side at most", "paper 3.3")
     anchor_scales: Numbers = option(
-        "Network", (8, 16, 32), "the anchors in use: side of the square one, in units of the stride 16", "paper 3.1.1")
-    anchor_ratios: Numbers = option("Network", (0.5, 1, 2), "their height / width", "paper 3.1.1")
+        "Network", (8, 16, 32), "the anchors in use: side of the square one, in units of the stride 16", "paper 3.1.1",
+        above=0)
+    anchor_ratios: Numbers = option("Network", (0.5, 1, 2), "their height / width", "paper 3.1.1", above=0)
     k: int | None = option("Run", None, "how many anchors a cell to propose; empty: as many as are in use")
     seed: int = option("Run", 0, "of the random starts", least=0)
     out: str = option("Run", "anchors.png", "the picture")
@@ -204,7 +218,7 @@ class PredictConfig(DetectConfig):
         "image_id is the name of the picture, a number if all names are digits; category_id is label + 1")
     limit: int | None = option("Run", None, "only the first so many images")
     classes: Names = option("Run", (), "names of the classes, where the checkpoint has none")
-    score_thresh: float = option("Detection", 0.7, "detections less sure than this are dropped")
+    score_thresh: float = share("Detection", 0.7, "detections less sure than this are dropped")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -232,7 +246,8 @@ def make_config(config_class, options, stored=None):
         stored: name -> value, what holds for options that are not given, instead of the defaults.
 
     Raises:
-        OptionError: an unknown option (names the nearest), a text that its type cannot read, one that is missing.
+        OptionError: an unknown option (names the nearest), a text that its type cannot read, a number out of its range,
+            one that is missing.
     """
     hints = typing.get_type_hints(config_class)
     for name in options:
@@ -241,12 +256,58 @@ def make_config(config_class, options, stored=None):
             raise OptionError(f"there is no option --{dashed(name)}: did you mean --{dashed(near)}? --help lists all")
     values = dict(stored or {}) | {name: _read(name, str(text), hints[name]) for name, text in options.items()}
     for field in dataclasses.fields(config_class):
-        value, least = values.get(field.name, field.default), field.metadata["least"]
-        if value is dataclasses.MISSING:
+        if values.setdefault(field.name, field.default) is dataclasses.MISSING:
             raise OptionError(f"--{dashed(field.name)} is missing: {field.metadata['meaning']}")
-        if type(value) is int and hints[field.name] is not float and value < least:
-            raise OptionError(f"--{dashed(field.name)} must be at least {least}, not {value}")
+        _check_range(field, values[field.name], hints[field.name])
+    for low, high in ORDERED:
+        if low in values and high in values and values[low] > values[high]:
+            raise OptionError(f"--{dashed(low)}={as_text(values[low])} must not be above "
+                              f"--{dashed(high)}={as_text(values[high])}")
     return config_class(**values)
+
+
+def _check_range(field, value, hint):
+    """Raises OptionError unless a number, or each of several, is finite and in the range of its option."""
+    name, limits = f"--{dashed(field.name)}", field.metadata
+    numbers = [part for part in (value if isinstance(value, tuple) else (value,)) if type(part) in (int, float)]
+    least = limits["least"]
+    if least is None and limits["above"] is None and hint in (int, int | None):
+        least = 1
+    for number in numbers:
+        shown = as_text(value) if isinstance(value, tuple) else value
+        if not math.isfinite(number):
+            raise OptionError(f"{name} must be a finite number, not {shown}")
+        if least is not None and number < least:
+            raise OptionError(f"{name} must be at least {least}, not {shown}")
+        if limits["most"] is not None and number > limits["most"]:
+            raise OptionError(f"{name} must be at most {limits['most']}, not {shown}")
+        if limits["above"] is not None and number <= limits["above"]:
+            raise OptionError(f"{name} must be above {limits['above']}, not {shown}")
+    if value == () and limits["above"] is not None:
+        raise OptionError(f"{name} must name a number at least, as in 8,16,32")
+
+
+def check_stored(config_class, stored):
+    """Raises OptionError unless all values of `stored`, name -> value, could have come from a command line."""
+    for name, hint in typing.get_type_hints(config_class).items():
+        if name in stored and not _fits(stored[name], hint):
+            raise OptionError(f"{name!r} is {stored[name]!r}")
+    strange = [name for name in stored if name not in {field.name for field in dataclasses.fields(config_class)}]
+    if strange:
+        raise OptionError(f"there is no option {strange[0]!r}")
+    make_config(config_class, {}, stored)
+
+
+def _fits(value, hint):
+    """Whether `value` has the type `hint`; a whole number is a number, too."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, arg) for arg in args)
+    if origin is Literal:
+        return value in args
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_fits(part, args[0]) for part in value)
+    return type(value) is hint or (hint is float and type(value) is int)
 
 
 def help_text(config_class):
@@ -292,6 +353,9 @@ def command(config_class, main, errors=(), positional=False, stored=None):
             main(make_config(config_class, options, stored(options) if stored else None), *words)
         except (OptionError, *errors) as error:
             sys.exit(f"error: {error}")
+        except KeyboardInterrupt:
+            print("\ninterrupted", file=sys.stderr)
+            sys.exit(128 + signal.SIGINT)
 
     return call
 

@@ -45,6 +45,9 @@ def pick_dtype(precision, device):
         fast = (torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else
                 getattr(torch.cpu, "get_capabilities", dict)().get("avx512_bf16", False))  # torch 2.9 does not tell
         precision = "bf16" if fast else "fp32"
+    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(
+            including_emulation=True):
+        raise OptionError(f"--precision=bf16: {torch.cuda.get_device_name(device)} has none: take fp32")
     return torch.bfloat16 if precision == "bf16" else None
 
 

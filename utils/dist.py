@@ -31,6 +31,15 @@ class Team(NamedTuple):
             for work in [torch.distributed.all_reduce(tensor, async_op=True) for tensor in tensors]:
                 work.wait()
 
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` is true in any of the processes; all must ask."""
+        if self.size == 1:
+            return flag
+        on_gpu = torch.distributed.get_backend() == "nccl"
+        count = torch.tensor(float(flag), device="cuda" if on_gpu else "cpu")
+        self.add_up([count])
+        return bool(count)
+
     def interleave(self, values: list) -> list:
         """Join lists whose entry i is of what came i-th to its process: a, b of one and c of the other to a, c, b."""
         if self.size == 1:

@@ -3,20 +3,26 @@
 Shapes: H, W image height and width in pixels.
 """
 
+import contextlib
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from utils.boards import BoardError, TensorBoard, VisdomBoard
+from utils.boards import BoardError, BoardMissing, TensorBoard, VisdomBoard
 from utils.curves import FIGURES, plot_curves
 from utils.files import replacing, write_text
 
 _REDRAW_AFTER = 30  # seconds
+_RETRY_AFTER = 60  # seconds until a live view that was not there is asked again
+
+
+class LogError(ValueError):
+    """A log cannot be read; the message is one sentence that says why."""
 
 
 def _finite(value: float | None) -> float | None:
@@ -34,7 +40,10 @@ def _read(path: Path, last_step: int) -> list[dict]:
         except ValueError as error:
             if number == len(lines):
                 break
-            raise ValueError(f"{path}, line {number} is no JSON, {line[:80]!r}: delete that line") from error
+            raise LogError(f"{path}, line {number} is no JSON, {line[:80]!r}: delete that line") from error
+        if not (isinstance(record, dict) and isinstance(record.get("step"), int)
+                and record.get("kind") in ("train", "eval")):
+            raise LogError(f"{path}, line {number} is no record of a run, {line[:80]!r}: delete that line")
         if record["step"] <= last_step:
             records.append(record)
     return records
@@ -44,25 +53,33 @@ class Log:
     """The log of one training run, in `folder` (made where missing) and on `boards`, live views of it.
 
     A board (see utils/boards.py) is first asked here, with the `options` of the run; one that is not there, or goes
-    away, is one line on the screen. `start_step` is the step that a resumed run goes on from: log.jsonl keeps its
-    lines up to it, and starts anew at 0. Raises ValueError where log.jsonl is damaged before its last line.
+    away, is one line on the screen, and is asked again every minute, unless it is said to be missing for good. A disk
+    that refuses files is one line, too: the lines that it did not take are written as soon as it takes some.
+    `start_step` is the step that a resumed run goes on from: log.jsonl keeps its lines up to it, and starts anew at 0.
+    Raises LogError where log.jsonl is damaged before its last line.
     """
 
     def __init__(self, folder: Path, options: Mapping, boards: Sequence = (), start_step: int = 0):
         self.folder, self.path = Path(folder), Path(folder) / "log.jsonl"
-        self.boards = list(boards)
+        self.boards, self.options = list(boards), options
         self.records: list[dict] = []
-        self._drawn = -math.inf
+        self._drawn, self._torn, self._refused = -math.inf, False, False
+        self._ask_at = dict.fromkeys(boards, -math.inf)  # those that are not connected, and when to ask them
+        self._silent = set()  # of which it was said that they are not there
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
             self.records = _read(self.path, start_step) if start_step else []
             write_text(self.path, "".join(json.dumps(record) + "\n" for record in self.records))
-        self._show(lambda board: board.connect(options))
+        self._show(lambda board: None)
 
     @property
     def watched(self) -> bool:
         """Whether there is a live view, so that pictures between evaluations are worth making."""
-        return bool(self.boards)
+        return len(self._ask_at) < len(self.boards)
+
+    def evaluated(self, step: int) -> bool:
+        """Whether there is an evaluation of the weights after `step` steps."""
+        return any(record["kind"] == "eval" and record["step"] == step for record in self.records)
 
     def training(self, step: int, epoch: int, figures: Mapping[str, float]) -> None:
         """Log the `FIGURES` of the last steps; those that `figures` lacks are NaN."""
@@ -79,9 +96,10 @@ class Log:
         by_class = {name: _finite(value) for name, value in ap.items()}
         self._append({"kind": "eval", "step": step, "epoch": epoch, "map": _finite(map), "ap": by_class})
         self._redraw()
-        (self.folder / "pictures").mkdir(exist_ok=True)
-        with replacing(self.folder / "pictures" / f"{step:06d}.png") as partial:
-            Image.fromarray(img).save(partial)
+        with self._writing():
+            (self.folder / "pictures").mkdir(exist_ok=True)
+            with replacing(self.folder / "pictures" / f"{step:06d}.png") as partial:
+                Image.fromarray(img).save(partial)
         self.picture("test images", img, step)
 
     def picture(self, name: str, img: np.ndarray, step: int) -> None:
@@ -94,24 +112,59 @@ class Log:
             self._redraw()
         self._show(lambda board: board.close())
 
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """A block that writes files, without which training goes on."""
+        try:
+            yield
+            self._refused = False
+        except OSError as error:
+            if not self._refused:
+                print(f"{self.folder}: a file could not be written ({error.strerror or error}); training goes on, but "
+                      "make room: a checkpoint will need it", flush=True)
+            self._refused = True
+
     def _append(self, record: dict) -> None:
         self.records.append(record)
-        with self.path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        with self._writing():
+            torn, self._torn = self._torn, True
+            if torn:  # half a line may have been written
+                write_text(self.path, "".join(json.dumps(record) + "\n" for record in self.records))
+            else:
+                with self.path.open("a") as file:
+                    file.write(json.dumps(record) + "\n")
+            self._torn = False
         self._show(lambda board: board.update(self.records))
 
     def _redraw(self) -> None:
-        plot_curves(self.records, self.path.with_name("curves.png"))
+        with self._writing():
+            plot_curves(self.records, self.path.with_name("curves.png"))
         self._drawn = time.monotonic()
 
     def _show(self, draw: Callable) -> None:
-        """Draw on the live views; at the first failure of one say so once and do without it from then on."""
+        """Draw on the live views, and connect those whose time has come; what goes wrong there ends nothing."""
         for board in list(self.boards):
             try:
-                draw(board)
-            except BoardError as error:
-                print(error, flush=True)
-                self.boards.remove(board)
+                if board in self._ask_at:
+                    if time.monotonic() < self._ask_at[board]:
+                        continue
+                    board.connect(self.options)
+                    del self._ask_at[board]
+                    if board in self._silent:
+                        print(f"{board} is there again", flush=True)
+                        self._silent.remove(board)
+                else:  # what is there again is drawn on the next time: one call waits once
+                    draw(board)
+            except Exception as error:  # a stranger's program at the other end, or one of its packages
+                self._ask_at[board] = time.monotonic() + _RETRY_AFTER
+                if board not in self._silent:
+                    here = isinstance(error, BoardError)
+                    print(error if here else f"No live view ({type(error).__name__}: {error}); training goes on.",
+                          flush=True)
+                self._silent.add(board)
+                if isinstance(error, BoardMissing):
+                    self.boards.remove(board)
+                    del self._ask_at[board]
 
 
 class NoLog:
@@ -123,6 +176,10 @@ class NoLog:
         """Do nothing."""
 
     evaluation = close = training
+
+    def evaluated(self, step: int) -> bool:
+        """Leave it to the other process to know."""
+        return True
 
 
 def open_log(folder: Path, options: Mapping, start_step: int) -> Log:

@@ -125,7 +125,47 @@ def test_the_file_is_on_the_disk_before_it_gets_its_name(tmp_path, state, monkey
     monkeypatch.setattr(os, "fsync", lambda file: (calls.append("fsync"), fsync(file)))
     monkeypatch.setattr(os, "replace", lambda old, new: (calls.append("replace"), replace(old, new)))
     save_checkpoint(tmp_path / "a.pth", state)
-    assert calls == ["fsync", "replace"]
+    assert calls == ["fsync", "replace", "fsync"]  # the last one: of the folder
+
+
+def test_the_checkpoint_before_is_kept_and_offered_where_the_last_one_is_damaged(tmp_path, state):
+    path, before = tmp_path / "last.pth", tmp_path / "last.pth.1"
+    save_checkpoint(path, state, keep=True)
+    assert not before.exists()
+    for epoch in (4, 5):
+        save_checkpoint(path, state | {"epoch": epoch}, keep=True)
+    assert (load_checkpoint(path)["epoch"], load_checkpoint(before)["epoch"]) == (5, 4)
+    assert sorted(os.listdir(tmp_path)) == ["last.pth", "last.pth.1"]
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=rf"damaged.*: the one before it is whole: mv {before} {path}$"):
+        load_checkpoint(path, resume=True)
+    before.write_bytes(b"PK")
+    with pytest.raises(CheckpointError, match=r"damaged.*: copy it again$"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_failure_between_the_two_names_leaves_a_whole_checkpoint(tmp_path, state, monkeypatch, links):
+    path = tmp_path / "last.pth"
+    save_checkpoint(path, state, keep=True)
+    replace = os.replace
+
+    def replace_until(old, new):
+        if new == path:
+            raise OSError(5, "Input/output error")
+        replace(old, new)
+
+    def no_link(*names):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "replace", replace_until)
+    if not links:
+        monkeypatch.setattr(os, "link", no_link)
+    with pytest.raises(CheckpointError):
+        save_checkpoint(path, state | {"epoch": 4}, keep=True)
+    there = path if links else tmp_path / "last.pth.1"
+    assert load_checkpoint(there)["epoch"] == 3
+    assert sorted(os.listdir(tmp_path)) == (["last.pth", "last.pth.1"] if links else ["last.pth.1"])
 
 
 def test_a_folder_that_cannot_be_made(tmp_path, state):

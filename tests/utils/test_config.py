@@ -14,6 +14,7 @@ from utils.config import (
     TrainConfig,
     as_text,
     by_topic,
+    check_stored,
     command,
     dashed,
     help_text,
@@ -93,6 +94,24 @@ def test_what_as_text_writes_is_read_back(config_class):
     ("max_steps", "-1", "--max-steps must be at least 1, not -1"),
     ("num_workers", "-1", "--num-workers must be at least 0, not -1"),
     ("anchor_scales", "8;16", "--anchor-scales must be numbers, as in 8,16,32, not '8;16'"),
+    ("anchor_scales", "8,0,16", "--anchor-scales must be above 0, not 8,0,16"),
+    ("anchor_ratios", "", "--anchor-ratios must name a number at least, as in 8,16,32"),
+    ("epoch", "0", "--epoch must be at least 1, not 0"),
+    ("lr", "-0.5", "--lr must be at least 0, not -0.5"),
+    ("lr", "nan", "--lr must be a finite number, not nan"),
+    ("anchor_scales", "8,inf", "--anchor-scales must be a finite number, not 8,inf"),
+    ("lr_decay_step", "9,-1", "--lr-decay-step must be at least 0, not 9,-1"),
+    ("flip_prob", "1.5", "--flip-prob must be at most 1, not 1.5"),
+    ("rpn_pos_iou", "-0.1", "--rpn-pos-iou must be at least 0, not -0.1"),
+    ("dropout", "2", "--dropout must be at most 1, not 2.0"),
+    ("rpn_sigma", "0", "--rpn-sigma must be above 0, not 0.0"),
+    ("weight_decay", "-1e-4", "--weight-decay must be at least 0, not -0.0001"),
+    ("visdom_port", "70000", "--visdom-port must be at most 65535, not 70000"),
+    ("frozen_convs", "14", "--frozen-convs must be at most 13, not 14"),
+    ("skip_nonfinite", "-1", "--skip-nonfinite must be at least 0, not -1"),
+    ("min_size", "1200", "--min-size=1200 must not be above --max-size=1000"),
+    ("rpn_neg_iou", "0.8", "--rpn-neg-iou=0.8 must not be above --rpn-pos-iou=0.7"),
+    ("neg_iou_lo", "0.6", "--neg-iou-lo=0.6 must not be above --neg-iou-hi=0.5"),
 ])
 def test_bad_values(name, text, words):
     assert refusal(TrainConfig, {name: text}) == words
@@ -113,7 +132,7 @@ def test_nought_is_a_number_where_it_means_something():
     names = ("eval_every", "num_workers", "frozen_convs", "seed", "lr")
     made = make_config(TrainConfig, dict.fromkeys(names, "0"))
     assert [getattr(made, name) for name in names] == [0] * 5
-    assert make_config(TrainConfig, {"neg_iou_lo": "-1"}).neg_iou_lo == -1
+    assert refusal(TrainConfig, {"neg_iou_lo": "-1"}) == "--neg-iou-lo must be at least 0, not -1.0"
 
 
 def test_an_option_of_another_command_is_unknown():
@@ -158,6 +177,39 @@ def test_defaults_are_those_of_the_paper():
         assert getattr(anchors, field.name) == getattr(made, field.name, getattr(anchors, field.name))  # as in training
     assert make_config(EvalConfig, {"load_path": "a"}).precision == "fp32"
     assert make_config(PredictConfig, {"load_path": "a"}).score_thresh == 0.7
+
+
+def test_every_share_lies_between_0_and_1():
+    shares = [field.name for field in dataclasses.fields(TrainConfig)
+              if re.search("iou|prob|thresh|ratio$|momentum|dropout", field.name)]
+    assert len(shares) == 13
+    for name in shares:
+        assert refusal(TrainConfig, {name: "-0.01"}).startswith(f"--{dashed(name)} must be at least 0")
+        assert refusal(TrainConfig, {name: "1.01"}).startswith(f"--{dashed(name)} must be at most 1")
+
+
+@pytest.mark.parametrize(("stored", "words"), [
+    ({"lr": "fast"}, "'lr' is 'fast'"), ({"epoch": 1.5}, "'epoch' is 1.5"),
+    ({"classes": (1, 2)}, "'classes' is (1, 2)"),
+    ({"resume": 1}, "'resume' is 1"), ({"data": "coco"}, "'data' is 'coco'"), ({"learning": 1}, "no option 'learning'"),
+    ({"lr": -1.0}, "--lr must be at least 0"), ({"max_steps": "9"}, "'max_steps' is '9'")])
+def test_what_is_stored_is_checked(stored, words):
+    with pytest.raises(OptionError, match=re.escape(words)):
+        check_stored(TrainConfig, stored)
+
+
+def test_what_could_be_stored_passes():
+    check_stored(TrainConfig, {"lr": 1, "max_steps": None, "anchor_scales": (1, 2.5), "classes": ()})
+    check_stored(TrainConfig, dataclasses.asdict(make_config(TrainConfig, {})))
+
+
+def test_interrupting_a_command_is_a_line_and_the_code_of_its_signal(capsys):
+    def main(config):
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as caught:
+        call([], main=main)
+    assert (caught.value.code, capsys.readouterr().err) == (130, "\ninterrupted\n")
 
 
 # Help

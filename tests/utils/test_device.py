@@ -33,6 +33,15 @@ def test_device(monkeypatch):
             pick_device(name)
 
 
+def test_bf16_that_a_gpu_lacks(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "an old one")
+    with pytest.raises(OptionError, match="--precision=bf16: an old one has none: take fp32"):
+        pick_dtype("bf16", torch.device("cuda"))
+    assert pick_dtype("auto", torch.device("cuda")) is None
+    assert pick_dtype("bf16", torch.device("cpu")) is torch.bfloat16
+
+
 @pytest.mark.parametrize("fast", ["cpu", "cuda"])
 def test_dtype(monkeypatch, fast):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": fast == "cpu"})

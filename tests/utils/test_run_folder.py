@@ -1,7 +1,9 @@
 """The folder of a run: what is refused, what is emptied, what a resumed run keeps."""
 import json
+import tempfile
 
 import pytest
+import torch
 
 from utils.config import OptionError, TrainConfig
 from utils.run_folder import check_folder, make_folder, stored_options
@@ -41,7 +43,7 @@ def test_each_start_of_a_run_is_recorded(earlier_run):
 
 @pytest.mark.parametrize("word", ["True", "true"])
 def test_resuming_takes_the_options_of_the_run(earlier_run, word):
-    assert stored_options({"env": "old"}) == {}
+    assert stored_options({"env": "old", "resume": "False", "lr": "1"}) == {}
     assert stored_options({"env": "old", "resume": "False"}) == {}
     stored = stored_options({"env": "old", "resume": word, "lr": "1"})
     assert (stored["lr"], stored["anchor_scales"]) == (0.5, (2, 4))
@@ -61,6 +63,48 @@ def test_a_damaged_record_of_the_starts_is_begun_anew(earlier_run):
     (earlier_run / "environment.json").write_text("[{")
     make_folder(TrainConfig(env="old", resume=True), {"step": 7})
     assert json.loads((earlier_run / "environment.json").read_text()) == [{"step": 7}]
+
+
+@pytest.mark.parametrize(("content", "words"), [
+    ("", "Expecting value"), ('{"lr": 0.5,', "Expecting property name"), ("[1]", "it holds no options"),
+    ('{"lr": "fast"}', "'lr' is 'fast'"), ('{"lrr": 1}', "there is no option 'lrr'"),
+    ('{"min_size": 2000}', "--min-size=2000 must not be above"), ("\xff", "codec")])
+def test_damaged_options_are_named(earlier_run, content, words):
+    (earlier_run / "config.json").write_text(content, encoding="latin-1")
+    with pytest.raises(OptionError, match=rf"runs/old/config\.json is damaged \(.*{words}.*\): mend it by hand; "):
+        stored_options({"env": "old", "resume": "True"})
+
+
+def test_the_checkpoint_before_is_offered_where_the_last_is_missing(earlier_run):
+    (earlier_run / "last.pth").unlink()
+    torch.save({}, earlier_run / "last.pth.1")
+    with pytest.raises(OptionError, match=r"missing: the one before it is whole: mv runs/old/last\.pth\.1"):
+        stored_options({"env": "old", "resume": "True"})
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), PermissionError(13, "Permission denied")])
+def test_a_folder_that_takes_no_file_is_refused(earlier_run, monkeypatch, error):
+    def refuse(dir):
+        assert dir.name == "runs"  # the nearest that is there
+        raise error
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    with pytest.raises(OptionError, match=rf"runs/new: nothing can be written there \({error.strerror}\): make room"):
+        check_folder(TrainConfig(env="new"))
+    assert not (earlier_run.parent / "new").exists()
+
+
+def test_a_file_in_the_place_of_the_folder(earlier_run):
+    (earlier_run.parent / "new").touch()
+    with pytest.raises(OptionError, match=r"runs/new: nothing can be written there \(it is a file\)"):
+        check_folder(TrainConfig(env="new"))
+
+
+def test_what_a_killed_process_was_writing_is_removed(earlier_run):
+    for name in (".123.last.pth", ".123.last.pth.1", ".9.000040.png", ".mine"):
+        (earlier_run / name).touch()
+    make_folder(TrainConfig(env="old", resume=True), {"step": 3})
+    assert [path.name for path in earlier_run.glob(".*")] == [".mine"]
 
 
 @pytest.mark.parametrize("missing", ["config.json", "last.pth"])
