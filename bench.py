@@ -214,9 +214,9 @@ def measure(device, dtype, height, width, steps):
     """Seconds of training and of predicting: contestant -> work -> list, one a round, after `N_WARM_UP` others."""
     contestants = {name: make(device, dtype, height, width) for name, make in contestants_for(device).items()}
     seconds = {name: {work: [] for work in N_ROI} for name in contestants}
-    names = list(contestants)
-    for turn in range(N_WARM_UP + steps):
-        for name in names[turn % len(names):] + names[:turn % len(names)]:  # nobody always comes after the same one
+    rng = np.random.default_rng(0)
+    for _ in range(N_WARM_UP + steps):
+        for name in rng.permutation(list(contestants)):  # nobody always comes after the same one
             for work in N_ROI:
                 seconds[name][work].append(timed(getattr(contestants[name], work), device))
     for by_work in seconds.values():

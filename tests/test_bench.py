@@ -93,6 +93,33 @@ def test_creators_on_numpy_are_asked_for_just_as_long_as_it_takes(monkeypatch, w
     assert contestants_for(torch.device("cuda", 1)).keys() - CONTESTANTS.keys() == {"ours, creators on NumPy"}
 
 
+def test_nobody_always_comes_after_the_same_one(monkeypatch):
+    order = []
+
+    def recorder(name):
+        work = dict.fromkeys(("train", "predict"), lambda self: order.append(name))
+        return type(name, (), {"__init__": lambda self, *args: None} | work)
+
+    monkeypatch.setattr(bench, "contestants_for", lambda device: {name: recorder(name) for name in CONTESTANTS})
+    monkeypatch.setattr(bench, "where_time_goes", lambda *args: {})
+    bench.measure(CPU, None, 64, 96, 5)
+    turns = order[::2]
+    assert turns == order[1::2]
+    assert all(sorted(turns[i:i + 4]) == sorted(CONTESTANTS) for i in range(0, len(turns), 4))
+    for name in CONTESTANTS:
+        before = [turns[i - 1] for i in range(16, len(turns)) if turns[i] == name]  # after the warm-up
+        assert max(map(before.count, before)) < 4
+
+
+def test_a_gpu_is_waited_for(monkeypatch):
+    waited, cuda = [], torch.device("cuda", 1)
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    bench.timed(lambda: None, CPU)
+    assert waited == []
+    bench.timed(lambda: None, cuda)
+    assert waited == [cuda]
+
+
 def test_parts_of_a_step():
     parts = where_time_goes(CONTESTANTS["ours"](CPU, None, 64, 96), 1)
     assert parts.keys() == {"image", "extractor", "RPN", "proposals", "anchor targets", "RoI targets",

@@ -63,6 +63,6 @@ class AnchorTargetCreator:
             loc = xp.zeros_like(anchor)
 
         positive = inside & (is_best | (max_iou >= self.pos_iou_thresh))
-        negative = inside & ~positive & (max_iou < self.neg_iou_thresh)
+        negative = inside & (max_iou < self.neg_iou_thresh)
         label = draw(positive, negative, random_key(rng, anchor), self.n_sample, self.pos_ratio)
         return AnchorTarget(loc, label)

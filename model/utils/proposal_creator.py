@@ -71,6 +71,7 @@ def suppress(roi, iou_thresh, n):
     Returns:
         (R,) indices, ascending.
     """
+    iou_thresh = float(np.float32(iou_thresh))  # 0.6 becomes a little more, and so does an IoU of 3/5
     on_cpu = isinstance(roi, np.ndarray)
     device = torch.device("cpu") if on_cpu else torch.device("cuda", roi.device.id)
     roi = to_tensor(roi, device)

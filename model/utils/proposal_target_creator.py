@@ -62,7 +62,7 @@ class ProposalTargetCreator:
         max_iou = iou.max(1) if len(bbox) else xp.zeros(len(roi), np.float32)  # (R + G,)
 
         positive = max_iou >= self.pos_iou_thresh
-        negative = (max_iou >= self.neg_iou_thresh_lo) & (max_iou < min(self.neg_iou_thresh_hi, self.pos_iou_thresh))
+        negative = (max_iou >= self.neg_iou_thresh_lo) & (max_iou < self.neg_iou_thresh_hi)
         drawn = draw(positive, negative, random_key(rng, roi), self.n_sample, self.pos_ratio)  # (R + G,) 1, 0 or -1
         sample = xp.argsort(-drawn, kind="stable")[:self.n_sample]  # (S,) positives, background, then what fills up
 

@@ -39,12 +39,12 @@ def _pool_one_by_one(feature, roi, size, spatial_scale):
     bins torchvision's float32 rounds (57 cells in 7 bins).
     """
     cell = roi * spatial_scale
-    cell = (cell.floor() + (cell - cell.floor() >= 0.5)).nan_to_num(-1, 2**30, -1).clamp(max=2**30).long()  # halves up
+    cell = (cell.floor() + (cell - cell.floor() >= 0.5)).clamp(max=2**30).long()  # halves up
     first, last = cell.split(2, 1)  # (R, 2) each, y before x
     end = torch.maximum(first, last) + 1  # (R, 2), at least one cell
     beyond = 2  # cells: 15 pixels that fill no cell of the map are rounded up to one, and the end is the one after it
     map_size = torch.tensor(feature.shape[2:])
-    inside = (cell >= 0).all(1) & (end <= map_size + beyond).all(1)
+    inside = (roi >= 0).all(1) & (end <= map_size + beyond).all(1)
     side = (end - first)[..., None]  # (R, 2, 1)
     edge = torch.arange(size + 1)  # of the bins
     rounded, exact = edge * (side.float() / size), edge * side  # (R, 2, S + 1)

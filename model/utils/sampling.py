@@ -19,7 +19,7 @@ def draw(positive, negative, key, n_sample, pos_ratio):
     without its pull request 9497.)
 
     Args:
-        positive, negative: (N,) bool; no candidate is both.
+        positive, negative: (N,) bool; a candidate that is both is positive.
         key: (N,) float32 in [0, 1). Equal keys are taken in the order of their index.
         n_sample: size of the mini-batch; fewer where the candidates are fewer.
         pos_ratio: largest share of positives.

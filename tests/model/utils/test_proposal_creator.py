@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from torchvision.ops import nms
 
+from model.utils import proposal_creator
 from model.utils.array import on_arrays
 from model.utils.bbox_tools import clip_bbox, loc2bbox
 from model.utils.proposal_creator import BLOCK, ProposalCreator, suppress
@@ -118,6 +120,22 @@ def test_the_same_box_twice_in_two_blocks():
     assert roi.tolist() == list(range(40))
     assert suppress(anchor, 1.0, 50).tolist() == list(range(50))  # nothing overlaps by more than all
     assert suppress(anchor[:0], 0.7, 5).tolist() == []
+
+
+@pytest.mark.parametrize("n_between", [0, BLOCK])
+def test_an_iou_of_just_the_threshold(n_between):
+    anchor = np.concatenate((boxes([0, 0, 20, 40]), np.zeros((n_between, 4), np.float32), boxes([0, 0, 20, 24])))
+    assert len(suppress(anchor, 0.6, 10**6)) == n_between + 2  # 3/5, in float32 more than 0.6 in float64
+    assert len(suppress(anchor, 0.59, 10**6)) == n_between + 1
+
+
+@pytest.mark.parametrize(("n", "n_block"), [(0, 0), (1, 1), (BLOCK, 1), (BLOCK + 1, 2), (10**6, 3)])
+def test_no_more_blocks_than_it_takes(monkeypatch, n, n_block):
+    sizes = []
+    monkeypatch.setattr(proposal_creator, "nms", lambda roi, *args: (sizes.append(len(roi)), nms(roi, *args))[1])
+    roi = suppress(np.zeros((3 * BLOCK, 4), np.float32), 0.7, n)  # without area, nothing overlaps
+    assert roi.tolist() == list(range(min(n, 3 * BLOCK)))
+    assert sizes == [BLOCK] * n_block
 
 
 @pytest.mark.parametrize("anchor", [np.zeros((0, 4), np.float32), boxes([10, 10, 15, 40], [200, 5, 300, 90])])

@@ -65,15 +65,17 @@ def test_random_rois_and_the_border(left):
     assert (pool == 0).any()  # bins beyond the map
 
 
-def test_halves_are_rounded_up(left):
+def test_halves_are_rounded_up_and_a_side_has_a_cell_at_least(left):
     feature = random_feature(9, 9)
-    roi = torch.tensor([[8.0, 24, 40, 56], [7.9, 24.1, 39.9, 72]])  # 0.5, 1.5, 2.5 cells ...
+    roi = torch.tensor([[8.0, 24, 40, 56], [7.9, 24.1, 39.9, 72],  # 0.5, 1.5, 2.5 cells ...
+                        [72, 40, 24, 56], [40, 88, 90, 8]])
     assert torch.equal(roi_pool(feature, roi, 2, SCALE), theirs(feature, roi, 2))
     assert left == [0]
 
 
 @pytest.mark.parametrize("roi", [
-    [-20, -20, 300, 300], [-8, -9, -7, -7], [-100, -100, -50, -50], [torch.nan, 8, 90, 70], [0, 0, torch.inf, 40],
+    [-20, -20, 300, 300], [-8, -9, -7, -7], [-8, 16, 48, 90], [16, -8, 48, 24], [-100, -100, -50, -50],
+    [torch.nan, 8, 90, 70], [0, 0, torch.inf, 40],
     [0, 0, 368, 490], [0, 8, 3e38, 40]])
 def test_rois_that_begin_or_end_nowhere_are_left_to_torchvision(left, roi):
     feature, roi = random_feature(20, 30), torch.tensor([[16, 16, 99, 170], roi, [0, 30, 70, 490]], dtype=torch.float32)

@@ -31,11 +31,16 @@ def test_equal_keys_are_taken_in_order():
     np.testing.assert_array_equal(np.flatnonzero(drawn == 0), [0, 2, 4, 6, 8, 10, 12])
 
 
+def test_what_is_both_is_positive():
+    both = np.ones(4, bool)
+    assert draw(both, both, KEY[:4], 2, 0.5).tolist() == [-1, -1, -1, 1]  # and does not fill the rest
+
+
 def test_keys_that_differ_in_their_last_bit():
-    key = 1 - np.array([1, 2, 4, 3], np.float32) * 2**-24  # adding a float32 to them would make some equal
+    key = 1 - np.array([1, 2, 3, 4], np.float32) * 2**-24  # adding a float32 to them would make some equal
     assert len(set(key.tolist())) == 4
     negative = np.ones(4, bool)
-    assert draw(~negative, negative, key, 1, 0.5).tolist() == [-1, -1, 0, -1]
+    assert draw(~negative, negative, key, 1, 0.5).tolist() == [-1, -1, -1, 0]
     assert draw(~negative, negative, key, 2, 0.5).tolist() == [-1, -1, 0, 0]
 
 
