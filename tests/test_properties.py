@@ -2,6 +2,8 @@
 
 Coordinates are mostly small whole numbers, so that boxes overlap, touch, are equal, have no area or are inverted.
 """
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
@@ -209,7 +211,8 @@ small = st.floats(-2, 2, width=32)
 def test_proposals(prediction, img_size, least, n_pre, n_post, train):
     anchor, loc, score = prediction
     creator = ProposalCreator(0.5, n_pre, n_post, n_pre, n_post, least)
-    roi = creator(loc, score, anchor, img_size, 0.5, train)
+    with mock.patch("model.utils.proposal_creator.BLOCK", 2):  # several blocks, of few boxes
+        roi = creator(loc, score, anchor, img_size, 0.5, train)
     assert (roi.shape, roi.dtype) == ((len(roi), 4), np.float32)
     assert len(roi) <= n_post
     assert inside(roi, img_size)  # so none is NaN
@@ -319,8 +322,11 @@ def test_who_finds_all_has_an_average_precision_of_1(lists, use_07_metric):
     bboxes = [upright(bbox) for bbox in bboxes]
     for bbox, label in zip(bboxes, labels, strict=True):
         assume(len(np.unique(np.c_[bbox, label], axis=0)) == len(bbox))  # of two equals only one is found
-    scores = [np.arange(len(label)) for label in labels]
-    ap = eval_detection_voc(bboxes, labels, scores, bboxes, labels, difficults, 0.9, use_07_metric, N_CLASS)["ap"]
+    # each object is found, then each once more, then comes a box where nothing is
+    found = [np.concatenate((bbox, bbox, bbox + 1000)) for bbox in bboxes]
+    found_labels = [np.tile(label, 3) for label in labels]
+    scores = [np.repeat([0.9, 0.5, 0.1], len(label)) for label in labels]
+    ap = eval_detection_voc(found, found_labels, scores, bboxes, labels, difficults, 0.9, use_07_metric, N_CLASS)["ap"]
     np.testing.assert_allclose(ap[~np.isnan(ap)], 1)
 
 

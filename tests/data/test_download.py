@@ -107,8 +107,8 @@ VOC = "VOCdevkit/VOC2007"
 @pytest.mark.parametrize(("name", "kind", "link"), [
     ("../outside", tarfile.REGTYPE, ""),
     (f"{VOC}/../../../outside", tarfile.REGTYPE, ""),
-    ("/outside", tarfile.REGTYPE, ""),
-    ("//outside", tarfile.REGTYPE, ""),
+    ("/{}/outside", tarfile.REGTYPE, ""),  # {}: a folder of this test
+    ("//{}/outside", tarfile.REGTYPE, ""),
     ("../outside", tarfile.DIRTYPE, ""),
     (f"{VOC}/link", tarfile.SYMTYPE, "../../../outside"),
     (f"{VOC}/link", tarfile.SYMTYPE, "/etc/hostname"),
@@ -125,7 +125,7 @@ def test_nothing_is_unpacked_outside_and_no_link_or_device(server, tmp_path, nam
         path.parent.mkdir(exist_ok=True)
         path.write_text("old")
     with tarfile.open(server.folder / "test.tar", "a") as tar:
-        info = tarfile.TarInfo(name)
+        info = tarfile.TarInfo(name.format(str(tmp_path).lstrip("/")))
         info.type, info.linkname, info.size = kind, link, 3 * (kind == tarfile.REGTYPE)
         tar.addfile(info, io.BytesIO(b"new"))
     server.archives[1]["md5"] = hashlib.md5((server.folder / "test.tar").read_bytes()).hexdigest()
