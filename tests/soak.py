@@ -4,6 +4,7 @@
 
 Prints a table with resident memory of the process and of those that read images, open files and speed, and draws them.
 """
+import contextlib
 import os
 import sys
 import tempfile
@@ -42,10 +43,8 @@ def sample(step, speed):
     """One row of the table; COLUMNS."""
     readers = 0.0
     for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
-        try:
+        with contextlib.suppress(OSError, StopIteration):  # it has just ended
             readers += resident(pid)
-        except (OSError, StopIteration):  # it has just ended
-            pass
     return step, resident(), readers, len(os.listdir("/proc/self/fd")), speed
 
 

@@ -189,7 +189,8 @@ def test_every_share_lies_between_0_and_1():
 
 
 @pytest.mark.parametrize(("stored", "words"), [
-    ({"lr": "fast"}, "'lr' is 'fast'"), ({"epoch": 1.5}, "'epoch' is 1.5"), ({"classes": (1, 2)}, "'classes' is (1, 2)"),
+    ({"lr": "fast"}, "'lr' is 'fast'"), ({"epoch": 1.5}, "'epoch' is 1.5"),
+    ({"classes": (1, 2)}, "'classes' is (1, 2)"),
     ({"resume": 1}, "'resume' is 1"), ({"data": "coco"}, "'data' is 'coco'"), ({"learning": 1}, "no option 'learning'"),
     ({"lr": -1.0}, "--lr must be at least 0"), ({"max_steps": "9"}, "'max_steps' is '9'")])
 def test_what_is_stored_is_checked(stored, words):
