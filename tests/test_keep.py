@@ -1,4 +1,4 @@
-"""What a run keeps when something goes wrong: a real run of a tiny network, whose losses or weights are spoiled."""
+"""What a run keeps when something goes wrong: real runs of a tiny network whose losses, weights or disk are spoiled."""
 import json
 import shutil
 import signal
@@ -145,9 +145,10 @@ def test_a_signal_saves_in_the_midst_of_an_epoch_and_resuming_changes_nothing(pl
             signal.raise_signal(number)
         return real(trainer, *args)
 
-    with monkeypatch.context() as patch, pytest.raises(SystemExit) as caught:
+    with monkeypatch.context() as patch:
         patch.setattr(train.FasterRCNNTrainer, "train_step", train_step)
-        start()
+        with pytest.raises(SystemExit) as caught:
+            start()
     assert caught.value.code == code
     assert load_checkpoint(place / "runs/a/last.pth")["step"] == 6
     start(resume="True")
@@ -160,9 +161,10 @@ def test_an_evaluation_that_was_interrupted_is_made_up_for(place, monkeypatch):
     def interrupted(*args, **kwargs):
         signal.raise_signal(signal.SIGTERM)
 
-    with monkeypatch.context() as patch, pytest.raises(SystemExit) as caught:
+    with monkeypatch.context() as patch:
         patch.setattr(train, "evaluate", interrupted)
-        start(eval_every="1")
+        with pytest.raises(SystemExit) as caught:
+            start(eval_every="1")
     assert caught.value.code == 143
     assert not (place / "runs/a/best.pth").exists()
     start(eval_every="1", resume="True")

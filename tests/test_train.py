@@ -12,6 +12,7 @@ from train import Run, batches, learning_rate, open_model, train_epoch
 from trainer import Losses
 from utils.checkpoint import CheckpointError, load_weights, save_checkpoint
 from utils.config import OptionError, TrainConfig
+from utils.faults import Guard
 from utils.meter import Meter
 
 # Learning rate
@@ -200,19 +201,22 @@ def test_order_depends_on_seed_and_epoch_alone():
 
 
 class Recorder:
-    """Stands in for trainer, model and log: notes what they are handed."""
+    """Stands in for trainer, model, log and interrupt: notes what they are handed."""
 
     watched = False
     loc_std = torch.zeros(4)  # says which device
 
     def __init__(self):
-        self.lr, self.steps, self.lines = None, [], []
+        self.lr, self.steps, self.lines, self.stop_after = None, [], [], None
 
     def prepare(self, img):
         return torch.zeros(1, 3, 2, 3), 1.0
 
     def set_lr(self, lr):
         self.lr = lr
+
+    def asked(self, may_wait):
+        return len(self.steps) == self.stop_after
 
     def train_step(self, samples, n_sample):
         assert n_sample == len(samples)
@@ -224,12 +228,14 @@ class Recorder:
         assert figures["images_per_second"] > 0
 
 
-def run_epoch(config, epoch, steps):
+def run_epoch(config, epoch, steps, stop_after=None):
     """What `Recorder` notes of some steps of an epoch of five images, whose labels are their indices."""
     empty = np.empty((1, 4), np.float32)
     dataset = [Sample(np.zeros((2, 3, 3), np.uint8), empty, np.array([i]), np.zeros(1, bool), str(i)) for i in range(5)]
     seen = Recorder()
-    train_epoch(Run(config, None, dataset, None, seen, seen, Meter(), 6, 3), seen, epoch, steps)
+    seen.stop_after = stop_after
+    run = Run(config, None, dataset, None, seen, seen, Meter(), 6, 3, Guard())
+    seen.reached = train_epoch(run, seen, seen, epoch, steps)
     return seen
 
 
@@ -252,6 +258,12 @@ def test_an_interrupted_epoch_goes_on_inside():
     assert len(rest.steps) == 2
     assert rest.steps == whole.steps[1:]
     assert run_epoch(config, 1, range(3, 4)).steps == whole.steps[:1]
+    assert (whole.reached, rest.reached) == (6, 6)
+
+
+def test_an_epoch_ends_after_the_step_in_which_that_was_asked():
+    seen = run_epoch(TrainConfig(batch_size=2, device="cpu"), 1, range(3, 6), stop_after=2)
+    assert (len(seen.steps), seen.reached) == (2, 5)
 
 
 # Resuming

@@ -80,13 +80,12 @@ def test_all_finite():
 
 def test_a_full_gpu_is_a_sentence_with_the_image_and_its_size():
     sample = SimpleNamespace(id="000005", img=np.zeros((375, 500, 3), np.uint8))
-    with pytest.raises(TrainingFault) as caught, reading([[], [sample]]) as batches:
+    with pytest.raises(TrainingFault) as caught, reading([[], [sample]]) as batches:  # noqa: PT012
         for batch in batches:
             if batch:
                 raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nand more")
     text = str(caught.value)
-    assert text.startswith("the GPU's memory is full, at the image 000005 (375 x 500 pixels): "
-                           "take a smaller --min-size")
+    assert text.startswith("the GPU's memory is full, at the image 000005 (375 x 500 pixels): take a smaller --min-")
     assert text.endswith("CUDA out of memory. Tried to allocate 2 GiB.")
     with pytest.raises(TrainingFault, match="memory is full: take"), reading(()):
         raise torch.cuda.OutOfMemoryError("x")
@@ -115,7 +114,7 @@ class Images(torch.utils.data.Dataset):
     ("fails", ValueError, r"^c\.jpg: cut off, copy it again$")])
 def test_a_reading_process_that_goes_wrong_is_a_sentence(fault, error, words):
     loader = DataLoader(Images(fault), batch_size=None, num_workers=1)
-    with pytest.raises(error, match=words), reading(loader) as batches:
+    with pytest.raises(error, match=words), reading(loader) as batches:  # noqa: PT012
         for index in map(int, (batch for batch in batches)):
             assert index < 2
 

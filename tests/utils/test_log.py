@@ -142,10 +142,10 @@ def test_a_new_run_starts_the_file_anew(tmp_path):
 
 
 def test_damage_before_the_last_line_is_named(tmp_path):
-    (tmp_path / "log.jsonl").write_text('{"step": 1}\n{"st\n{"step": 3}\n')
+    (tmp_path / "log.jsonl").write_text('{"kind": "eval", "step": 1}\n{"st\n{"step": 3}\n')
     with pytest.raises(LogError, match=r"log\.jsonl, line 2 is no JSON"):
         offline(tmp_path, start_step=3)
-    assert (tmp_path / "log.jsonl").read_text() == '{"step": 1}\n{"st\n{"step": 3}\n'
+    assert (tmp_path / "log.jsonl").read_text() == '{"kind": "eval", "step": 1}\n{"st\n{"step": 3}\n'
 
 
 def test_curves_are_redrawn_now_and_then(tmp_path):
@@ -328,6 +328,7 @@ def strict(monkeypatch):
     monkeypatch.undo()  # of draw_at_once
     monkeypatch.setattr(boards_module, "_EVERY", 0)
     monkeypatch.setattr(log_module, "_RETRY_AFTER", 0)
+    monkeypatch.setattr(log_module, "plot_curves", lambda records, path: None)  # whoever answers, it takes its time
 
 
 def plot(log, step):
@@ -437,7 +438,7 @@ def test_a_plot_waits_a_second_at_most_whatever_answers(tmp_path, capfd, strict,
             assert plot(log, step) < 1.5  # a second, and the work itself on a busy machine
         start = time.monotonic()
         log.close()
-        assert time.monotonic() - start < 30  # curves.png
+        assert time.monotonic() - start < 1.5
     out, err = capfd.readouterr()
     assert err == ""
     assert out.count("\n") == 1 or handle is endless  # which may pass for an answer
@@ -483,7 +484,8 @@ def test_a_full_disk_is_one_line_and_the_log_catches_up(tmp_path, capsys, monkey
     full = OSError(28, "No space left on device")
 
     def refuse(*args, **kwargs):
-        (tmp_path / "log.jsonl").write_text((tmp_path / "log.jsonl").read_text() + '{"kind": "tr')  # half a line
+        with open(tmp_path / "log.jsonl", "a") as file:
+            file.write('{"kind": "tr')  # half a line
         raise full
 
     with monkeypatch.context() as patch:

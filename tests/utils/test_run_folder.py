@@ -78,7 +78,7 @@ def test_damaged_options_are_named(earlier_run, content, words):
 def test_the_checkpoint_before_is_offered_where_the_last_is_missing(earlier_run):
     (earlier_run / "last.pth").unlink()
     torch.save({}, earlier_run / "last.pth.1")
-    with pytest.raises(OptionError, match=r"missing: the one before it is whole: mv runs/old/last\.pth\.1"):
+    with pytest.raises(OptionError, match=r"last\.pth is missing: the one before it is whole: mv runs/old/last"):
         stored_options({"env": "old", "resume": "True"})
 
 
