@@ -206,12 +206,12 @@ small = st.floats(-2, 2, width=32)
 
 
 @house
-@given(predictions(small | anything, any_score), size,
-       st.sampled_from([0.0, 0.5, 1.0, 16.0]), st.integers(1, 12), st.integers(0, 6), st.booleans())
-def test_proposals(prediction, img_size, least, n_pre, n_post, train):
-    anchor, loc, score = prediction
+@given(predictions(small | anything, any_score), size, st.sampled_from([0.0, 0.5, 1.0, 16.0]), st.integers(1, 24),
+       st.integers(0, 6), st.booleans(), st.sampled_from([1, 512]))
+def test_proposals(prediction, img_size, least, n_pre, n_post, train, block):
+    anchor, loc, score = (np.concatenate((one, one)) for one in prediction)  # everything twice
     creator = ProposalCreator(0.5, n_pre, n_post, n_pre, n_post, least)
-    with mock.patch("model.utils.proposal_creator.BLOCK", 2):  # several blocks, of few boxes
+    with mock.patch("model.utils.proposal_creator.BLOCK", block):  # 1: a box meets the others in another block
         roi = creator(loc, score, anchor, img_size, 0.5, train)
     assert (roi.shape, roi.dtype) == ((len(roi), 4), np.float32)
     assert len(roi) <= n_post
@@ -332,7 +332,7 @@ def test_who_finds_all_has_an_average_precision_of_1(lists, use_07_metric):
 
 @house
 @given(detections(), st.lists(st.integers(1, 8), max_size=4).map(sorted),
-       st.lists(st.floats(0.01, 1), max_size=4).map(sorted))
+       st.lists(st.floats(0.01, 1), min_size=1, max_size=4).map(sorted))
 def test_recall(lists, counts, threshs):
     rois, _, _, bboxes, _, difficults = lists
     result = proposal_recall(rois, bboxes, difficults, counts, threshs)
