@@ -30,7 +30,8 @@ OPTIONS = [
 SPLITS = {"trainval": ["e", "d", "c", "b", "none"], "held": ["a1", "a2"]}
 COLORS = {"bar": (250, 40, 10), "box": (20, 60, 240)}
 IDS = [image_id for ids in SPLITS.values() for image_id in ids]
-RUN_FILES = ["best.pth", "config.json", "curves.png", "environment.json", "last.pth", "log.jsonl", "pictures"]
+RUN_FILES = ["best.pth", "config.json", "curves.png", "environment.json", "last.pth", "last.pth.1",
+             "log.jsonl", "pictures"]
 
 
 def script(cwd, name, *words):
