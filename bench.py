@@ -2,7 +2,7 @@
 
 ours: a training step and `predict` of this library, from the bytes of an image on.
 peer: torchvision.models.detection.FasterRCNN around the same VGG16, with the same sizes, anchors, numbers of proposals
-and samples, 4096-wide head and optimizer. Its RoIAlign is what it is.
+and samples, 4096-wide head and optimizer. Its RoIAlign is what it is, and so is its memory format, torch's default.
 floor: only the layers on tensors that lie ready: VGG16's features, the RPN's convolutions and the head on 128 (300)
 RoIs, forward and backward, and one optimizer step. Nobody can be faster with these layers, precision and format.
 

@@ -28,7 +28,7 @@ def draw(positive, negative, key, n_sample, pos_ratio):
         (N,) int64: 1 for the positives that are drawn, 0 for the negatives, -1 for all others.
     """
     xp = get_xp(key)
-    group = xp.where(positive, 0, xp.where(negative, 1, 2))
+    group = xp.where(positive, np.int64(0), xp.where(negative, np.int64(1), np.int64(2)))
     order = xp.argsort(group + key, kind="stable")  # in float64, which keeps every bit of a key
     rank = xp.empty_like(order)
     rank[order] = xp.arange(len(order), dtype=order.dtype)
