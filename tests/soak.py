@@ -2,9 +2,11 @@
 
     OMP_NUM_THREADS=1 python tests/soak.py [--steps=3000] [--images=5000] [--workers=2] [--out=soak.png]
 
-Prints a table with resident memory of the process and of those that read images, open files and speed, and draws them.
+Prints a table with memory of the process (resident, and what of it is in use: the rest are holes that the allocator
+keeps, see utils/device.py), of those that read images, open files and speed, and draws them. For Linux with glibc.
 """
 import contextlib
+import ctypes
 import os
 import sys
 import tempfile
@@ -30,7 +32,18 @@ from model import restore  # noqa: E402
 from utils.config import TrainConfig, make_config  # noqa: E402
 from utils.log import Log  # noqa: E402
 
-COLUMNS = ("step", "MB", "MB of readers", "open files", "images a second")
+COLUMNS = ("step", "MB", "MB in use", "MB of readers", "open files", "images a second")
+GLIBC = ctypes.CDLL(None)
+
+
+class MallInfo(ctypes.Structure):
+    """What glibc's mallinfo2() returns."""
+
+    _fields_ = [(name, ctypes.c_size_t) for name in (
+        "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")]
+
+
+GLIBC.mallinfo2.restype = MallInfo
 
 
 def resident(pid="self"):
@@ -45,7 +58,9 @@ def sample(step, speed):
     for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
         with contextlib.suppress(OSError, StopIteration):  # it has just ended
             readers += resident(pid)
-    return step, resident(), readers, len(os.listdir("/proc/self/fd")), speed
+    heap = GLIBC.mallinfo2()
+    in_use = (heap.uordblks + heap.hblkhd) / 2**20  # in the heap, and blocks with pages of their own
+    return step, resident(), in_use, readers, len(os.listdir("/proc/self/fd")), speed
 
 
 def soak_training(folder, steps, workers):
@@ -111,7 +126,7 @@ def main(steps=3000, images=5000, workers=2, out="soak.png"):
         parts = {f"training, {steps} steps": soak_training(folder, steps, workers)}
         parts[f"evaluation, {images} images"] = soak_evaluation(folder)
         os.chdir(ROOT)
-    figure, axes = plt.subplots(2, 4, figsize=(16, 7), layout="constrained")
+    figure, axes = plt.subplots(2, 5, figsize=(19, 7), layout="constrained")
     for line, (name, rows) in zip(axes, parts.items(), strict=True):
         show(name, rows)
         for axis, column, values in zip(line, COLUMNS[1:], rows.T[1:], strict=True):

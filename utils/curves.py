@@ -3,6 +3,7 @@
 Shapes: N records of one run, in the order of their steps.
 """
 
+import gc
 from pathlib import Path
 from typing import NamedTuple
 
@@ -113,6 +114,8 @@ def plot_curves(records: list[dict], path: Path) -> None:
     axes["lr"].xaxis.set_major_locator(MaxNLocator(5, steps=(1, 2, 5, 10), integer=True))
     with replacing(path) as partial:
         figure.savefig(partial, format="png")
+    del figure, axes, panel
+    gc.collect()  # a figure is full of cycles: its pixels, 6 MB, would wait for Python's next full collection
 
 
 def _draw_panel(axes: Axes, panel: Panel, train: list[dict]) -> None:
