@@ -38,7 +38,7 @@ from trainer import FasterRCNNTrainer
 from utils.config import BenchConfig, OptionError, command
 from utils.device import pick_device, pick_dtype
 from utils.environment import describe_environment
-from utils.files import write_text
+from utils.outputs import check_outputs, write_output
 from utils.voc_eval import eval_detection_voc
 
 N_CLASS, WIDTH = 20, 4096  # of VOC; of fc6 and fc7
@@ -350,8 +350,7 @@ def main(config):
         height = width = 0
     if min(height, width) < 32:
         raise OptionError(f"--size must be HEIGHTxWIDTH, as in 600x800, each at least 32, not {config.size!r}")
-    if config.json:
-        Path(config.json).parent.mkdir(parents=True, exist_ok=True)
+    check_outputs(config.json)
     fast = pick_dtype("auto", device)
     precisions = ["fp32", "bf16"] if config.precision == "auto" and fast else [config.precision.replace("auto", "fp32")]
     machine = describe_environment(device)
@@ -372,7 +371,7 @@ def main(config):
         ratio = results["bf16"]["median"]["ours"]["train"] / results["fp32"]["median"]["peer"]["train"]
         print(f"\nour training step in bf16 takes {ratio:.2f} of the peer's in fp32")
     if config.json:
-        write_text(config.json, json.dumps(results, indent=1))
+        write_output(config.json, json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":

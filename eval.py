@@ -23,7 +23,7 @@ from utils.coco_eval import eval_detection_coco
 from utils.config import EvalConfig, OptionError, TrainConfig, as_text, command, dashed
 from utils.device import be_deterministic, pick_device, pick_dtype
 from utils.dist import ALONE
-from utils.files import write_text
+from utils.outputs import check_outputs, write_output, writing
 from utils.progress import working_on
 from utils.recall import COUNTS, IOU_THRESHS, proposal_recall
 from utils.vis import plot_recall
@@ -244,8 +244,7 @@ def main(config):
     split = config.split or trained["eval_split"]
     dataset = VOCDataset(root, split, classes, invalid_boxes=config.invalid_boxes or trained["invalid_boxes"])
     plot = Path(config.plot or f"{Path(config.load_path).with_suffix('')}.recall.png")
-    for path in [config.json] * bool(config.json) + [plot] * config.proposals:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    check_outputs(config.json, plot if config.proposals else None)
     about = {"checkpoint": config.load_path, "step": checkpoint["step"], "preprocessing": checkpoint["preprocessing"],
              "data": str(root), "split": split, "n_image": n_image(dataset, config.limit),
              "precision": "bf16" if dtype else "fp32"}
@@ -253,9 +252,10 @@ def main(config):
     measure = measure_proposals if config.proposals else measure_detections
     results = measure(config, checkpoint, dataset, device, dtype)
     if config.json:
-        write_text(config.json, json.dumps(about | results, indent=1, ensure_ascii=False))
+        write_output(config.json, json.dumps(about | results, indent=1, ensure_ascii=False))
     if config.proposals:
-        plot_recall(results["recall"], COUNTS, IOU_THRESHS, plot)
+        with writing(plot):
+            plot_recall(results["recall"], COUNTS, IOU_THRESHS, plot)
     places = [f"written to {config.json}"] * bool(config.json) + [f"drawn in {plot}"] * config.proposals
     print(", ".join(places) or "written nowhere: --json=FILE keeps these figures")
     print(f"next: python predict.py IMAGE_OR_FOLDER --load-path={config.load_path}")

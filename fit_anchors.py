@@ -11,7 +11,6 @@ N: boxes of all images. G: boxes of one. k: anchors at a cell. K: anchors of an 
 import dataclasses
 import shlex
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +26,7 @@ from model.utils.preprocess import resized_size
 from utils.anchor_clusters import best_grid, fit_clusters, grid_size, size_iou
 from utils.anchor_plot import plot_anchors
 from utils.config import OptionError, TrainConfig, as_text, dashed
+from utils.outputs import check_outputs, writing
 
 STRIDE = 16  # of VGG16's feature map
 
@@ -45,6 +45,7 @@ def fit_anchors(config):
     """Compares the anchors of an `AnchorConfig` with those that fit its data set; prints, and draws a picture."""
     if min(min(numbers, default=0) for numbers in (config.anchor_scales, config.anchor_ratios)) <= 0:
         raise OptionError("--anchor-scales and --anchor-ratios must be numbers above 0, at least one of each")
+    check_outputs(config.out)
     bboxes, img_sizes, shortest = read_boxes(config)
     bbox = np.concatenate(bboxes)  # (N, 4)
     size = (bbox[:, 2:] - bbox[:, :2]).astype(float)  # (N, 2)
@@ -65,8 +66,8 @@ def fit_anchors(config):
     if (shortest < least).any():
         print(f"{(shortest < least).mean():.1%} of the objects have a side below {least:g} pixels of the image; "
               f"proposals as small are dropped at --rpn-min-size={least:g}: give a smaller one")
-    Path(config.out).parent.mkdir(parents=True, exist_ok=True)
-    plot_anchors(size, fits, config.out)
+    with writing(config.out):
+        plot_anchors(size, fits, config.out)
     print(f"drawn in {config.out}\nnext: python train.py train {given(config)}{grid}")
 
 

@@ -18,7 +18,8 @@ from model import restore
 from utils.checkpoint import CheckpointError
 from utils.config import OptionError, PredictConfig, command
 from utils.device import be_deterministic, pick_device, pick_dtype
-from utils.files import replacing, write_text
+from utils.files import replacing
+from utils.outputs import check_outputs, write_output, writing
 from utils.vis import contact_sheet, draw_bbox, sheet_columns
 
 SHEET = "contact_sheet"
@@ -100,22 +101,18 @@ def shrink(img, bbox, side):
 
 def save_png(path, img):
     """Writes an (H, W, 3) uint8 image; level 1 takes a fourth of the time of Pillow's 6 and 2 to 20 % more bytes."""
-    with replacing(path) as partial:
+    with writing(path), replacing(path) as partial:
         Image.fromarray(img).save(partial, compress_level=1)
 
 
 def make_folders(config, images, names):
-    """Makes the folders of what will be written; refuses to write over an image."""
+    """Makes the folders of what will be written; refuses to write over an image, and where nothing can be written."""
     out = Path(config.out)
     written = {(out / f"{name}.png").resolve() for name in [*names, SHEET]}
     for path in images:
         if path.resolve() in written:
             raise OptionError(f"a picture would take the place of the image {path}: choose another folder with --out")
-    try:
-        for folder in (out, Path(config.coco_json or out / "any").parent):
-            folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OptionError(f"the folder {folder} cannot be made ({error.strerror}): choose another") from None
+    check_outputs(out / "predictions.json", config.coco_json)
 
 
 def main(config, *paths):
@@ -146,9 +143,9 @@ def main(config, *paths):
                       "score": round(float(s), 6)} for b, i, s in zip(bbox, label, score, strict=True)]
             if len(sheet) < N_SHEET:
                 sheet[name] = draw_bbox(*shrink(img, bbox, side), label, score, classes)
-    write_text(out / "predictions.json", json.dumps(rows, indent=1, ensure_ascii=False))
+    write_output(out / "predictions.json", json.dumps(rows, indent=1, ensure_ascii=False))
     if config.coco_json:
-        write_text(config.coco_json, json.dumps(coco_rows(rows, image_ids)))
+        write_output(config.coco_json, json.dumps(coco_rows(rows, image_ids)))
     if sheet:
         save_png(out / f"{SHEET}.png", contact_sheet(list(sheet.values()), list(sheet)))
     report(config, rows, len(images), unreadable)

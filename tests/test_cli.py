@@ -18,8 +18,9 @@ import pytest
 import torch
 from PIL import Image
 
+from eval import main as eval_main
 from model.utils.preprocess import TORCHVISION
-from utils.config import TrainConfig
+from utils.config import EvalConfig, OptionError, TrainConfig
 
 REPO = Path(__file__).parent.parent
 OPTIONS = [
@@ -352,6 +353,14 @@ def test_eval_needs_only_the_checkpoint(detected):
         assert words in printed
     assert re.search(r"class +AP +objects +detections\nbar .*\nbox .*\nmean ", printed)
     assert printed.endswith("written to json/eval.json\nnext: python predict.py IMAGE_OR_FOLDER --load-path=net.pth\n")
+
+
+@pytest.mark.parametrize("options", [{"json": "net.pth/a.json"}, {"plot": "net.pth/a.png", "proposals": True}])
+def test_eval_looks_where_it_will_write_before_it_detects(detected, monkeypatch, capsys, options):
+    monkeypatch.chdir(detected[0])
+    with pytest.raises(OptionError, match=r"net\.pth/a\.\w+ cannot be written \("):
+        eval_main(EvalConfig(load_path="net.pth", device="cpu", **options))
+    assert "images of split" not in capsys.readouterr().out
 
 
 def test_eval_by_cocos_metric(detected):

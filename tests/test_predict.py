@@ -182,7 +182,7 @@ def test_no_image_is_written_over(folder):
     with pytest.raises(OptionError, match=r"place of the image photos/7\.png: choose another folder with --out"):
         main(config(out="photos/../photos"), "photos/7.png")
     assert (folder / "photos/7.png").read_bytes() == before
-    with pytest.raises(OptionError, match=r"the folder photos/7\.png cannot be made"):
+    with pytest.raises(OptionError, match=r"photos/7\.png/predictions\.json cannot be written"):
         main(config(out="photos/7.png"), "photos/b.jpg")
 
 
