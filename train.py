@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from check_data import check
 from data import class_names, find_root
-from data.check import DataError, Findings
+from data.check import DataError, Findings, check_objects
 from data.transforms import TrainTransform
 from data.voc import VOCDataset
 from eval import check_start, evaluate, heading, open_checkpoint, predict_options, table, worker_count
@@ -191,8 +191,7 @@ def open_run(config):
         meter.watch, guard)
     epoch_steps = math.ceil(len(train_set) / (config.batch_size * team.size))
     n_step = min(config.epoch * epoch_steps, config.max_steps or math.inf)
-    return Run(config, RUNS / config.env, train_set, eval_set, model, trainer, meter, n_step, epoch_steps, guard,
-               team)
+    return Run(config, RUNS / config.env, train_set, eval_set, model, trainer, meter, n_step, epoch_steps, guard, team)
 
 
 def open_data(config):
@@ -204,6 +203,7 @@ def open_data(config):
     classes = class_names(config.classes, root, (config.train_split, config.eval_split), findings)
     train_set = VOCDataset(root, config.train_split, classes, config.use_difficult, config.invalid_boxes, findings)
     eval_set = VOCDataset(root, config.eval_split, classes, invalid_boxes=config.invalid_boxes, findings=findings)
+    check_objects(train_set.objects()[0], config.train_split, findings)
     findings.raise_errors()
     print(f"{root}: {len(train_set)} images to train on, {len(eval_set)} to evaluate on, {len(classes)} classes: "
           + ", ".join(classes), *findings.noted(), sep="\n")

@@ -18,7 +18,7 @@ def find_root(data, voc_data_dir, download=False):
         from data.download import download_voc2007
 
         return download_voc2007(FOLDER)
-    root = Path(voc_data_dir)
+    root = Path(voc_data_dir).expanduser()  # a shell leaves --voc-data-dir=~/... as it is
     missing = [name for name in ("ImageSets/Main", "Annotations", "JPEGImages") if not (root / name).is_dir()]
     near = roots_near(root) if missing else []
     if near:

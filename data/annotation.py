@@ -27,29 +27,50 @@ def read_annotation(path, findings):
 
     A missing `difficult` counts as 0; coordinates may be fractions. Entities are not expanded, but refused.
     """
-    number, name, corner, difficult = 0, [], [], []
     try:
         root = defusedxml.ElementTree.parse(path).getroot()
         if root.tag != "annotation":
             raise ValueError(f"it holds <{root.tag[:40]}>, not <annotation>")
-        size = tuple(int(float(root.findtext(f"size/{side}") or 0)) for side in ("height", "width"))
-        for obj in root.findall("object"):
-            number += 1
-            name.append(obj.findtext("name").strip() or None)
-            corner.append([float(obj.findtext(f"bndbox/{key}")) for key in ("ymin", "xmin", "ymax", "xmax")])
-            difficult.append(bool(int(obj.findtext("difficult") or 0)))
-        if None in name:
-            number = name.index(None) + 1
-            raise ValueError("its name is empty")
+        size = tuple(_number(root, f"size/{side}", _whole, "0") for side in ("height", "width"))
     except FileNotFoundError:
         return findings.error("no annotation", str(path))
     except OSError as error:
         return findings.error("annotation", f"{path}: {error.strerror}")
-    except (ET.ParseError, AttributeError, TypeError, ValueError, LookupError, OverflowError) as error:
-        reason = ("something is missing" if isinstance(error, AttributeError | TypeError) else
-                  "it declares entities, which could grow without bound or fetch files: write out what they stand for"
+    except (ET.ParseError, ValueError, LookupError) as error:
+        reason = ("it declares entities, which could grow without bound or fetch files: write out what they stand for"
                   if isinstance(error, DefusedXmlException) else error)
-        return findings.error("annotation", f"{path}{f' object {number}' if number else ''}: {reason}")
+        return findings.error("annotation", f"{path}: {reason}")
+    name, corner, difficult, objects = [], [], [], root.findall("object")
+    for number, obj in enumerate(objects, start=1):
+        try:
+            corner.append([_number(obj, f"bndbox/{key}") for key in ("ymin", "xmin", "ymax", "xmax")])
+            difficult.append(bool(_number(obj, "difficult", _whole, "0")))
+            name.append(_text(obj, "name").strip())
+        except ValueError as error:
+            findings.error("annotation", f"{path} object {number}: {error}")
+    if len(name) < len(objects):
+        return None
     with np.errstate(over="ignore"):  # to inf, which is no box
         bbox = np.array(corner, np.float32).reshape(-1, 4) - 1  # (G, 4)
     return Annotation(name, bbox, np.array(difficult, bool), size if all(size) else None)
+
+
+def _number(node, key, kind=float, missing=""):
+    """The number in the element `key` below `node`; `missing` is its text where there is none."""
+    text = _text(node, key, missing)
+    try:
+        return kind(text)
+    except (ValueError, OverflowError):
+        raise ValueError(f"{key} is {text[:40]!r}, not a number") from None
+
+
+def _text(node, key, missing=""):
+    """The text in the element `key` below `node`."""
+    text = node.findtext(key) or missing
+    if not text.strip():
+        raise ValueError(f"it has no {key}, or nothing in it")
+    return text
+
+
+def _whole(text):
+    return int(float(text))

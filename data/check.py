@@ -1,11 +1,13 @@
 """What can be wrong with a data set, and how it is said: all offenders of a kind at once, and what to do.
 
-Nothing here opens a file: voc.py and image.py do, and hand over what they read.
+Nothing here opens a file: voc.py and image.py do, and hand over what they read. Folders are listed where something
+is missing.
 
 G: objects of one image. H, W: its sides. Sides are written as VOC does, width x height.
 """
 import difflib
 import os
+import re
 import unicodedata
 from collections import Counter
 from pathlib import Path
@@ -14,10 +16,16 @@ import numpy as np
 
 FAR = 0.1  # a box may end beyond its image by this share of the image's side and is clipped; or by SLACK pixels
 SLACK = 2
+COLUMN = re.compile(r"\s+(-1|0|1)$")  # the second one of VOC's class-wise split files
 SHOWN = 20  # offenders of a kind; `train.py check` lists all
 
 ERRORS = {  # kind -> what it is, what to do
-    "doubled id": ("image ids that come twice", "delete one of the lines"),
+    "split": ("split files without an image id", "write one image id a line, or name another split (--train-split and "
+              "--eval-split of train.py, --splits of its check, --split of eval.py)"),
+    "nothing": ("splits without an object to train on", "name another with --train-split; difficult objects count with "
+                "--use-difficult only, and boxes that were left out do not"),
+    "doubled id": ("image ids that come twice", "delete one of the lines; -1, 0 or 1 behind a blank is no part of an "
+                   "id, but VOC's second column"),
     "path": ("image ids that are paths", "write the name of the image alone, without folders"),
     "no annotation": ("missing annotations", "each image needs one, without objects if it shows none"),
     "annotation": ("files that are not an annotation in the VOC format", "each object needs a name and a bndbox with "
@@ -74,7 +82,8 @@ class Findings:
     def raise_errors(self, shown=SHOWN):
         """Raises a DataError with all errors, if there are any, and the first `shown` offenders of each kind."""
         if self.errors:
-            parts = [listed(f"{ERRORS[kind][0]} ({len(lines)}): {ERRORS[kind][1]}", lines, shown)
+            parts = [listed(f"{ERRORS[kind][0]} ({len(lines)}): {ERRORS[kind][1]}",
+                            hinted(lines) if kind in ("no image", "no annotation") else lines, shown)
                      for kind, lines in self.errors.items()]
             raise DataError("\n".join(parts))
 
@@ -90,6 +99,28 @@ def listed(head, lines, shown):
     return "\n  ".join([head, *lines[:shown], *more])
 
 
+def hinted(paths):
+    """The paths of missing files of one folder, as texts, each with the file there that may be meant."""
+    folder, there = Path(next(iter(paths))).parent, {}
+    for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
+        stem = Path(name).stem
+        there[_folded(stem)] = name
+        there.setdefault(_folded(COLUMN.sub("", stem)), name)
+    for path in paths:
+        stem = Path(path).stem
+        keys = map(_folded, (stem, Path(stem).stem, re.split(r"[\s,;]", stem)[0]))  # an id, with a suffix or a column
+        near = next((there[key] for key in keys if key in there), None)
+        if near is None:
+            yield path
+        elif COLUMN.search(Path(near).stem):
+            yield f"{path}: there is {near!r}, but -1, 0 or 1 behind a blank is no part of an id: rename it"
+        elif Path(near).stem != stem and unicodedata.normalize("NFC", Path(near).stem) == \
+                unicodedata.normalize("NFC", stem):
+            yield f"{path}: there is {near!r}, whose accents are composed otherwise: rename it"
+        else:
+            yield f"{path}: there is {near!r}"
+
+
 def check_ids(path, lines, findings):
     """Checks the image ids of the split file `path`; `lines` are (number of the line, id). Returns the good ones."""
     first = {}
@@ -101,6 +132,12 @@ def check_ids(path, lines, findings):
         else:
             first[image_id] = number
     return list(first)
+
+
+def check_objects(bboxes, split, findings):
+    """Checks that there is an object in a split to train on, unless what is wrong already may be the reason."""
+    if not findings.errors and not any(map(len, bboxes)):
+        findings.error("nothing", split)
 
 
 def check_size(where, annotated, image, header, findings):

@@ -14,6 +14,8 @@ from data.check import DataError
 ORIENTATION = 0x112  # the EXIF tag
 SUFFIX_FORMATS = {".jpg": ("JPEG", "MPO"), ".jpeg": ("JPEG", "MPO"), ".png": ("PNG",)}
 ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}  # format -> what a whole file ends with
+# what is read, whatever the name says (MPO counts as JPEG); not EPS, which Pillow has Ghostscript run as a program
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 TAIL = 4096  # bytes; some programs write a little behind the end
 
 
@@ -32,7 +34,7 @@ def read_image(path):
     Pixels come as they are stored, whatever EXIF says. Gray, palettes and CMYK become RGB; of 16 bits the upper 8
     are kept; transparency is ignored, the colours below it stay. Raises DataError where a file cannot be read.
     """
-    with _named(path), Image.open(path) as img:
+    with _named(path), Image.open(path, formats=FORMATS) as img:
         return _to_rgb(img)
 
 
@@ -42,7 +44,7 @@ def read_header(path, findings):
     Pixels are not decoded but where the file seems cut off. More than Pillow takes for an attack are refused.
     """
     try:
-        with _named(path), Image.open(path) as img:
+        with _named(path), Image.open(path, formats=FORMATS) as img:
             header = Header((img.height, img.width), img.format, img.mode, _orientation(img))
         if not _has_end(path, header.format):
             read_image(path)

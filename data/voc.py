@@ -7,14 +7,13 @@
 Boxes are continuous (y_min, x_min, y_max, x_max), see annotation.py. G: objects in the image. H, W: its sides.
 """
 import os
-import re
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from data.annotation import read_annotation
-from data.check import DataError, Findings, check_boxes, check_ids, check_names, check_size
+from data.check import COLUMN, DataError, Findings, check_boxes, check_ids, check_names, check_size
 from data.image import Header, read_header, read_image
 
 CLASSES = ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
@@ -48,16 +47,12 @@ def read_ids(root, split, findings=None):
 
     Ids that cannot be used go to `findings`, or are raised without.
     """
-    path = Path(root, "ImageSets", "Main", f"{split}.txt")
-    if not path.is_file():
-        there = ", ".join(sorted(file.stem for file in path.parent.glob("*.txt"))[:20]) or "none"
-        raise DataError(f"{path} is missing; splits found there: {there} (options: --train-split and "
-                        "--eval-split of train.py, --split of eval.py)")
-    lines = enumerate(read_lines(path), start=1)
-    ids = [(number, re.sub(r"\s+(-1|0|1)$", "", line)) for number, line in lines if line]
+    path, report = Path(root, "ImageSets", "Main", f"{split}.txt"), findings or Findings()
+    lines = enumerate(read_lines(path) if path.is_file() else (), start=1)
+    ids = [(number, COLUMN.sub("", line)) for number, line in lines if line]
     if not ids:
-        raise DataError(f"{path} names no image: write one image id a line")
-    report = findings or Findings()
+        there = ", ".join(sorted(file.stem for file in path.parent.glob("*.txt"))[:20]) or "none"
+        report.error("split", f"{path}{' is missing' * (not path.is_file())}; splits found there: {there}")
     ids = check_ids(path, ids, report)
     if findings is None:
         report.raise_errors()

@@ -63,6 +63,19 @@ def test_training_refuses_all_of_both_splits_at_once(broken):
         ERRORS[kind][0] for kind in ("doubled id", "path", "annotation", "no area", "no image")]
 
 
+@pytest.mark.parametrize(("extra", "options", "refused"), [
+    ("<difficult>1</difficult>", {}, True), ("<difficult>1</difficult>", {"use_difficult": True}, False),
+    ("", {}, False)])
+def test_a_split_without_an_object_to_train_on_is_refused(tmp_path, extra, options, refused):
+    write_voc(tmp_path, {"a": [], "b": [thing(extra=extra)]}, "train")
+    write_voc(tmp_path, {"c": [thing()]}, "val")
+    config = TrainConfig(voc_data_dir=str(tmp_path), train_split="train", eval_split="val", **options)
+    if refused:
+        assert message(train.open_data, config) == f"{ERRORS['nothing'][0]} (1): {ERRORS['nothing'][1]}\n  train"
+    else:
+        train.open_data(config)
+
+
 def test_training_prints_what_it_did_about_smaller_things(broken, capsys):
     write_voc(broken, {"b": [thing(numbers=(0, 4, 9, 9))]}, "test")
     train.open_data(TrainConfig(voc_data_dir=str(broken), train_split="test", invalid_boxes="skip"))

@@ -92,16 +92,23 @@ def test_a_missing_file(tmp_path):
     ("<annotation>", "", "no element found"),
     ("no xml", "", "syntax error"),
     ("<html></html>", "", "it holds <html>, not <annotation>"),
-    (f"<annotation>{thing()}{thing().replace('<name>cat</name>', '')}</annotation>", " object 2", "is missing"),
-    (f"<annotation>{thing()}{thing().replace('cat', ' ')}{thing()}</annotation>", " object 2", "its name is empty"),
-    (f"<annotation>{thing()}{thing().replace('<xmax>58</xmax>', '')}</annotation>", " object 2", "is missing"),
-    (f"<annotation>{thing()}{thing(numbers=(1, 2, 'three', 4))}</annotation>", " object 2", "'three'"),
-    (f"<annotation>{thing()}{thing(extra='<difficult>maybe</difficult>')}</annotation>", " object 2", "'maybe'"),
-    (f"<annotation>{thing()}<object><name>cat</name></object></annotation>", " object 2", "is missing"),
-    ("<annotation><size><width>wide</width></size></annotation>", "", "'wide'"),
+    (f"<annotation>{thing()}{thing().replace('<name>cat</name>', '')}</annotation>", " object 2", "it has no name"),
+    (f"<annotation>{thing()}{thing().replace('cat', ' ')}{thing()}</annotation>",
+     " object 2", "it has no name, or nothing in it"),
+    (f"<annotation>{thing()}{thing().replace('<xmax>58</xmax>', '')}</annotation>",
+     " object 2", "it has no bndbox/xmax"),
+    (f"<annotation>{thing()}{thing(numbers=(1, 2, 'three', 4))}</annotation>",
+     " object 2", "bndbox/ymax is 'three', not a number"),
+    (f"<annotation>{thing()}{thing(extra='<difficult>maybe</difficult>')}</annotation>",
+     " object 2", "difficult is 'maybe', not a number"),
+    (f"<annotation>{thing()}<object><name>cat</name></object></annotation>", " object 2", "it has no bndbox/ymin"),
+    ("<annotation><size><width>wide</width></size></annotation>", "", "size/width is 'wide', not a number"),
+    ("<annotation><size><height>nan</height></size></annotation>", "", "size/height is 'nan', not a number"),
+    (f"<annotation>{thing()}{thing(extra='<difficult>inf</difficult>')}</annotation>",
+     " object 2", "difficult is 'inf'"),
     ('<?xml version="1.0" encoding="klingon"?><annotation/>', "", "unknown encoding"),
-], ids=["empty", "cut", "text", "html", "no name", "blank name", "no xmax", "word", "maybe", "no bndbox", "wide",
-        "encoding"])
+], ids=["empty", "cut", "text", "html", "no name", "blank name", "no xmax", "word", "maybe", "no bndbox", "wide", "nan",
+        "endless", "encoding"])
 def test_malformed(tmp_path, content, where, reason):
     (tmp_path / "a.xml").write_text(content)
     text = fault(tmp_path / "a.xml")
@@ -109,6 +116,17 @@ def test_malformed(tmp_path, content, where, reason):
     assert reason in text
     for word in ("NoneType", "argument"):
         assert word not in text
+
+
+def test_every_object_at_fault_is_named(tmp_path):
+    objects = thing(numbers=(1, 2, "a", 4)), thing(), thing(" "), thing(numbers=(1, "5,5", 3, 4))
+    (tmp_path / "a.xml").write_text(f"<annotation>{''.join(objects)}</annotation>")
+    findings = Findings()
+    assert read_annotation(tmp_path / "a.xml", findings) is None
+    assert list(findings.errors["annotation"]) == [
+        f"{tmp_path}/a.xml object 1: bndbox/ymax is 'a', not a number",
+        f"{tmp_path}/a.xml object 3: it has no name, or nothing in it",
+        f"{tmp_path}/a.xml object 4: bndbox/xmin is '5,5', not a number"]
 
 
 def test_a_folder_in_its_place(tmp_path):
@@ -174,14 +192,13 @@ def test_any_text_in_any_field_gives_an_annotation_or_a_sentence(place, texts):
 
 
 def check_answer(path):
-    """An annotation is whole, or there is one sentence that names the file."""
+    """An annotation is whole, or there is a sentence for the file or for each object, which names the file."""
     findings, start = Findings(), time.process_time()
     annotation = read_annotation(path, findings)
     assert time.process_time() - start < 5  # of the processor: others may keep it busy
     if annotation is None:
         (offenders,) = findings.errors.values()
-        (offender,) = offenders
-        assert offender.startswith(str(path))
+        assert all(offender.startswith(str(path)) for offender in offenders)
         return
     assert findings.errors == {}
     n = len(annotation.name)

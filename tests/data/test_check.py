@@ -14,6 +14,7 @@ from data.check import (
     check_ids,
     check_names,
     check_size,
+    hinted,
     roots_near,
     summary,
 )
@@ -50,6 +51,34 @@ def test_long_lists_end_and_say_where_the_rest_is():
         assert lines[-1] == last
     assert [note.splitlines()[0][-4:] for note in findings.noted()] == [": 23"]
     assert len(findings.noted(10**6)[0].splitlines()) == 24
+
+
+@pytest.mark.parametrize(("there", "missing", "hint"), [
+    ("a.Jpg", "a.jpg", "there is 'a.Jpg'"), ("A.JPG", "a.jpg", "there is 'A.JPG'"),
+    ("a_1.png", "A 1.jpg", "there is 'a_1.png'"),
+    ("a.png", "a.png.jpg", "there is 'a.png'"), ("a.jpg", "a 2.jpg", "there is 'a.jpg'"),
+    ("a.jpg", "a,1.jpg", "there is 'a.jpg'"), ("b.jpg", "a.jpg", None),
+    ("photo 1.jpg", "photo.jpg",
+     "there is 'photo 1.jpg', but -1, 0 or 1 behind a blank is no part of an id: rename it"),
+    ("photo 2.jpg", "photo.jpg", None),
+    ("mu\u0308ll.jpg", "m\u00fcll.jpg", "there is 'mu\u0308ll.jpg', whose accents are composed otherwise: rename it"),
+    ("m\u00fcll.bmp", "m\u00fcll.jpg", "there is 'm\u00fcll.bmp'")])
+@pytest.mark.parametrize("kind", ["no image", "no annotation"])
+def test_what_is_there_instead_is_named(tmp_path, there, missing, hint, kind):
+    (tmp_path / there).touch()
+    findings = Findings()
+    for path in (tmp_path / "quite another.jpg", tmp_path / missing):
+        findings.error(kind, str(path))
+    with pytest.raises(DataError) as caught:
+        findings.raise_errors()
+    assert str(caught.value).splitlines()[1:] == [
+        f"  {tmp_path}/quite another.jpg", f"  {tmp_path}/{missing}{f': {hint}' if hint else ''}"]
+
+
+def test_the_name_itself_comes_before_one_like_it(tmp_path):
+    for name in ("a 1.jpg", "a.bmp", "a b.jpg", "A.xml 0.jpg"):
+        (tmp_path / name).touch()
+    assert list(hinted([f"{tmp_path}/a.jpg"])) == [f"{tmp_path}/a.jpg: there is 'a.bmp'"]
 
 
 def test_an_error_from_a_worker_is_its_sentence():

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageFile
+from PIL import EpsImagePlugin, Image, ImageFile
 from voc_files import message
 
 from data.check import DataError, Findings
@@ -175,6 +175,23 @@ def test_another_format_than_the_name_says_is_read_and_noted(tmp_path):
     assert read_header(tmp_path / "a.jpg", findings).format == "PNG"
     assert findings.notes == {"suffix": {f"{tmp_path / 'a.jpg'}: PNG": None}}
     assert not findings.errors
+
+
+def test_no_program_is_run_for_an_image(tmp_path, monkeypatch):
+    """EPS is a program in PostScript, and Pillow would have Ghostscript run it."""
+    ran = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args, **kwargs: ran.append(args))
+    (tmp_path / "a.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n"
+                                    "%%BoundingBox: 0 0 60 40\n%%EndComments\nshowpage\n%%EOF\n")
+    for text in (fault(tmp_path / "a.png"), message(read_image, tmp_path / "a.png")):
+        assert text == f"{tmp_path / 'a.png'} is not an image that can be read: cannot identify image file"
+    assert not ran
+
+
+@pytest.mark.parametrize("kind", ["BMP", "GIF", "PPM", "TIFF", "WEBP"])
+def test_other_formats_of_pixels_are_read(tmp_path, kind):
+    Image.new("RGB", (6, 4), (200, 200, 200)).save(tmp_path / "a.png", kind)
+    np.testing.assert_allclose(read_image(tmp_path / "a.png"), np.full((4, 6, 3), 200), atol=2)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from PIL import Image
 from voc_files import RGB, message, thing, write_voc
 
 from data import class_names, find_root, find_splits, read_names
-from data.check import ERRORS
+from data.check import ERRORS, Findings
 from data.voc import CLASSES, VOCDataset, find_classes, read_ids
 
 # What is read
@@ -174,10 +174,26 @@ def test_missing_split_names_those_that_are_there(tmp_path):
     for split in "fbeadc":
         write_voc(tmp_path, {"1": [thing()]}, split)
     path = tmp_path / "ImageSets/Main/test.txt"
-    options = "(options: --train-split and --eval-split of train.py, --split of eval.py)"
+    head = f"{ERRORS['split'][0]} (1): {ERRORS['split'][1]}\n  "
     assert message(VOCDataset, tmp_path, "test", ["cat"]) == (
-        f"{path} is missing; splits found there: a, b, c, d, e, f {options}")
-    assert message(read_ids, tmp_path / "no", "test").endswith(f"splits found there: none {options}")
+        f"{head}{path} is missing; splits found there: a, b, c, d, e, f")
+    assert message(read_ids, tmp_path / "no", "test").endswith("test.txt is missing; splits found there: none")
+    for option in ("--train-split", "--eval-split", "--splits", "--split "):
+        assert option in head
+
+
+def test_missing_and_empty_splits_are_named_with_all_the_rest(tmp_path):
+    write_voc(tmp_path, {"a": [thing()], "b": [thing()]}, "train")
+    write_voc(tmp_path, {}, "val")
+    (tmp_path / "JPEGImages/b.jpg").unlink()
+    findings = Findings()
+    assert [read_ids(tmp_path, split, findings) for split in ("val", "test")] == [[], []]
+    VOCDataset(tmp_path, "train", find_classes(tmp_path, ["train", "val", "test"], findings), findings=findings)
+    main = tmp_path / "ImageSets/Main"
+    assert findings.errors == {
+        "split": dict.fromkeys([f"{main}/val.txt; splits found there: train, val",
+                                f"{main}/test.txt is missing; splits found there: train, val"]),
+        "no image": {f"{tmp_path}/JPEGImages/b.jpg": None}}
 
 
 @pytest.mark.parametrize("text", ["", " \n\n", "\ufeff\r\n"])
@@ -185,7 +201,8 @@ def test_empty_split(tmp_path, text):
     write_voc(tmp_path, {})
     (tmp_path / "ImageSets/Main/trainval.txt").write_text(text, encoding="utf-8")
     text = message(VOCDataset, tmp_path, "trainval", ["cat"])
-    assert text.startswith(f"{tmp_path / 'ImageSets/Main/trainval.txt'} names no image")
+    assert text.splitlines() == [f"{ERRORS['split'][0]} (1): {ERRORS['split'][1]}",
+                                 f"  {tmp_path / 'ImageSets/Main/trainval.txt'}; splits found there: trainval"]
 
 
 def test_ids_that_come_twice_or_lead_elsewhere(tmp_path):
@@ -196,7 +213,7 @@ def test_ids_that_come_twice_or_lead_elsewhere(tmp_path):
     assert lines == [
         "image ids that are paths (4): write the name of the image alone, without folders", f"  {path} line 3: '../b'",
         f"  {path} line 6: 'JPEGImages\\\\b.jpg'", f"  {path} line 8: '..'", f"  {path} line 9: '/etc/x'",
-        "image ids that come twice (3): delete one of the lines", f"  {path} lines 1 and 5: a",
+        f"image ids that come twice (3): {ERRORS['doubled id'][1]}", f"  {path} lines 1 and 5: a",
         f"  {path} lines 4 and 7: b", f"  {path} lines 1 and 10: a"]
 
 
@@ -309,6 +326,12 @@ def test_a_level_too_high_or_too_low(tmp_path, wrong):
     assert text.startswith(f"there is no data set in {tmp_path / wrong} (no ImageSets/Main)")
     assert text.endswith(f": --voc-data-dir={right}")
     assert "\n" not in text
+
+
+def test_the_sign_for_home_is_taken_as_a_shell_would(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_voc(tmp_path / "mine", {"a": [thing()]})
+    assert find_root("voc", "~/mine") == tmp_path / "mine"
 
 
 def test_several_roots_below(tmp_path):
