@@ -16,11 +16,12 @@ from tqdm import tqdm
 
 from data import find_root, read_names
 from data.voc import CLASSES, DataError, VOCDataset
-from model import restore
+from model import build, restore
 from model.faster_rcnn import evaluating
 from utils.checkpoint import CheckpointError, load_checkpoint
 from utils.coco_eval import eval_detection_coco
 from utils.config import EvalConfig, OptionError, TrainConfig, as_text, command, dashed
+from utils.described import check_described
 from utils.device import be_deterministic, pick_device, pick_dtype
 from utils.dist import ALONE
 from utils.outputs import check_outputs, write_output, writing
@@ -176,6 +177,7 @@ def open_checkpoint(path, preprocess="auto"):
     if "format" in checkpoint:
         if preprocess != "auto":
             raise OptionError(f"--preprocess={preprocess}: {path} says itself what its weights want, leave it at auto")
+        check_described(path, checkpoint, build)
         print(f"{path}: a checkpoint of this library, step {checkpoint['step']}")
         return checkpoint
     known = checkpoint["preprocessing"]

@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import asdict
 
+from model import build
 from utils.checkpoint import (
     CheckpointError,
     load_checkpoint,
@@ -15,6 +16,7 @@ from utils.checkpoint import (
     set_rng_state,
 )
 from utils.config import OptionError
+from utils.described import check_described
 from utils.faults import TrainingFault, all_finite
 from utils.files import write_text
 from utils.progress import working_on
@@ -64,10 +66,19 @@ def save_last(run, epoch, step):
                 "optimizer": run.trainer.optimizer.state_dict(), "rng": rng_state()}, keep=True)
 
 
+def _best_map(path):
+    """The mean average precision that best.pth was kept for, 0 for none; -1 if it cannot be read any more."""
+    try:
+        return float(load_checkpoint(path)["map"] or 0)
+    except (CheckpointError, KeyError, TypeError, ValueError):
+        print(f"{path} is damaged: the weights of now take its place")
+        return -1
+
+
 def save_best(run, epoch, step, average):
     """Writes the weights to best.pth if their mean average precision, None for nothing to find, was never reached."""
     best = run.folder / "best.pth"
-    if not best.exists() or (average or 0) > (load_checkpoint(best)["map"] or 0):
+    if not best.exists() or (average or 0) > _best_map(best):
         save_checkpoint(best, state(run, epoch, step) | {"map": average})
 
 
@@ -80,10 +91,20 @@ def load_state(run):
     if then != now:
         raise CheckpointError(f"{path} was written with {then}, now it would be {now}: resume with as many images and "
                               "processes")
+    check_described(path, checkpoint, build)
     load_weights(run.model, checkpoint, path)
     run.model.preprocessing = type(run.model.preprocessing)(*checkpoint["preprocessing"])
-    run.trainer.optimizer.load_state_dict(checkpoint["optimizer"])
-    set_rng_state(checkpoint["rng"])
+    try:
+        run.trainer.optimizer.load_state_dict(checkpoint["optimizer"])
+        for group in run.trainer.optimizer.param_groups:
+            [float(group[name]) for name in ("momentum", "dampening", "weight_decay")]
+        for param, kept in run.trainer.optimizer.state.items():
+            if kept.get("momentum_buffer") is not None and kept["momentum_buffer"].shape != param.shape:
+                raise ValueError("a momentum has another shape than its weights")
+        set_rng_state(checkpoint["rng"])
+    except Exception as error:  # nonsense trips torch in many ways
+        raise CheckpointError(f"{path}: its 'optimizer' or 'rng' is not that of this run ({error}): start another run "
+                              f"from its weights with --load-path={path}") from error
     return checkpoint["step"]
 
 

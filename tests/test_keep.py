@@ -134,6 +134,43 @@ def test_a_disk_that_fills_up_leaves_the_checkpoint_before(place, monkeypatch):
     assert not list(folder.glob(".*"))
 
 
+@pytest.mark.parametrize(("keys", "value"), [
+    (["optimizer"], 5), (["optimizer", "state", 0, "momentum_buffer"], torch.zeros(3)),
+    (["optimizer", "param_groups", 0, "momentum"], "x"), (["rng"], {}), (["rng", "cpu"], torch.zeros(3))])
+def test_nonsense_in_the_state_of_a_run_is_named(place, keys, value):
+    start(max_steps="2")
+    path = place / "runs/a/last.pth"
+    checkpoint = part = torch.load(path, weights_only=True)
+    for key in keys[:-1]:
+        part = part[key]
+    part[keys[-1]] = value
+    torch.save(checkpoint, path)
+    with pytest.raises(CheckpointError, match=r"^runs/a/last\.pth: its 'optimizer' or 'rng' is not that of this run"):
+        start(resume="True")
+
+
+def test_nonsense_about_the_network_is_named_before_a_run_goes_on(place):
+    start(max_steps="2")
+    path = place / "runs/a/last.pth"
+    torch.save(torch.load(path, weights_only=True) | {"preprocessing": (1, 2, 3, 4, 5)}, path)
+    with pytest.raises(CheckpointError, match=r"^runs/a/last\.pth does not describe a network"):
+        start(resume="True")
+
+
+@pytest.mark.parametrize("damage", [b"rubbish", None])
+def test_a_damaged_best_checkpoint_does_not_end_a_run(place, capsys, damage):
+    start(max_steps="2")
+    best = place / "runs/a/best.pth"
+    if damage:
+        best.write_bytes(damage)
+    else:
+        kept = torch.load(best, weights_only=True)
+        torch.save({name: value for name, value in kept.items() if name != "map"}, best)
+    start(resume="True", max_steps="4")
+    assert load_checkpoint(best)["step"] == 4
+    assert "best.pth is damaged: the weights of now take its place" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_in_the_midst_of_an_epoch_and_resuming_changes_nothing(place, monkeypatch, number, code):
     start(env="calm")

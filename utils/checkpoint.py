@@ -22,6 +22,7 @@ RESUME_KEYS = ("optimizer", "rng")
 _KINDS = {"model": dict, "build": dict, "class_names": list, "config": dict}  # what is used before it is looked at
 
 _OLD_TORCH = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # how files of torch before 1.6 start
+_MOST_UNPACKED = 20  # times the size of a file: weights hardly shrink, so what unpacks to more is to fill the memory
 _PLAIN = (torch.Tensor, torch.nn.Parameter, int, float, bool, str, type(None))
 
 
@@ -184,6 +185,8 @@ def _kind(path):
                 return "old torch"
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
+            if sum(part.file_size for part in archive.infolist()) > _MOST_UNPACKED * path.stat().st_size:
+                return None
             if any(name.endswith("/data.pkl") for name in names):
                 return "torch" if archive.testzip() is None else None  # torch.load does not look
         return "npz" if names and all(name.endswith(".npy") for name in names) else None

@@ -241,6 +241,17 @@ def test_a_zip_file_of_something_else(tmp_path):
         load_checkpoint(tmp_path / "weights.zip")
 
 
+@pytest.mark.parametrize("kind", ["npz", "torch"])
+def test_a_file_that_unpacks_to_far_more_than_its_size_is_refused(tmp_path, kind):
+    path, name = tmp_path / "bomb", {"npz": "a.npy", "torch": "a/data.pkl"}[kind]
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, bytes(10**7))
+    assert path.stat().st_size < 20000
+    assert checkpoint._kind(path) is None
+    np.savez_compressed(tmp_path / "weights.npz", a=np.random.default_rng(0).normal(size=1000))
+    assert checkpoint._kind(tmp_path / "weights.npz") == "npz"
+
+
 def test_code_is_refused_and_not_run(tmp_path, state):
     path, trace = tmp_path / "a.pth", tmp_path / "trace"
     torch.save(state | {"format": 1, "config": RunsCode(trace)}, path)
