@@ -368,8 +368,8 @@ def main(config):
         seconds, parts = measure(device, pick_dtype(precision, device), height, width, config.steps)
         results[precision] = report(precision, seconds, memory[precision], parts)
     if len(precisions) == 2:
-        ratio = results["bf16"]["median"]["ours"]["train"] / results["fp32"]["median"]["peer"]["train"]
-        print(f"\nour training step in bf16 takes {ratio:.2f} of the peer's in fp32")
+        share = results["bf16"]["median"]["ours"]["train"] / results["fp32"]["median"]["peer"]["train"]
+        print(f"\nour training step in bf16 takes {share:.2f} of the peer's in fp32")
     if config.json:
         write_output(config.json, json.dumps(results, indent=1))
 

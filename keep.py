@@ -132,6 +132,7 @@ def check_losses(run, epoch, step, index, losses, wait):
                 print(f"{what}: left out, see {place}.json")
         if stop:
             run.team.wait()  # torchrun ends all as soon as one has ended
+            last = "last.pth is as it was" if (run.folder / "last.pth").exists() else "there is no last.pth yet"
             raise TrainingFault(f"{what}: stopped before it changed anything, see {place}.json and .pth (the weights, "
-                                "for predict.py); last.pth is as it was. Try a lower --lr, look at the image, or leave "
+                                f"for predict.py); {last}. Try a lower --lr, look at the image, or leave "
                                 "out a few such steps with --skip-nonfinite=N")

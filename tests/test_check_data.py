@@ -101,6 +101,17 @@ def test_nothing_wrong(tmp_path, capsys):
     assert "eel          0" in printed
 
 
+def test_every_offender_is_listed_and_the_next_command_can_be_pasted(tmp_path, capsys):
+    root = write_voc(tmp_path / "my data", {f"{i:02}": [thing(numbers=(0, 4, 9, 9))] for i in range(25)})
+    check(CheckConfig(voc_data_dir=str(root)))
+    printed = capsys.readouterr().out
+    assert f" --voc-data-dir='{root}' --train-split=trainval\n" in printed
+    assert printed.count(" object 1 (cat): ") == 25
+    for path in sorted((root / "JPEGImages").iterdir())[:22]:
+        path.unlink()
+    assert len(message(check, CheckConfig(voc_data_dir=str(root))).splitlines()) == 1 + 22
+
+
 def test_exif_that_nothing_confirms_is_noted(tmp_path, capsys):
     exif = Image.Exif()
     exif[ORIENTATION] = 8

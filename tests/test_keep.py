@@ -57,6 +57,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_step_image_and_losses(place, 
     text = str(caught.value)
     assert text.startswith("step 7: the loss is not finite (rpn_loc ")
     assert f"roi_cls nan), on the image train{index:05d}: stopped" in text
+    assert "; last.pth is as it was. Try" in text
     assert "--skip-nonfinite=N" in text
     assert "\n" not in text
     folder = place / "runs/a"
@@ -70,6 +71,12 @@ def test_a_loss_that_is_not_finite_stops_and_names_step_image_and_losses(place, 
     assert all(value.isfinite().all() for value in kept["model"].values())
     start(env="b", max_steps="6")
     assert kill.same(kept["model"], load_checkpoint(place / "runs/b/last.pth")["model"])
+
+
+def test_a_fault_before_the_first_checkpoint_offers_none(place, spoil):
+    spoil(2)
+    with pytest.raises(TrainingFault, match=r"; there is no last\.pth yet\. Try a lower --lr"):
+        start()
 
 
 def test_some_steps_may_be_left_out(place, spoil, capsys):
@@ -113,6 +120,19 @@ def test_a_disk_without_room_is_refused_before_anything_is_written(place, monkey
     with pytest.raises(OptionError, match=r"runs/a: the disk has 0\.00 GB for checkpoints, this run needs 0\.\d\d \("):
         start()
     assert not (place / "runs").exists()
+
+
+def test_the_room_is_that_of_the_files_and_those_of_before_make_some(place, monkeypatch):
+    start(max_steps="2")
+    last, best = ((place / "runs/a" / name).stat().st_size for name in ("last.pth", "best.pth"))
+    need, there = 3 * last + 2 * best, last + best  # those on the disk are a little larger than their tensors
+    run = train.open_run(make_config(TrainConfig, kill.RUN | {"env": "a", "overwrite": "True"}))
+    free = [need - there]
+    monkeypatch.setattr(keep.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, free[0]))
+    keep.check_room(run)
+    free[0] -= 0.05 * need
+    with pytest.raises(OptionError, match="make room"):
+        keep.check_room(run)
 
 
 def test_a_disk_that_fills_up_leaves_the_checkpoint_before(place, monkeypatch):

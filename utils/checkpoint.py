@@ -47,7 +47,8 @@ def save_checkpoint(path: str | Path, state: dict, keep: bool = False) -> None:
             torch.save(state, partial)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as the latter
         reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{path} could not be written ({reason}): nothing was changed there") from error
+        raise CheckpointError(f"{path} could not be written ({reason}): nothing was changed there; see whether the "
+                              "disk is full") from error
 
 
 def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu", resume: bool = False) -> dict:

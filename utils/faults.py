@@ -99,8 +99,9 @@ def reading(loader: Iterable) -> Iterator[Iterator[list]]:
         text = str(error)
         if "DataLoader worker (pid" in text:  # torch raises it wherever the program is
             raise TrainingFault(
-                "a process that reads images died, most often because the memory of the machine was full: --resume "
-                f"goes on, with fewer --num-workers (0: none); {text.splitlines()[0]}") from error
+                "a process that reads images died, most often because the memory of the machine was full: go on "
+                f"with --resume, if there is a last.pth, and fewer --num-workers (0: none); "
+                f"{text.splitlines()[0]}") from error
         if "in DataLoader worker process" in text:
             raise type(error)(text.strip().splitlines()[-1].split(": ", 1)[-1]) from error
         raise

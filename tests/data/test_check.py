@@ -13,6 +13,7 @@ from data.check import (
     check_boxes,
     check_ids,
     check_names,
+    check_objects,
     check_size,
     hinted,
     roots_near,
@@ -79,6 +80,7 @@ def test_the_name_itself_comes_before_one_like_it(tmp_path):
     for name in ("a 1.jpg", "a.bmp", "a b.jpg", "A.xml 0.jpg"):
         (tmp_path / name).touch()
     assert list(hinted([f"{tmp_path}/a.jpg"])) == [f"{tmp_path}/a.jpg: there is 'a.bmp'"]
+    assert list(hinted([f"{tmp_path}/no/a.jpg"])) == [f"{tmp_path}/no/a.jpg"]
 
 
 def test_an_error_from_a_worker_is_its_sentence():
@@ -100,6 +102,18 @@ def test_ids():
         "path": dict.fromkeys(["s.txt line 4: '../a'", "s.txt line 6: '.'", "s.txt line 7: 'a\\\\b'",
                                "s.txt line 10: 'ä\\x00'"]),
         "doubled id": {"s.txt lines 1 and 5: b": None}}
+
+
+def test_nothing_to_learn_is_said_where_nothing_else_is_wrong():
+    some, none = np.zeros((1, 4), np.float32), np.zeros((0, 4), np.float32)
+    for bboxes, expected in (([none, some], {}), ([none, none], {"nothing": {"train": None}})):
+        findings = Findings()
+        check_objects(bboxes, "train", findings)
+        assert findings.errors == expected
+    findings = Findings()
+    findings.error("no image", "a.jpg")
+    check_objects([], "train", findings)
+    assert list(findings.errors) == ["no image"]
 
 
 @pytest.mark.parametrize(("annotated", "size", "orientation", "kind"), [
@@ -137,7 +151,8 @@ BOXES = [  # y_min, x_min, y_max, x_max in an image of 40 x 60; what is left; ki
     ((3, 5, 9, np.inf), None, "no area", "skipped"),
     ((40, 5, 42, 8), None, "outside", "skipped"),
     ((3, -9, 9, 0), None, "outside", "skipped"),
-    ((3, 61, 9, 99), None, "outside", "skipped")]
+    ((3, 61, 9, 99), None, "outside", "skipped"),
+    ((3, -1.5, 9, 8), (3, 0, 9, 8), None, "clipped")]
 
 
 @pytest.mark.parametrize("skip", [False, True])
@@ -160,7 +175,7 @@ def test_many_boxes():
     findings = Findings()
     bbox, valid = check_boxes("a.xml", annotation, (40, 60), True, findings)
     np.testing.assert_array_equal(bbox[valid], [left for _, left in rows if left])
-    assert {kind: len(lines) for kind, lines in findings.notes.items()} == {"from 0": 2, "clipped": 5, "skipped": 9}
+    assert {kind: len(lines) for kind, lines in findings.notes.items()} == {"from 0": 2, "clipped": 6, "skipped": 9}
     assert "a.xml object 8 (cat): xmin 6, ymin 4, xmax 67.5, ymax 10, in an image of 60x40" in findings.notes["clipped"]
     assert "a.xml object 13 (cat): xmin 6, ymin 4, xmax nan, ymax 10" in findings.notes["skipped"]
 
@@ -184,7 +199,7 @@ def test_no_box():
 @pytest.mark.parametrize(("name", "advice"), [
     ("Cat", "did you mean 'cat'?"), ("dining table", "did you mean 'diningtable'?"),
     ("Dining_Table", "did you mean 'diningtable'?"), ("cst", "did you mean 'cat'?"),
-    ("ba\u0308r", "did you mean 'bär'?"),
+    ("\uff43\uff41\uff54", "did you mean 'cat'?"), ("ba\u0308r", "did you mean 'bär'?"),
     ("zebra", "the known ones are cat, diningtable, bär")])
 def test_an_unknown_class_and_the_nearest(name, advice):
     findings = Findings()

@@ -91,6 +91,9 @@ def test_exif_turns_nothing(tmp_path):
     Image.fromarray(NOISE).save(tmp_path / "a.jpg", exif=exif)
     assert read_image(tmp_path / "a.jpg").shape == (40, 60, 3)
     assert header(tmp_path / "a.jpg") == ((40, 60), "JPEG", "RGB", 6)
+    exif[ORIENTATION] = 9  # which EXIF does not have
+    Image.fromarray(NOISE).save(tmp_path / "c.jpg", exif=exif)
+    assert header(tmp_path / "c.jpg").orientation == 0
     data = (tmp_path / "a.jpg").read_bytes()
     (tmp_path / "b.jpg").write_bytes(data.replace(b"Exif\0\0MM\0*\0\0\0\x08", b"Exif\0\0MM\0*\xff\xff\xff\xff"))
     assert header(tmp_path / "b.jpg").orientation == 0
@@ -192,6 +195,7 @@ def test_no_program_is_run_for_an_image(tmp_path, monkeypatch):
 def test_other_formats_of_pixels_are_read(tmp_path, kind):
     Image.new("RGB", (6, 4), (200, 200, 200)).save(tmp_path / "a.png", kind)
     np.testing.assert_allclose(read_image(tmp_path / "a.png"), np.full((4, 6, 3), 200), atol=2)
+    assert read_header(tmp_path / "a.png", Findings())[:2] == ((4, 6), kind)
 
 
 @pytest.fixture(scope="module")

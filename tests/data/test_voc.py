@@ -309,6 +309,12 @@ def test_classes_are_not_found_in_files_that_cannot_be_read(tmp_path):
     assert [line.split(":")[0] for line in lines[1:]] == [f"  {tmp_path}/Annotations/{name}.xml" for name in "bc"]
 
 
+def test_files_that_cannot_be_read_are_said_before_a_lack_of_objects(tmp_path):
+    write_voc(tmp_path, {"a": ["<object>"]})
+    for findings in (None, Findings()):
+        assert message(find_classes, tmp_path, ["trainval"], findings).startswith(ERRORS["annotation"][0])
+
+
 def test_root_is_a_folder_in_the_layout(tmp_path):
     text = message(find_root, "voc", str(tmp_path))
     for word in (str(tmp_path), "--voc-data-dir", "--download", "--data=shapes"):

@@ -135,6 +135,11 @@ def test_nought_is_a_number_where_it_means_something():
     assert refusal(TrainConfig, {"neg_iou_lo": "-1"}) == "--neg-iou-lo must be at least 0, not -1.0"
 
 
+def test_two_that_are_equal_do_not_contradict_each_other():
+    made = make_config(TrainConfig, {"min_size": "600", "max_size": "600", "rpn_neg_iou": "0.7", "neg_iou_lo": "0.5"})
+    assert (made.min_size, made.rpn_neg_iou, made.neg_iou_lo) == (600, 0.7, 0.5)
+
+
 def test_an_option_of_another_command_is_unknown():
     assert "no option --batch-size" in refusal(EvalConfig, {"load_path": "a", "batch_size": "1"})
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from utils.dist import ALONE, Team
-from utils.interrupt import Interrupt, catch_signals
+from utils.interrupt import Interrupt, catch_signals, ignore_signals
 
 ROOT = Path(__file__).parents[2]
 LOOP = """
@@ -75,3 +75,24 @@ def test_a_team_agrees_where_it_may_wait_and_one_key_counts_once(monkeypatch):
     interrupt._since -= 3
     interrupt._receive(signal.SIGINT, None)
     assert ended == [130]
+
+
+def test_a_block_where_nothing_is_to_be_saved_is_not_begun_after_a_signal():
+    interrupt = Interrupt(ALONE)
+    with interrupt.at_once():
+        pass
+    interrupt._receive(signal.SIGTERM, None)  # after such a block a step is finished again
+    begun = []
+    with pytest.raises(SystemExit) as caught, interrupt.at_once():
+        begun.append(1)
+    assert (caught.value.code, begun) == (143, [])
+
+
+def test_readers_do_not_hear_what_is_meant_for_the_training():
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        ignore_signals(0)
+        assert [signal.getsignal(number) for number in before] == [signal.SIG_IGN] * 2
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -18,7 +18,7 @@ from PIL import Image
 
 from utils import boards as boards_module
 from utils import log as log_module
-from utils.boards import BoardError, TensorBoard, VisdomBoard
+from utils.boards import BoardError, Post, TensorBoard, VisdomBoard
 from utils.curves import FIGURES
 from utils.log import Log, LogError, NoLog, open_log
 
@@ -406,16 +406,30 @@ def silent(connection):
     time.sleep(30)
 
 
+def for_a_while():
+    """Yields for 5 seconds, so that who waits without end fails, and does not hang."""
+    end = time.monotonic() + 5
+    while time.monotonic() < end:
+        yield
+
+
+def slow(connection):
+    connection.recv(2**20)
+    time.sleep(0.4)
+    connection.sendall(b"HTTP/1.0 200 OK\r\n\r\nwin")
+    connection.close()
+
+
 def dripping(connection):
     with contextlib.suppress(OSError):
-        while True:
+        for _ in for_a_while():
             connection.sendall(b"H")
             time.sleep(0.05)
 
 
 def endless(connection):
     with contextlib.suppress(OSError):
-        while True:
+        for _ in for_a_while():
             connection.sendall(b"HTTP/1.0 200 OK\r\n" * 1000)
 
 
@@ -429,7 +443,7 @@ def hanging_up(connection):
     connection.close()
 
 
-@pytest.mark.parametrize("handle", [silent, dripping, endless, rubbish, hanging_up])
+@pytest.mark.parametrize("handle", [silent, slow, dripping, endless, rubbish, hanging_up])
 def test_a_plot_waits_a_second_at_most_whatever_answers(tmp_path, capfd, strict, handle):
     server, port = talk(handle)
     with server:
@@ -441,7 +455,7 @@ def test_a_plot_waits_a_second_at_most_whatever_answers(tmp_path, capfd, strict,
         assert time.monotonic() - start < 1.5
     out, err = capfd.readouterr()
     assert err == ""
-    assert out.count("\n") == 1 or handle is endless  # which may pass for an answer
+    assert out.count("\n") == 1 or handle in (endless, slow)  # which may pass for an answer
     assert len(lines(tmp_path)) == 2
 
 
@@ -465,6 +479,43 @@ def test_a_server_that_falls_silent_between_two_requests_of_a_plot(tmp_path, cap
         assert plot(log, 40) < 1.5
         assert not log.watched
     assert "is gone (TimeoutError)" in capfd.readouterr().out
+
+
+def test_an_answer_without_end_is_read_up_to_a_megabyte():
+    server, port = talk(endless)
+    with server:
+        post = Post(port)
+        post.left = 4
+        post("/update", "{}")
+        assert post.left > 1  # it did not wait until its time was over
+
+
+def test_all_is_drawn_again_on_a_server_that_was_restarted(monkeypatch):
+    pytest.importorskip("visdom")
+    monkeypatch.setattr(boards_module, "_EVERY", 1000)
+    windows = []
+
+    class Server:
+        port, left = 1, 0.0
+
+        def __call__(self, path, data):
+            windows.append(json.loads(data).get("win"))
+            return "win"
+
+    board = VisdomBoard("test", 1)
+    board.post = Server()
+    board.connect({})
+    records = [{"kind": "eval", "step": 2, "epoch": 0, "map": 0.25, "ap": {"cat": 0.25}},
+               {"kind": "train", "step": 4, "epoch": 0} | TRAINED]
+    board.update(records)
+    first = list(windows)
+    assert {"losses", "average precision on the test split"} <= set(first)
+    windows.clear()
+    board.update(records)
+    assert windows == []  # drawn a moment ago
+    board.connect({})
+    board.update(records)
+    assert windows == first
 
 
 def test_what_a_board_throws_ends_nothing(tmp_path, capsys):
@@ -495,7 +546,9 @@ def test_a_full_disk_is_one_line_and_the_log_catches_up(tmp_path, capsys, monkey
         log.training(120, 0, TRAINED)
     assert capsys.readouterr().out.count("No space left on device") == 1
     log.training(160, 0, TRAINED)
-    assert [line["step"] for line in lines(tmp_path)] == [40, 80, 120, 160]
+    monkeypatch.setattr(log_module, "write_text", refuse)
+    log.training(200, 0, TRAINED)  # one line more, the others are not written again
+    assert [line["step"] for line in lines(tmp_path)] == [40, 80, 120, 160, 200]
 
 
 @pytest.mark.parametrize("line", ["[1, 2]", '{"step": "4", "kind": "train"}', '{"step": 4}', '"text"'])
