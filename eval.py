@@ -211,20 +211,20 @@ def check_start(checkpoint, classes, config):
     With `--reset-head` the classes may differ; the width of the head may not. Anchors and image sizes may: then
     what differs is printed.
     """
-    path, build, names = config.load_path, checkpoint["build"], checkpoint["class_names"]
-    if not config.reset_head and (build["n_fg_class"] != len(classes) or (names and list(names) != list(classes))):
+    path, made, names = config.load_path, checkpoint["build"], checkpoint["class_names"]
+    if not config.reset_head and (made["n_fg_class"] != len(classes) or (names and list(names) != list(classes))):
         known = f" ({', '.join(names)})" if names else ""
         found = f"the data have {len(classes)} ({', '.join(classes)})"
-        raise CheckpointError(f"{path} knows {build['n_fg_class']} classes{known}, {found}: --reset-head starts those "
+        raise CheckpointError(f"{path} knows {made['n_fg_class']} classes{known}, {found}: --reset-head starts those "
                               "layers anew, --classes says which classes in which order")
-    if build["head_width"] != config.head_width:
-        raise CheckpointError(f"{path} has fc6 and fc7 of width {build['head_width']}, not {config.head_width}: "
-                              f"--head-width={build['head_width']}")
+    if made["head_width"] != config.head_width:
+        raise CheckpointError(f"{path} has fc6 and fc7 of width {made['head_width']}, not {config.head_width}: "
+                              f"--head-width={made['head_width']}")
     for name in ("anchor_scales", "anchor_ratios", "min_size", "max_size"):
-        then, now = build.get(name), getattr(config, name)
+        then, now = made.get(name), getattr(config, name)
         if then is not None and as_text(then) != as_text(now):
             print(f"note: these weights were trained with --{dashed(name)}={as_text(then)}, now it is {as_text(now)}")
-    if build.get("ceil_mode"):
+    if made.get("ceil_mode"):
         print("note: these weights were trained with poolings that round sizes up, here they round down")
     if not (names or config.reset_head):
         print(f"note: the file does not name its classes; they are taken for {', '.join(classes)}, in this order")
