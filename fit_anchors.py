@@ -25,7 +25,7 @@ from model.utils.bbox_tools import bbox_iou
 from model.utils.preprocess import resized_size
 from utils.anchor_clusters import best_grid, fit_clusters, grid_size, size_iou
 from utils.anchor_plot import plot_anchors
-from utils.config import OptionError, TrainConfig, as_text, dashed
+from utils.config import TrainConfig, as_text, dashed
 from utils.outputs import check_outputs, writing
 
 STRIDE = 16  # of VGG16's feature map
@@ -43,8 +43,6 @@ class Fit(NamedTuple):
 
 def fit_anchors(config):
     """Compares the anchors of an `AnchorConfig` with those that fit its data set; prints, and draws a picture."""
-    if min(min(numbers, default=0) for numbers in (config.anchor_scales, config.anchor_ratios)) <= 0:
-        raise OptionError("--anchor-scales and --anchor-ratios must be numbers above 0, at least one of each")
     check_outputs(config.out)
     bboxes, img_sizes, shortest = read_boxes(config)
     bbox = np.concatenate(bboxes)  # (N, 4)

@@ -55,11 +55,16 @@ def check_room(run):
                           "take a smaller --head-width")
 
 
+def last_of(run):
+    """What a fault did to last.pth, in words."""
+    return "last.pth is as it was" if (run.folder / "last.pth").exists() else "there is no last.pth yet"
+
+
 def save_last(run, epoch, step):
     """Writes last.pth, with all that resuming needs, and keeps the one before as last.pth.1."""
     if not all_finite(run.model.parameters()):  # finite losses, but a gradient that was not
         raise TrainingFault(f"after step {step} there are weights that are not finite, though the losses were: "
-                            f"{run.folder}/last.pth is as it was, go on from it with --resume and a lower --lr")
+                            f"{last_of(run)}. Take a lower --lr, with --resume where there is a last.pth")
     if run.team.rank == 0:
         with working_on("writing last.pth"):
             save_checkpoint(run.folder / "last.pth", state(run, epoch, step) | {
@@ -132,7 +137,6 @@ def check_losses(run, epoch, step, index, losses, wait):
                 print(f"{what}: left out, see {place}.json")
         if stop:
             run.team.wait()  # torchrun ends all as soon as one has ended
-            last = "last.pth is as it was" if (run.folder / "last.pth").exists() else "there is no last.pth yet"
             raise TrainingFault(f"{what}: stopped before it changed anything, see {place}.json and .pth (the weights, "
-                                f"for predict.py); {last}. Try a lower --lr, look at the image, or leave "
+                                f"for predict.py); {last_of(run)}. Try a lower --lr, look at the image, or leave "
                                 "out a few such steps with --skip-nonfinite=N")

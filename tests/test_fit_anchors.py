@@ -174,8 +174,6 @@ def test_recall_is_that_of_proposals(tmp_path):
 @pytest.mark.parametrize(("options", "words"), [
     ({}, "no image of trainval has an object"),
     ({"classes": ("bolt",)}, "the images of trainval have no object"),
-    ({"anchor_scales": ()}, "numbers above 0"),
-    ({"anchor_ratios": (1.0, 0.0)}, "numbers above 0"),
 ])
 def test_nothing_to_fit(tmp_path, options, words):
     root = write_voc(tmp_path, {"a": []})

@@ -19,19 +19,24 @@ Numbers = tuple[float, ...]
 Names = tuple[str, ...]
 
 
-def option(topic, default, meaning, source="", least=None, most=None, above=None):
+def option(topic, default, meaning, source="", least=None, most=None):
     """A field of an options class: what it belongs to, its default, what it means, where the number comes from.
 
-    A number, or each of several, must be at least `least` (whole numbers: 1 unless something is said), at most `most`,
-    and greater than `above`. Several numbers with `above` must not be none.
+    A number, or each of several, must be at least `least` (whole numbers: 1 unless something is said) and at most
+    `most`. Several numbers with a `least` above 0 must not be none.
     """
     return dataclasses.field(default=default, metadata={
-        "topic": topic, "meaning": meaning, "source": source, "least": least, "most": most, "above": above})
+        "topic": topic, "meaning": meaning, "source": source, "least": least, "most": most})
 
 
 def share(*args):
     """An `option` between 0 and 1: a probability, an IoU, a part of a whole."""
     return option(*args, least=0, most=1)
+
+
+def sides(*args):
+    """An `option` of numbers from which the sides of anchors come: at least one, none beyond all sense."""
+    return option(*args, least=0.001, most=1000)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,7 +79,7 @@ class DataConfig(FolderConfig):
     """What every command that reads images has in common."""
 
     num_workers: int | None = option(
-        "Data", None, "processes that read images; empty: 0 on a CPU, up to 4 with a GPU", least=0)
+        "Data", None, "processes that read images; empty: 0 on a CPU, up to 4 with a GPU", least=0, most=256)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,11 +107,11 @@ class TrainConfig(DetectConfig, DataConfig):
     frozen_convs: int | None = option(
         "Network", None, "first convolutions that are not trained; empty: 4, random weights: 0", "Fast R-CNN 4.5",
         least=0, most=13)
-    head_width: int = option("Network", 4096, "of fc6 and fc7; smaller ones start random", "VGG16")
+    head_width: int = option("Network", 4096, "of fc6 and fc7; smaller ones start random", "VGG16", most=65536)
     dropout: float = share("Network", 0.0, "after fc6 and fc7", "the reference has 0.5")
-    anchor_scales: Numbers = option(
-        "Network", (8, 16, 32), "side of the square anchor, in units of the stride 16", "paper 3.1.1", above=0)
-    anchor_ratios: Numbers = option("Network", (0.5, 1, 2), "height / width of the anchors", "paper 3.1.1", above=0)
+    anchor_scales: Numbers = sides(
+        "Network", (8, 16, 32), "side of the square anchor, in units of the stride 16", "paper 3.1.1")
+    anchor_ratios: Numbers = sides("Network", (0.5, 1, 2), "height / width of the anchors", "paper 3.1.1")
     rpn_min_size: float = option(
         "Proposals", 16, "shortest side of a proposal, in pixels of the image", "py-faster-rcnn", least=0)
     rpn_nms_thresh: float = share(
@@ -125,8 +130,9 @@ class TrainConfig(DetectConfig, DataConfig):
     neg_iou_hi: float = share("Targets", 0.5, "IoU below which a RoI is background", "Fast R-CNN 2.3")
     neg_iou_lo: float = share(
         "Targets", 0.0, "IoU from which a RoI is background", "py-faster-rcnn; Fast R-CNN 2.3: 0.1")
-    rpn_sigma: float = option("Loss", 3.0, "smooth L1 of the RPN turns linear at 1 / sigma²", "py-faster-rcnn", above=0)
-    roi_sigma: float = option("Loss", 1.0, "the same in the head", "Fast R-CNN 2.3", above=0)
+    rpn_sigma: float = option(
+        "Loss", 3.0, "smooth L1 of the RPN turns linear at 1 / sigma²", "py-faster-rcnn", least=0.01)
+    roi_sigma: float = option("Loss", 1.0, "the same in the head", "Fast R-CNN 2.3", least=0.01)
     epoch: int = option(
         "Optimization", 14, "passes over the training split", "50k and 70k steps on VOC07 trainval, py-faster-rcnn")
     max_steps: int | None = option("Optimization", None, "stop after so many optimizer steps")
@@ -159,10 +165,9 @@ class AnchorConfig(FolderConfig):
     use_difficult: bool = option("Data", False, "objects marked difficult count, too")
     min_size: int = option("Image", 600, "shorter side after the resize, as in training", "paper 3.3")
     max_size: int = option("Image", 1000, "longer side at most", "paper 3.3")
-    anchor_scales: Numbers = option(
-        "Network", (8, 16, 32), "the anchors in use: side of the square one, in units of the stride 16", "paper 3.1.1",
-        above=0)
-    anchor_ratios: Numbers = option("Network", (0.5, 1, 2), "their height / width", "paper 3.1.1", above=0)
+    anchor_scales: Numbers = sides(
+        "Network", (8, 16, 32), "the anchors in use: side of the square one, in units of the stride 16", "paper 3.1.1")
+    anchor_ratios: Numbers = sides("Network", (0.5, 1, 2), "their height / width", "paper 3.1.1")
     k: int | None = option("Run", None, "how many anchors a cell to propose; empty: as many as are in use")
     seed: int = option("Run", 0, "of the random starts", least=0)
     out: str = option("Run", "anchors.png", "the picture")
@@ -271,7 +276,7 @@ def _check_range(field, value, hint):
     name, limits = f"--{dashed(field.name)}", field.metadata
     numbers = [part for part in (value if isinstance(value, tuple) else (value,)) if type(part) in (int, float)]
     least = limits["least"]
-    if least is None and limits["above"] is None and hint in (int, int | None):
+    if least is None and hint in (int, int | None):
         least = 1
     for number in numbers:
         shown = as_text(value) if isinstance(value, tuple) else value
@@ -281,9 +286,7 @@ def _check_range(field, value, hint):
             raise OptionError(f"{name} must be at least {least}, not {shown}")
         if limits["most"] is not None and number > limits["most"]:
             raise OptionError(f"{name} must be at most {limits['most']}, not {shown}")
-        if limits["above"] is not None and number <= limits["above"]:
-            raise OptionError(f"{name} must be above {limits['above']}, not {shown}")
-    if value == () and limits["above"] is not None:
+    if value == () and least:
         raise OptionError(f"{name} must name a number at least, as in 8,16,32")
 
 

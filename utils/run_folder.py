@@ -1,6 +1,7 @@
 """The folder of a run, runs/<env>/: who may write there, what it starts with, what a resumed run keeps."""
 import contextlib
 import json
+import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -20,8 +21,9 @@ def check_folder(config):
 
     Also a folder into which nothing can be written.
     """
-    if config.env in ("", "..") or Path(config.env).name != config.env:
-        raise OptionError(f"--env={config.env!r} must be a plain name: it becomes a folder in {RUNS}/")
+    if config.env in ("", "..") or Path(config.env).name != config.env or len(os.fsencode(config.env)) > 200:
+        raise OptionError(f"--env={config.env!r} must be a plain name of 200 bytes at most: it becomes "
+                          f"a folder in {RUNS}/")
     if (RUNS / config.env / "config.json").exists() and not (config.resume or config.overwrite):
         raise OptionError(f"{RUNS / config.env} holds an earlier run: go on with --resume, replace it with "
                           "--overwrite, or choose another --env")

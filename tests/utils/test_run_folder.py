@@ -9,7 +9,7 @@ from utils.config import OptionError, TrainConfig
 from utils.run_folder import check_folder, make_folder, stored_options
 
 
-@pytest.mark.parametrize("env", ["a/b", "/tmp", "../a", ".", "a/", "", ".."])
+@pytest.mark.parametrize("env", ["a/b", "/tmp", "../a", ".", "a/", "", "..", "é" * 101])
 def test_a_run_has_a_plain_name(earlier_run, env):
     with pytest.raises(OptionError, match="must be a plain name"):
         check_folder(TrainConfig(env=env, overwrite=True))
