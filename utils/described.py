@@ -48,8 +48,6 @@ def check_described(path, checkpoint, build):
 
 def _check_build(n_fg_class, head_width, name="vgg16", proposal=None, **options):
     """Raises for a value of "build" that no training could have written."""
-    _demand(type(n_fg_class) is int and n_fg_class >= 1, f"'n_fg_class' is {n_fg_class!r}")
-    _demand(isinstance(name, str), f"'name' is {name!r}")
     stored = {}
     for values, names in ((options | {"head_width": head_width}, _BUILD), (proposal or {}, _PROPOSAL)):
         for key, value in values.items():
