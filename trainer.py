@@ -1,7 +1,9 @@
-"""One training step: an image in, four losses out (approximate joint training, paper 3.2).
+"""One training step: an image in, four losses out, one optimizer step (approximate joint training, paper 3.2).
 
-K: anchors. R: proposals. S: sampled RoIs. G: objects in the image. L: classes of objects.
+K: anchors. R: proposals. S: sampled RoIs. G: ground-truth boxes of the image. L: foreground classes.
 """
+
+from collections import namedtuple
 from typing import NamedTuple
 
 import torch
@@ -9,135 +11,183 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.utils.anchor_target_creator import AnchorTargetCreator
-from model.utils.array import on_arrays
+from model.utils.array_tool import call_creator
+from model.utils.bbox_tools import resize_bbox
 from model.utils.proposal_target_creator import ProposalTargetCreator
+
+# int64 scalars on the device, sums over images: what was trained on, and how much of it was classified correctly
+Stats = namedtuple(
+    "Stats",
+    "n_image n_proposal n_pos_anchor n_pos_anchor_correct n_neg_anchor n_neg_anchor_correct "
+    "n_pos_roi n_pos_roi_correct n_neg_roi n_neg_roi_correct",
+)
 
 
 class Losses(NamedTuple):
-    """The four losses and their sum, on the device."""
+    """The four losses and their sum, and the counts, on the device."""
 
     rpn_loc: Tensor
     rpn_cls: Tensor
     roi_loc: Tensor
     roi_cls: Tensor
     total: Tensor
+    stats: Stats
+
+
+def build_optimizer(model, lr, momentum=0.9, weight_decay=5e-4):
+    """Build SGD (paper 3.1.3) with two groups: weights, and biases at twice the rate and without decay.
+
+    py-faster-rcnn also decays biases: a deviation.
+    """
+    trained = [(name, param) for name, param in model.named_parameters() if param.requires_grad]
+    weights = [param for name, param in trained if not name.endswith("bias")]
+    biases = [param for name, param in trained if name.endswith("bias")]
+    groups = [
+        {"params": weights, "weight_decay": weight_decay, "lr_mult": 1},
+        {"params": biases, "weight_decay": 0.0, "lr_mult": 2},
+    ]
+    optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=True)
+    set_lr(optimizer, lr)
+    return optimizer
+
+
+def set_lr(optimizer, lr):
+    """Set the learning rate of every group to `lr` times the group's "lr_mult"."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_mult"]
 
 
 class FasterRCNNTrainer:
-    """Computes the losses of `model` and takes optimizer steps.
+    """Compute the losses of `model` and take optimizer steps.
 
     Args:
         model: a `FasterRCNN`, on its device.
-        anchor_target_creator, proposal_target_creator: None for those of the paper. The latter must normalise locs
+        optimizer: of its parameters.
+        anchor_target_creator, proposal_target_creator: None for those of the paper; the latter then normalises locs
             as `model` undoes it.
-        rpn_sigma, roi_sigma: where the smooth L1 loss turns linear, at 1 / sigma² (py-faster-rcnn: 3 and 1).
-        lr, momentum, weight_decay: of SGD (3.1.3). Biases learn at twice the rate, without decay.
+        rpn_sigma, roi_sigma: smooth L1 is quadratic below 1 / sigma² (py-faster-rcnn: 3 and 1).
         dtype: torch.bfloat16 runs the layers under autocast; boxes and losses stay float32. None: no autocast.
-        add_up: called with the losses and all gradients of a step, to replace each tensor by its sum over several
-            processes; None where there is one.
-        watch: called in each step with what figures about training need, all on the device: with "proposal" and the
-            (R, 4) boxes, with "rpn" and "roi" and (N, classes) logits and (N,) labels, -1 for what does not count.
-        guard: called with the (5,) mean losses and the optimizer before each update, which it may have left out.
     """
 
-    def __init__(self, model, anchor_target_creator=None, proposal_target_creator=None, rpn_sigma=3.0, roi_sigma=1.0,
-                 lr=1e-3, momentum=0.9, weight_decay=5e-4, dtype=None, add_up=None, watch=lambda *seen: None,
-                 guard=lambda losses, optimizer: None):
+    def __init__(
+        self,
+        model,
+        optimizer,
+        anchor_target_creator=None,
+        proposal_target_creator=None,
+        rpn_sigma=3.0,
+        roi_sigma=1.0,
+        dtype=None,
+    ):
         self.model = model
+        self.optimizer = optimizer
         self.anchor_target_creator = anchor_target_creator or AnchorTargetCreator()
-        self.proposal_target_creator = proposal_target_creator or ProposalTargetCreator()
+        self.proposal_target_creator = proposal_target_creator or ProposalTargetCreator(
+            loc_mean=model.loc_mean.tolist(), loc_std=model.loc_std.tolist()
+        )
         self.rpn_sigma = rpn_sigma
         self.roi_sigma = roi_sigma
         self.dtype = dtype
-        self.add_up = add_up
-        self.watch = watch
-        self.guard = guard
-        trained = [(name, param) for name, param in model.named_parameters() if param.requires_grad]
-        weights = [param for name, param in trained if not name.endswith("bias")]
-        biases = [param for name, param in trained if name.endswith("bias")]
-        self.optimizer = torch.optim.SGD(
-            [{"params": weights, "weight_decay": weight_decay}, {"params": biases, "weight_decay": 0.0}],
-            lr=lr, momentum=momentum, fused=True)
-        self.set_lr(lr)
-
-    def set_lr(self, lr):
-        """Sets the learning rate of the weights, and twice that of the biases (py-faster-rcnn)."""
-        weights, biases = self.optimizer.param_groups
-        weights["lr"], biases["lr"] = lr, 2 * lr
 
     def train_step(self, samples, n_sample=None):
-        """One optimizer step on the mean loss of `samples` (img, bbox, label, scale, rng), one image at a time.
+        """Take one optimizer step on the mean loss of `samples`, one image at a time.
+
+        With torch.distributed, losses and gradients are summed over the processes, `Stats` are not.
 
         Args:
-            samples: list; may be empty where other processes have some.
-            n_sample: how many there are in all processes together; None: as many as here.
+            samples: list of `data.Sample`, with generators; may be empty where other processes have samples.
+            n_sample: number of samples in all processes together; None: those given.
 
         Returns:
-            `Losses`, their means over all samples.
+            `Losses`, means over the `n_sample` samples; their stats are sums over `samples`.
         """
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
         n_sample = n_sample or len(samples)
-        total = self.model.loc_std.new_zeros(5)
+        losses = torch.zeros(5, device=self.model.device)
+        stats = torch.zeros(len(Stats._fields), dtype=torch.int64, device=self.model.device)
         for sample in samples:
-            losses = self.step(sample)
-            (losses.total / n_sample).backward()
-            total += torch.stack(losses).detach() / n_sample  # (5,)
-        if self.add_up:
-            params = [param for group in self.optimizer.param_groups for param in group["params"]]
-            for param in params:
-                param.grad = torch.zeros_like(param) if param.grad is None else param.grad
-            self.add_up([total, *(param.grad for param in params)])
-        self.guard(total, self.optimizer)
+            *loss, sample_stats = self.compute_losses(sample)
+            (loss[-1] / n_sample).backward()
+            losses += torch.stack(loss).detach() / n_sample
+            stats += torch.stack(sample_stats)
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(losses)
+            for group in self.optimizer.param_groups:
+                for param in group["params"]:
+                    param.grad = torch.zeros_like(param) if param.grad is None else param.grad
+                    torch.distributed.all_reduce(param.grad)
         self.optimizer.step()
-        return Losses(*total)
+        return Losses(*losses, Stats(*stats))
 
-    def step(self, sample):
-        """The losses of one sample, with their graph.
+    def compute_losses(self, sample):
+        """Compute the losses of one sample, with their graph.
 
         Args:
-            sample: has img (1, 3, H, W), bbox (G, 4) in its pixels, label (G,) in 0 ... L - 1, scale (the resize
-                factor) and rng (np.random.Generator, from which both creators draw).
+            sample: `data.Sample`: img (H, W, 3) uint8, bbox (G, 4) in its pixels, label (G,) in 0 ... L - 1, rng (both
+                target creators draw from it), and roi (R, 4), proposals that replace the RPN's, or None.
 
         Returns:
             `Losses`.
         """
-        with torch.autocast(sample.img.device.type, self.dtype, enabled=self.dtype is not None):
-            img_size = tuple(sample.img.shape[2:])
-            feature = self.model.extractor(sample.img)  # (1, 512, h, w)
-            rpn = self.model.rpn(feature, img_size, sample.scale, train=True)
-            self.watch("proposal", rpn.roi)
-            rpn_loc, rpn_cls = self.rpn_losses(rpn, sample.bbox, img_size, sample.rng)
-            roi_loc, roi_cls = self.head_losses(feature, rpn.roi, sample.bbox, sample.label, sample.rng)
-            return Losses(rpn_loc, rpn_cls, roi_loc, roi_cls, rpn_loc + rpn_cls + roi_loc + roi_cls)
+        device = self.model.device
+        img, scale = self.model.prepare(sample.img)  # (1, 3, H', W')
+        img_size = tuple(img.shape[2:])
+        bbox = _upload(resize_bbox(sample.bbox, sample.img.shape[:2], img_size), device)  # (G, 4)
+        label = _upload(sample.label, device)  # (G,)
+        with torch.autocast(device.type, self.dtype, enabled=self.dtype is not None):
+            feature = self.model.extractor(img)  # (1, 512, h, w)
+            rpn = self.model.rpn(feature, img_size, scale, train=True)
+            rpn_loc, rpn_cls, rpn_counts = self.rpn_losses(rpn, bbox, img_size, sample.rng)
+            roi = rpn.roi  # (R, 4)
+            if sample.roi is not None:
+                roi = _upload(resize_bbox(sample.roi, sample.img.shape[:2], img_size), device)
+            roi_loc, roi_cls, roi_counts = self.head_losses(feature, roi, bbox, label, sample.rng)
+        n_image, n_proposal = label.new_ones(()), label.new_full((), len(roi))
+        total = rpn_loc + rpn_cls + roi_loc + roi_cls
+        return Losses(rpn_loc, rpn_cls, roi_loc, roi_cls, total, Stats(n_image, n_proposal, *rpn_counts, *roi_counts))
 
     def rpn_losses(self, rpn, bbox, img_size, rng):
-        """The RPN's two losses: `RPNOutput`, (G, 4) objects, (H, W), generator -> loc, cls."""
-        target = on_arrays(self.anchor_target_creator, bbox, rpn.anchor, img_size, rng)
-        self.watch("rpn", rpn.rpn_score, target.label)
-        return _losses(rpn.rpn_loc, rpn.rpn_score, target.loc, target.label, self.rpn_sigma)
+        """Compute the RPN's losses: `RPNOutput`, (G, 4) boxes, (H', W'), generator -> loc, cls, four counts."""
+        target = call_creator(self.anchor_target_creator, bbox, rpn.anchor, img_size, rng)
+        losses = detection_losses(rpn.rpn_loc, rpn.rpn_score, target.loc, target.label, self.rpn_sigma)
+        return *losses, count_correct(rpn.rpn_score, target.label)
 
     def head_losses(self, feature, roi, bbox, label, rng):
-        """The head's two losses: feature map, (R, 4) proposals, (G, 4), (G,) objects, generator -> loc, cls."""
-        target = on_arrays(self.proposal_target_creator, roi, bbox, label, rng)
+        """Compute the head's losses: feature map, (R, 4), (G, 4), (G,), generator -> loc, cls, four counts."""
+        target = call_creator(self.proposal_target_creator, roi, bbox, label, rng)
+        gt_label = target.gt_roi_label  # (S,)
         roi_cls_loc, roi_score = self.model.head(feature, target.sample_roi)  # (S, L + 1, 4), (S, L + 1)
-        gt_label = target.gt_roi_label
-        self.watch("roi", roi_score, gt_label)
-        row = torch.arange(len(gt_label), device=gt_label.device)
-        roi_loc = roi_cls_loc[row, gt_label.clamp(min=0)]  # (S, 4), of its own class
-        return _losses(roi_loc, roi_score, target.gt_roi_loc, gt_label, self.roi_sigma)
+        roi_loc = roi_cls_loc[torch.arange(len(gt_label), device=gt_label.device), gt_label.clamp(min=0)]  # (S, 4)
+        losses = detection_losses(roi_loc, roi_score, target.gt_roi_loc, gt_label, self.roi_sigma)
+        return *losses, count_correct(roi_score, gt_label)
 
 
-def _losses(loc, score, gt_loc, gt_label, sigma):
-    """Smooth L1 over the positives and cross entropy, each divided by the number of labels >= 0, at least 1.
+def detection_losses(loc, score, gt_loc, gt_label, sigma):
+    """Compute smooth L1 over positives and cross entropy, each divided by the number of labels >= 0, at least 1.
 
     Args:
-        loc, gt_loc: (N, 4) prediction and target, N anchors or RoIs.
+        loc, gt_loc: (N, 4) prediction and target of N anchors or RoIs.
         score: (N, classes) logits.
-        gt_label: (N,) class, 0 for the background, -1 for what does not count.
-        sigma: the loss of locs is quadratic below 1 / sigma², linear above.
+        gt_label: (N,) class, 0 for background, -1 for ignored.
+        sigma: smooth L1 is quadratic below 1 / sigma², linear above.
+
+    Returns:
+        loc loss and cls loss, scalars.
     """
     n_sample = (gt_label >= 0).sum().clamp(min=1)
     loc_loss = F.smooth_l1_loss(loc, gt_loc, beta=1 / sigma**2, reduction="none").sum(1)  # (N,)
     cls_loss = F.cross_entropy(score, gt_label, ignore_index=-1, reduction="sum")
     return torch.where(gt_label > 0, loc_loss, 0).sum() / n_sample, cls_loss / n_sample
+
+
+def count_correct(score, label):
+    """Count positives, positives whose class has the highest of (N, classes) scores, and the same of negatives."""
+    correct, positive, negative = score.argmax(1) == label, label > 0, label == 0  # (N,)
+    return torch.stack((positive, positive & correct, negative, negative & correct)).sum(1)
+
+
+def _upload(array, device):
+    """Copy `array` to `device`; a GPU fetches it from pinned memory, so that nothing waits."""
+    tensor = torch.from_numpy(array)
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)

@@ -1,22 +1,51 @@
-"""The network and its parts. `build` makes one, `restore` brings one back from a checkpoint."""
-import importlib
+"""The network and its parts: `build` makes one, `restore` reads one from a checkpoint.
 
-BACKBONES = ("vgg16",)
+A backbone is a file beside this one with `build(**kwargs) -> FasterRCNN`. It may state `NAMES`, if it serves several
+names, and `TRAINING`, the values of training options that suit it.
+"""
+
+import importlib
+import inspect
+import pkgutil
 
 
 class WeightsError(ValueError):
-    """Pretrained weights could not be fetched or read; the message says what to do."""
+    """Pretrained weights cannot be fetched or read; the message says what to do."""
 
 
-def build(name="vgg16", **options):
-    """The `FasterRCNN` on the backbone `name`; `options` are those of its module's own `build`."""
-    if name not in BACKBONES:
-        raise ValueError(f"no backbone is called {name!r}: choose from {', '.join(BACKBONES)}")
-    return importlib.import_module(f"model.{name}").build(**options)
+def find_backbone(name):
+    """Return the module that builds `name`: model/NAME.py, or the sibling whose `NAMES` holds it."""
+    siblings = [module.name for module in pkgutil.iter_modules(__path__)]
+    if name in siblings:
+        return importlib.import_module(f"model.{name}")
+    modules = [importlib.import_module(f"model.{sibling}") for sibling in siblings]
+    for module in modules:
+        if name in getattr(module, "NAMES", ()):
+            return module
+    known = [module.__name__.removeprefix("model.") for module in modules if hasattr(module, "build")]
+    raise ValueError(f"there is no backbone {name!r} (--model): choose a file of model/, such as {', '.join(known)}")
+
+
+def build(name="vgg16", **kwargs):
+    """Build the `FasterRCNN` on the backbone `name`; `kwargs` are those of its module's `build`."""
+    module = find_backbone(name)
+    own_name = {"name": name} if hasattr(module, "NAMES") else {}
+    return module.build(**own_name, **kwargs)
+
+
+def defaults(name="vgg16", pretrained="imagenet"):
+    """Return the values of options that the backbone `name` prefers: option name -> value.
+
+    These are the defaults of its `build` and its `TRAINING`; without pretrained weights no layer is frozen.
+    """
+    module = find_backbone(name)
+    parameters = inspect.signature(module.build).parameters.values()
+    own = {parameter.name: parameter.default for parameter in parameters if parameter.default is not parameter.empty}
+    return own | getattr(module, "TRAINING", {}) | ({"frozen_convs": 0} if pretrained == "none" else {})
 
 
 def restore(checkpoint):
-    """The `FasterRCNN` that a checkpoint (a dictionary, see utils/checkpoint.py) describes, with its weights."""
+    """Build the `FasterRCNN` that a checkpoint describes (a dict, see utils/checkpoint.py) and load its weights."""
     model = build(**checkpoint["build"], preprocessing=checkpoint["preprocessing"])
     model.load_state_dict(checkpoint["model"])
     return model

@@ -1,32 +1,33 @@
-"""Box arithmetic: boxes to regression targets and back, and their overlap.
+"""Box arithmetic: boxes to regression targets (locs) and back, clipping, resizing, overlap.
 
 Every box is (y_min, x_min, y_max, x_max) in continuous pixel coordinates: its height is y_max - y_min.
-A loc is (dy, dx, dh, dw): the shift of the centre in units of the source box, the log of the ratio of sizes.
-Functions take NumPy, CuPy or torch (there they stay differentiable) and answer in kind.
+A loc is (dy, dx, dh, dw): the shift of the centre divided by the size of the source box, the log of the size ratio.
+Functions take NumPy, CuPy or torch (where they stay differentiable) and answer in kind.
 
 N, M: numbers of boxes.
 """
+
 import math
 
-from model.utils.array import get_xp
+from model.utils.array_tool import get_xp
 
-# A loc may enlarge a box 1000 / 16 times at most, so that exp() of no finite input overflows (torchvision's
-# bound; a deviation from the reference that changes none of its outputs).
+# A loc enlarges a box at most 1000 / 16 times, so that exp() of no finite input overflows (torchvision's bound;
+# a deviation from the reference that changes none of its outputs).
 MAX_LOG_RATIO = math.log(1000 / 16)
 
 
 def _centre_and_size(bbox):
-    """(..., 4) boxes as four arrays (...,): centre y, centre x, height, width."""
+    """Split (..., 4) boxes into four arrays (...,): centre y, centre x, height, width."""
     height, width = bbox[..., 2] - bbox[..., 0], bbox[..., 3] - bbox[..., 1]
     return bbox[..., 0] + 0.5 * height, bbox[..., 1] + 0.5 * width, height, width
 
 
 def bbox2loc(src_bbox, dst_bbox):
-    """The locs that turn source boxes into destination boxes (paper 3.1.2, equation 2).
+    """Encode destination boxes relative to source boxes (paper 3.1.2, equation 2).
 
     Args:
-        src_bbox: (N, 4) boxes, anchors or RoIs. A side of no length counts as the smallest positive number.
-        dst_bbox: (N, 4) boxes, the objects. Same for its sides.
+        src_bbox: (N, 4) anchors or RoIs. A side of length 0 counts as the smallest positive number.
+        dst_bbox: (N, 4) ground-truth boxes. The same holds for their sides.
 
     Returns:
         (N, 4) locs (dy, dx, dh, dw), not normalised.
@@ -41,7 +42,7 @@ def bbox2loc(src_bbox, dst_bbox):
 
 
 def loc2bbox(src_bbox, loc):
-    """Applies locs to boxes: the inverse of `bbox2loc`.
+    """Apply locs to boxes, the inverse of `bbox2loc`.
 
     Args:
         src_bbox: (N, 4) boxes.
@@ -59,7 +60,7 @@ def loc2bbox(src_bbox, loc):
 
 
 def clip_bbox(bbox, img_size):
-    """(N, 4) boxes cut at the border of an image of size (H, W)."""
+    """Clip (N, 4) boxes to an image of size (H, W)."""
     height, width = map(float, img_size)  # a NumPy integer would widen float32
     xp = get_xp(bbox)
     y_min, x_min = bbox[..., 0].clip(0, height), bbox[..., 1].clip(0, width)
@@ -67,15 +68,23 @@ def clip_bbox(bbox, img_size):
     return xp.stack((y_min, x_min, y_max, x_max), -1)  # (N, 4)
 
 
+def resize_bbox(bbox, in_size, out_size):
+    """Scale (N, 4) boxes from an image of size `in_size` to size `out_size`, (H, W) each, by the ratio of each axis."""
+    ratio_y, ratio_x = (after / before for before, after in zip(in_size, out_size, strict=True))
+    xp = get_xp(bbox)
+    y_min, x_min, y_max, x_max = (bbox[..., i] for i in range(4))
+    return xp.stack((y_min * ratio_y, x_min * ratio_x, y_max * ratio_y, x_max * ratio_x), -1)  # (N, 4)
+
+
 def bbox_iou(bbox_a, bbox_b):
-    """Intersection over union of every pair of boxes.
+    """Compute the intersection over union of every pair of boxes.
 
     Args:
         bbox_a: (N, 4) boxes.
         bbox_b: (M, 4) boxes.
 
     Returns:
-        (N, M) numbers from 0 to 1; a box without area overlaps nothing.
+        (N, M) values in 0 ... 1; a box without area overlaps nothing.
     """
     a, b = bbox_a[:, None], bbox_b[None]  # (N, 1, 4), (1, M, 4)
     xp = get_xp(bbox_a)

@@ -1,7 +1,8 @@
-"""Resizes and normalises one image, as the weights of the extractor want it.
+"""Resize and normalise one image as the weights of the extractor expect it.
 
-H, W: sides of the image as it is; H', W': after the resize.
+H, W: sides of the image; H', W': after the resize.
 """
+
 import functools
 from typing import NamedTuple
 
@@ -11,57 +12,66 @@ import torch.nn.functional as F
 
 
 class Preprocessing(NamedTuple):
-    """What weights expect of their input. Plain values: a checkpoint stores them."""
+    """Input normalisation that weights were trained with. Plain values: a checkpoint stores them."""
 
     mean: tuple[float, float, float]  # of R, G, B, in units of `value_range`
     std: tuple[float, float, float]  # of R, G, B
-    value_range: float  # the largest value of an input: 1 or 255
+    value_range: float  # largest value of an input: 1 or 255
     channel_order: str  # "RGB" or "BGR": mean and std are permuted with the channels
 
 
 TORCHVISION = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 1.0, "RGB")
-# the original VGG16's, and every network's that was converted from Caffe
+# the original VGG16 and every network converted from Caffe
 CAFFE = Preprocessing((122.7717, 115.9465, 102.9801), (1.0, 1.0, 1.0), 255.0, "BGR")
 # torchvision's copy of the Caffe features; torchvision documents its mean as 0.48235 0.45882 0.40784 of 255
 TORCHVISION_CAFFE = Preprocessing((123.0, 117.0, 104.0), (1.0, 1.0, 1.0), 255.0, "RGB")
-# simple-faster-rcnn-pytorch takes the mean of R from B and that of B from R; its checkpoints were trained so
+# simple-faster-rcnn-pytorch subtracts the mean of R from B and that of B from R; its checkpoints were trained so
 CAFFE_RGB_MEAN = CAFFE._replace(mean=CAFFE.mean[::-1])
 CHAINERCV = CAFFE._replace(channel_order="RGB")
 BY_NAME = {"torchvision": TORCHVISION, "caffe": CAFFE, "caffe-rgb-mean": CAFFE_RGB_MEAN, "chainercv": CHAINERCV}
-LEAST_SIDE = 16  # the network's stride: with less, a thin image would have no cell in the feature map
 
 
-def resized_size(height, width, min_size, max_size):
-    """(H', W'): the shorter side `min_size`, but the longer at most `max_size` (paper 3.3), and the factor."""
+def resized_size(height, width, min_size, max_size, min_side=1):
+    """Compute the size of the resized image (paper 3.3).
+
+    Args:
+        height, width: of the image.
+        min_size: of the shorter side after the resize; the smaller of the two factors wins.
+        max_size: of the longer side.
+        min_side: smallest side; a thinner image would have no cell in the feature map.
+
+    Returns:
+        H', W' and the resize factor.
+    """
     scale = min(min_size / min(height, width), max_size / max(height, width))
-    return max(round(height * scale), LEAST_SIDE), max(round(width * scale), LEAST_SIDE), scale
+    return max(round(height * scale), min_side), max(round(width * scale), min_side), scale
 
 
-def prepare(img, preprocessing, min_size, max_size, device):
-    """Makes one image the input of the network.
+def prepare(img, preprocessing, min_size, max_size, device, min_side=1):
+    """Turn one image into the input of the network.
 
     The bytes go to the device; there they become float32, are resized (bilinear, no anti-aliasing, half-pixel
-    centres), and are normalised; they are never rounded back.
+    centres) and normalised; they are never rounded back.
 
     Args:
         img: (H, W, 3) uint8 RGB array.
-        preprocessing: what the weights want.
-        min_size, max_size: of the shorter and the longer side, in pixels.
+        preprocessing: `Preprocessing` of the weights.
+        min_size, max_size, min_side: see `resized_size`.
         device: of the result.
 
     Returns:
-        (1, 3, H', W') float32 tensor, channels last in memory, and the resize factor.
+        (1, 3, H', W') float32 tensor, and the resize factor.
 
     Raises:
-        ValueError: the array is not such an image.
+        ValueError: `img` has another shape or type.
     """
-    if not isinstance(img, np.ndarray) or img.dtype != np.uint8 or img.ndim != 3 or img.shape[2] != 3 or not img.size:
+    if not (isinstance(img, np.ndarray) and img.dtype == np.uint8 and img.ndim == 3 and img.shape[2] == 3 and img.size):
         found = f"{img.dtype} {img.shape}" if isinstance(img, np.ndarray) else type(img).__name__
         raise ValueError(f"an image must be an (H, W, 3) uint8 RGB array, this is {found}")
-    height, width, scale = resized_size(*img.shape[:2], min_size, max_size)
+    height, width, scale = resized_size(*img.shape[:2], min_size, max_size, min_side)
     pixel = torch.from_numpy(img.copy())  # (H, W, 3)
     if torch.device(device).type == "cuda":
-        pixel = pixel.pin_memory()  # so that the copy to the GPU waits for nothing
+        pixel = pixel.pin_memory()  # the copy to the GPU then waits for nothing
     pixel = pixel.to(device, non_blocking=True)[None].permute(0, 3, 1, 2).float()  # (1, 3, H, W)
     pixel = F.interpolate(pixel, (height, width), mode="bilinear", align_corners=False)  # (1, 3, H', W')
     mean, std = (_per_channel(tuple(values), device) for values in (preprocessing.mean, preprocessing.std))
@@ -71,7 +81,7 @@ def prepare(img, preprocessing, min_size, max_size, device):
     return pixel, scale
 
 
-@functools.cache  # a GPU waits for every copy of numbers from the host's common memory: one a device is enough
+@functools.cache  # copying numbers from pageable host memory makes a GPU wait: once per device is enough
 def _per_channel(values, device):
-    """Three numbers, of R, G and B, as a (3, 1, 1) tensor."""
+    """Return three numbers, of R, G and B, as a (3, 1, 1) tensor."""
     return torch.tensor(values, device=device).view(3, 1, 1)

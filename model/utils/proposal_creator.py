@@ -1,90 +1,75 @@
-"""From what the RPN says of every anchor to the few hundred boxes that the head looks at.
+"""Proposals: from the RPN's output at every anchor to the few hundred boxes that the RoI head classifies.
 
-K: anchors, R: proposals. For training and for prediction.
+K: anchors. R: proposals. Used in training and in prediction.
 """
+
+from dataclasses import dataclass
+
 import numpy as np
 import torch
-from torchvision.ops import nms
+from torchvision import ops
 
-from model.utils.array import get_xp, to_array, to_tensor
-from model.utils.bbox_tools import bbox_iou, clip_bbox, loc2bbox
-
-BLOCK = 512  # boxes that meet the survivors at once: so many that their IoUs stay in a processor's cache
+from model.utils.array_tool import get_xp, to_array, to_tensor
+from model.utils.bbox_tools import clip_bbox, loc2bbox
 
 
+@dataclass
 class ProposalCreator:
-    """Turns anchors into proposals: shift, clip, drop the small, rank, suppress (paper 3.3).
+    """Decode anchors, clip, drop small boxes, rank by score, apply NMS (paper 3.3)."""
 
-    Args:
-        nms_thresh: a proposal that overlaps a better one by more than this IoU is dropped.
-        n_train_pre_nms, n_train_post_nms: proposals that enter and that leave the suppression in training.
-        n_test_pre_nms, n_test_post_nms: the same for prediction.
-        min_size: shortest side of a proposal, in pixels of the image before its resize.
-    """
-
-    def __init__(self, nms_thresh=0.7, n_train_pre_nms=12000, n_train_post_nms=2000,
-                 n_test_pre_nms=6000, n_test_post_nms=300, min_size=16):
-        self.nms_thresh = nms_thresh
-        self.n_train_pre_nms = n_train_pre_nms
-        self.n_train_post_nms = n_train_post_nms
-        self.n_test_pre_nms = n_test_pre_nms
-        self.n_test_post_nms = n_test_post_nms
-        self.min_size = min_size
+    nms_thresh: float = 0.7  # IoU above which the lower-scored of two proposals is dropped (3.3)
+    n_train_pre_nms: int = 12000  # proposals before NMS in training (py-faster-rcnn)
+    n_train_post_nms: int = 2000  # after NMS (3.3)
+    n_test_pre_nms: int = 6000  # before NMS in prediction (py-faster-rcnn)
+    n_test_post_nms: int = 300  # after NMS (3.3)
+    min_size: float = 16  # shortest side of a proposal in pixels of the image before its resize (py-faster-rcnn)
 
     def __call__(self, loc, score, anchor, img_size, scale, train):
-        """Makes the proposals of one image.
+        """Create the proposals of one image.
 
         Args:
-            loc: (K, 4) what the RPN predicts, not normalised.
-            score: (K,) how sure it is of an object.
+            loc: (K, 4) predicted locs, not normalised.
+            score: (K,) predicted objectness.
             anchor: (K, 4) anchors.
             img_size: (H, W) of the resized image.
             scale: its resize factor.
-            train: which pair of numbers holds.
+            train: whether the numbers for training hold, or those for prediction.
 
         Returns:
             (R, 4) proposals, best first.
         """
         xp = get_xp(loc)
-        n_pre_nms, n_post_nms = ((self.n_train_pre_nms, self.n_train_post_nms) if train else
-                                 (self.n_test_pre_nms, self.n_test_post_nms))
+        n_pre_nms, n_post_nms = (
+            (self.n_train_pre_nms, self.n_train_post_nms) if train else (self.n_test_pre_nms, self.n_test_post_nms)
+        )
         roi = clip_bbox(loc2bbox(anchor, loc), img_size)  # (K, 4)
-        large = (roi[:, 2:] - roi[:, :2] >= self.min_size * scale).all(1)
-        order = xp.argsort(xp.where(large, -score, np.inf), kind="stable")[:n_pre_nms]  # the small ones last
+        large = (roi[:, 2:] - roi[:, :2] >= self.min_size * scale).all(1)  # (K,)
+        order = xp.argsort(xp.where(large, -score, np.inf), kind="stable")[:n_pre_nms]  # small boxes last
         roi, large = roi[order], large[order]
-        survivor = suppress(roi, self.nms_thresh, n_post_nms)
-        return roi[survivor[large[survivor]]]  # (R, 4)
+        keep = nms(roi, self.nms_thresh, n_post_nms)
+        return roi[keep[large[keep]]]  # (R, 4)
 
 
-def suppress(roi, iou_thresh, n):
-    """Non-maximum suppression: of boxes, best first, those that overlap no better one that stays.
+def nms(bbox, iou_thresh, n):
+    """Apply non-maximum suppression and return the first `n` boxes that are kept.
 
-    On a GPU torchvision's kernel does it in one call. On a CPU its time grows with boxes times survivors, pair by pair:
-    there blocks of boxes meet the survivors so far in one operation, then themselves in the kernel, until there are
-    enough.
+    On a CPU torchvision's kernel costs boxes times kept boxes. Which boxes are kept depends on better ones alone, so
+    there it runs on growing prefixes of the ranking until enough are kept.
 
     Args:
-        roi: (N, 4) boxes, best first.
-        iou_thresh: boxes with an IoU above this are too near.
-        n: how many to find, at most.
+        bbox: (N, 4) boxes, NumPy or CuPy, best first.
+        iou_thresh: IoU above which the worse of two boxes is dropped.
+        n: number of boxes to return, at most.
 
     Returns:
         (R,) indices, ascending.
     """
-    iou_thresh = float(np.float32(iou_thresh))  # 0.6 becomes a little more, and so does an IoU of 3/5
-    on_cpu = isinstance(roi, np.ndarray)
-    device = torch.device("cpu") if on_cpu else torch.device("cuda", roi.device.id)
-    roi = to_tensor(roi, device)
-    rank = torch.arange(len(roi), device=device)
-    if not on_cpu:
-        return to_array(nms(roi, -rank.to(roi.dtype), iou_thresh)[:n])
-    column = roi.T.contiguous()  # (4, N): a block's coordinates lie side by side
-    survivor = rank[:0]
-    for some in rank.split(BLOCK):
-        if len(survivor) >= n:
-            break
-        near = bbox_iou(column[:, some].T, column[:, survivor].T) > iou_thresh  # (BLOCK, survivors)
-        some = some[~near.any(1)]
-        some = some[nms(roi[some], -some.to(roi.dtype), iou_thresh)]
-        survivor = torch.cat((survivor, some))
-    return to_array(survivor[:n])
+    on_cpu = isinstance(bbox, np.ndarray)
+    bbox = to_tensor(bbox, torch.device("cpu") if on_cpu else torch.device("cuda", bbox.device.id))
+    rank = torch.arange(len(bbox), dtype=bbox.dtype, device=bbox.device)
+    length = 2 * n if on_cpu else len(bbox)
+    while True:
+        keep = ops.nms(bbox[:length], -rank[:length], iou_thresh)
+        if len(keep) >= n or length >= len(bbox):
+            return to_array(keep[:n])
+        length *= 2

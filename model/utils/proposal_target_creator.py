@@ -1,60 +1,56 @@
-"""Which proposals the head trains on, and what it should have answered for each.
+"""Training targets of the RoI head: which proposals it trains on, and the class and loc of each.
 
-R: proposals, G: objects in the image, S: rows of the mini-batch, the smaller of its size and R + G. For training only.
+R: proposals. G: ground-truth boxes of the image. S: rows of the mini-batch, the smaller of its size and R + G.
+Used in training only.
 """
+
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from model.utils.array import as_array_like, get_xp
+from model.utils.array_tool import as_array_like, get_xp
 from model.utils.bbox_tools import bbox2loc, bbox_iou
-from model.utils.sampling import draw, random_key
+from model.utils.sampling import sample_labels, sampling_keys
 
 
 class ProposalTarget(NamedTuple):
-    """What `ProposalTargetCreator` returns, arrays of the library that it was given."""
+    """The sampled RoIs and their targets, arrays of the library of the inputs."""
 
     sample_roi: Any  # (S, 4) float32
     gt_roi_loc: Any  # (S, 4) float32, normalised; meaningful where the label is above 0
-    gt_roi_label: Any  # (S,) int64: 0 background, 1 ... L the classes, -1 does not count
+    gt_roi_label: Any  # (S,) int64: 0 background, 1 ... L the classes, -1 ignored
 
 
+@dataclass
 class ProposalTargetCreator:
-    """Assigns proposals to objects and samples a mini-batch of them (Fast R-CNN 2.3).
+    """Assign proposals to ground-truth boxes and sample a mini-batch of RoIs (Fast R-CNN 2.3).
 
-    The objects themselves join the proposals, so that the head sees positives from the first step on.
-
-    Args:
-        n_sample: RoIs in the mini-batch.
-        pos_ratio: largest share of positives; background fills the rest.
-        pos_iou_thresh: a RoI is positive if its IoU with an object is at least this.
-        neg_iou_thresh_hi, neg_iou_thresh_lo: it is background if its largest IoU is in [lo, hi).
-            Fast R-CNN has lo = 0.1; 0 is py-faster-rcnn's for training end to end.
-        loc_mean, loc_std: (4,) what locs are normalised by (py-faster-rcnn); the model undoes it at test time.
+    The ground-truth boxes join the proposals, so that the head sees positives from the first step on (py-faster-rcnn).
+    A RoI is positive if its highest IoU with a ground-truth box is at least `pos_iou_thresh`, background if that is in
+    [`neg_iou_thresh_lo`, `neg_iou_thresh_hi`).
     """
 
-    def __init__(self, n_sample=128, pos_ratio=0.25, pos_iou_thresh=0.5, neg_iou_thresh_hi=0.5,
-                 neg_iou_thresh_lo=0.0, loc_mean=(0, 0, 0, 0), loc_std=(0.1, 0.1, 0.2, 0.2)):
-        self.n_sample = n_sample
-        self.pos_ratio = pos_ratio
-        self.pos_iou_thresh = pos_iou_thresh
-        self.neg_iou_thresh_hi = neg_iou_thresh_hi
-        self.neg_iou_thresh_lo = neg_iou_thresh_lo
-        self.loc_mean = np.array(loc_mean, np.float32)
-        self.loc_std = np.array(loc_std, np.float32)
+    n_sample: int = 128  # RoIs in the mini-batch
+    pos_ratio: float = 0.25  # largest share of positives; background fills the rest
+    pos_iou_thresh: float = 0.5
+    neg_iou_thresh_hi: float = 0.5
+    neg_iou_thresh_lo: float = 0.0  # py-faster-rcnn for end-to-end training; Fast R-CNN: 0.1
+    loc_mean: tuple = (0, 0, 0, 0)  # normalisation of the locs (py-faster-rcnn), undone in `FasterRCNN.decode`
+    loc_std: tuple = (0.1, 0.1, 0.2, 0.2)
 
     def __call__(self, roi, bbox, label, rng):
-        """Makes the mini-batch of one image.
+        """Create the mini-batch of one image.
 
         Args:
             roi: (R, 4) proposals.
-            bbox: (G, 4) boxes of the objects; G may be 0.
+            bbox: (G, 4) ground-truth boxes; G may be 0.
             label: (G,) their classes, 0 ... L - 1.
-            rng: the sample's np.random.Generator; one key a RoI is drawn from it.
+            rng: the sample's np.random.Generator; one key per RoI is drawn from it.
 
         Returns:
-            `ProposalTarget`, positives first. Where fewer RoIs than rows qualify, others fill them with the label -1,
-            so that the shape says nothing of the values: no GPU has to tell the host how many there are.
+            `ProposalTarget`, positives first. If fewer than S RoIs qualify, others pad the rows with label -1: the
+            shape then depends on no value, and a GPU need not report a count to the host.
         """
         xp = get_xp(roi)
         roi = xp.concatenate((roi, bbox))  # (R + G, 4)
@@ -63,14 +59,14 @@ class ProposalTargetCreator:
 
         positive = max_iou >= self.pos_iou_thresh
         negative = (max_iou >= self.neg_iou_thresh_lo) & (max_iou < self.neg_iou_thresh_hi)
-        drawn = draw(positive, negative, random_key(rng, roi), self.n_sample, self.pos_ratio)  # (R + G,) 1, 0 or -1
-        sample = xp.argsort(-drawn, kind="stable")[:self.n_sample]  # (S,) positives, background, then what fills up
+        sampled = sample_labels(positive, negative, sampling_keys(rng, roi), self.n_sample, self.pos_ratio)  # (R + G,)
+        index = xp.argsort(-sampled, kind="stable")[: self.n_sample]  # (S,) positives, background, padding
 
-        sample_roi = roi[sample]
+        sample_roi = roi[index]
         if not len(bbox):
-            return ProposalTarget(sample_roi, xp.zeros_like(sample_roi), drawn[sample])
-        nearest = iou.argmax(1)[sample]  # (S,)
-        mean, std = as_array_like(self.loc_mean, roi), as_array_like(self.loc_std, roi)
-        gt_roi_loc = (bbox2loc(sample_roi, bbox[nearest]) - mean) / std
-        gt_roi_label = xp.where(drawn[sample] == 1, label[nearest] + 1, drawn[sample])
+            return ProposalTarget(sample_roi, xp.zeros_like(sample_roi), sampled[index])
+        gt_index = iou.argmax(1)[index]  # (S,)
+        mean, std = (as_array_like(np.array(x, np.float32), roi) for x in (self.loc_mean, self.loc_std))  # (4,) each
+        gt_roi_loc = (bbox2loc(sample_roi, bbox[gt_index]) - mean) / std  # (S, 4)
+        gt_roi_label = xp.where(sampled[index] == 1, label[gt_index] + 1, sampled[index])  # (S,)
         return ProposalTarget(sample_roi, gt_roi_loc, gt_roi_label)

@@ -56,7 +56,7 @@ def test_unknown_backbone_is_named_with_the_known_ones():
 def test_options_reach_their_parts(narrow):
     built = build(frozen_convs=1, dropout=0.5, min_size=32, max_size=48, anchor_scales=(1, 2),
                   anchor_ratios=(3,), loc_mean=(1, 2, 3, 4), loc_std=(5, 6, 7, 8),
-                  proposal={"nms_thresh": 0.6, "min_size": 9})
+                  rpn_nms_thresh=0.6, rpn_min_size=9)
     assert frozen(built) == ["extractor.0.weight", "extractor.0.bias"]
     assert built.head.dropout == 0.5
     assert built.head.fc7.weight.shape == (8, 8)
@@ -173,7 +173,7 @@ def test_other_features_are_refused(state, spoil):
 
 
 def test_unknown_weights_are_named():
-    with pytest.raises(WeightsError, match="no weights are called 'image'"):
+    with pytest.raises(WeightsError, match="there are no weights 'image'"):
         build(pretrained="image")
 
 
@@ -226,7 +226,7 @@ def test_a_file_in_torchs_cache_runs_no_code(monkeypatch, narrow, tmp_path):
     cache = tmp_path / "hub" / "checkpoints"
     cache.mkdir(parents=True)
     torch.save(RunsCode(), cache / VGG16_Weights.IMAGENET1K_V1.url.rsplit("/", 1)[1])
-    with pytest.raises(WeightsError, match=r"could not be fetched from .*Weights only load failed"):
+    with pytest.raises(WeightsError, match=r"cannot be fetched from .*Weights only load failed"):
         build(pretrained="imagenet")
     assert not (tmp_path / "trace").exists()
 

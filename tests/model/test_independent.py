@@ -2,6 +2,7 @@
 
 Heights and widths differ everywhere, so that a y taken for an x shows.
 """
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -25,8 +26,8 @@ from model.utils.bbox_tools import bbox2loc, bbox_iou, loc2bbox
 from model.utils.preprocess import CAFFE, TORCHVISION, prepare
 from model.utils.proposal_creator import ProposalCreator
 from model.utils.proposal_target_creator import ProposalTarget, ProposalTargetCreator
-from model.vgg16 import VGG16RoIHead
-from trainer import FasterRCNNTrainer, _losses
+from model.vgg16 import VGG16RoIHead, roi_pool
+from trainer import FasterRCNNTrainer, detection_losses
 
 PLAIN_CODER, HEAD_CODER = BoxCoder((1, 1, 1, 1)), BoxCoder((10, 10, 5, 5))  # locs there: dx, dy, dw, dh
 
@@ -147,9 +148,9 @@ def test_where_the_targets_of_the_rpn_differ():
     assert INSIDE[theirs == 1].tolist() == [False]
 
 
-@pytest.mark.parametrize("suppress", [nms, greedy_nms])
+@pytest.mark.parametrize("nms", [nms, greedy_nms])
 @pytest.mark.parametrize(("train", "n_pre", "n_post"), [(True, 90, 20), (False, 60, 200)])
-def test_proposals(train, n_pre, n_post, suppress):
+def test_proposals(train, n_pre, n_post, nms):
     """Composed of torchvision's pieces in our order; its own RPN ranks before it drops the small."""
     rng, img_size = np.random.default_rng(4), (100, 220)
     # three of just 12 high or wide stay, one of less does not
@@ -167,7 +168,7 @@ def test_proposals(train, n_pre, n_post, suppress):
     assert large[large < 4].tolist() == [0, 1, 2]
     assert len(large) > n_pre
     best = large[torch.from_numpy(score)[large].topk(n_pre).indices]
-    keep = suppress(bbox[best], torch.from_numpy(score)[best], 0.5)
+    keep = nms(bbox[best], torch.from_numpy(score)[best], 0.5)
     assert 20 < len(keep) < n_pre  # cut to 20 in training; the other number cuts nothing
     np.testing.assert_allclose(roi, xy(bbox[best][keep][:n_post]), atol=1e-4)
 
@@ -230,8 +231,8 @@ def test_losses_of_the_head(sigma, loss):
     gt_loc = torch.randn(n, 4, generator=generator)
     ours = Answers(gt_loc[:, None] + torch.randn(n, 4, 4, generator=generator), torch.randn(n, 4, generator=generator))
     target = ProposalTarget(np.zeros((n, 4), np.float32), gt_loc.numpy(), label.numpy())
-    trainer = FasterRCNNTrainer(ours, proposal_target_creator=lambda *args: target, rpn_sigma=2, roi_sigma=sigma)
-    loc_loss, cls_loss = trainer.head_losses(None, torch.zeros(0, 4), torch.zeros(0, 4), torch.zeros(0).long(), None)
+    trainer = FasterRCNNTrainer(ours, None, proposal_target_creator=lambda *args: target, rpn_sigma=2, roi_sigma=sigma)
+    loc_loss, cls_loss, _ = trainer.head_losses(None, torch.zeros(0, 4), torch.zeros(0, 4), torch.zeros(0).long(), None)
     (loc_loss + 3 * cls_loss).backward()
 
     counts = label >= 0  # ignored rows are not there at all
@@ -252,7 +253,7 @@ def test_losses_of_the_rpn():
     label = torch.randint(-1, 2, (n,), generator=generator)
     loc, gt_loc = torch.randn(2, n, 4, generator=generator)
     score = torch.randn(n, 2, generator=generator).requires_grad_()
-    loc_loss, cls_loss = _losses(loc, score, gt_loc, label, 3)
+    loc_loss, cls_loss = detection_losses(loc, score, gt_loc, label, 3)
     counts = label >= 0
     logistic = F.binary_cross_entropy_with_logits((score[:, 1] - score[:, 0])[counts], label[counts].float())
     smooth = F.smooth_l1_loss(loc[label == 1], gt_loc[label == 1], beta=1 / 9, reduction="sum") / counts.sum()
@@ -261,13 +262,14 @@ def test_losses_of_the_rpn():
     torch.testing.assert_close(*(torch.autograd.grad(one, score)[0] for one in (cls_loss, logistic)))
 
 
-def pooled(feature, bbox, **options):
-    """What `VGG16RoIHead` hands to fc6: (R, 512, roi_size, roi_size)."""
-    head = VGG16RoIHead(1, width=1, **options)
+def pooled(feature, bbox, size=7, scale=1 / 16):
+    """The input of fc6 in `VGG16RoIHead`: (R, 512, size, size)."""
+    head = VGG16RoIHead(1, width=1, roi_op=partial(roi_pool, size=size, spatial_scale=scale))
+    head.fc6 = torch.nn.Linear(512 * size * size, 1)
     seen = SimpleNamespace()
     with torch.no_grad(), head.fc6.register_forward_pre_hook(lambda layer, args: vars(seen).update(pool=args[0])):
         head(feature, torch.as_tensor(bbox))
-    return seen.pool.reshape(-1, 512, head.roi_size, head.roi_size)
+    return seen.pool.reshape(-1, 512, size, size)
 
 
 def roi_pool_by_definition(feature, bbox, size, scale):
@@ -301,7 +303,7 @@ def test_roi_pooling(size, scale):
     ])).astype(np.float32)
     expected = roi_pool_by_definition(feature, bbox, size, scale)
     assert not expected[31].any()
-    pool = pooled(torch.from_numpy(feature)[None], bbox, roi_size=size, spatial_scale=scale)
+    pool = pooled(torch.from_numpy(feature)[None], bbox, size, scale)
     np.testing.assert_array_equal(pool, expected)
 
 

@@ -10,7 +10,7 @@ from model.utils.anchors import enumerate_shifted_anchor, generate_anchor_base
 from model.utils.bbox_tools import bbox2loc, bbox_iou, loc2bbox
 from model.utils.proposal_creator import ProposalCreator
 from model.utils.proposal_target_creator import ProposalTargetCreator
-from trainer import _losses
+from trainer import detection_losses
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 
@@ -82,5 +82,5 @@ def test_loc_loss(sigma):
     theirs = load("loc_loss")
     label, pred, target = (torch.from_numpy(theirs[name]) for name in ("label", "pred", "target"))
     score = torch.zeros(len(label), int(label.max()) + 1)
-    loss, _ = _losses(pred, score, target, label, sigma)
+    loss, _ = detection_losses(pred, score, target, label, sigma)
     assert_close(loss, theirs[f"sigma{sigma}"])

@@ -26,7 +26,7 @@ def random_img(height, width):
     ((4000, 1), (1000, 16, 0.25)),  # no side vanishes
 ])
 def test_resized_size(size, expected):
-    assert resized_size(*size, 600, 1000) == expected
+    assert resized_size(*size, 600, 1000, min_side=16) == expected
 
 
 @pytest.mark.parametrize(("size", "min_size"), [((20, 31), 50), ((60, 47), 20)])

@@ -4,13 +4,11 @@ import math
 import numpy as np
 import pytest
 import torch
-import torchvision
-from torchvision.ops import nms
+from torchvision import ops
 
-from model.utils import proposal_creator
-from model.utils.array import on_arrays
+from model.utils.array_tool import call_creator
 from model.utils.bbox_tools import clip_bbox, loc2bbox
-from model.utils.proposal_creator import BLOCK, ProposalCreator, suppress
+from model.utils.proposal_creator import ProposalCreator, nms
 
 IMG_SIZE = (60, 100)
 
@@ -100,42 +98,39 @@ def test_suppression_above_the_threshold_only():
     np.testing.assert_array_equal(below, anchor[[2]])  # the best goes in first, wherever it stands
 
 
-@pytest.mark.parametrize("n_post_nms", [10**6, 700, 3])
-def test_against_torchvision(n_post_nms):
-    rng, n = np.random.default_rng(0), 3 * BLOCK + 100
+def random_boxes(n, side):
+    """n boxes with sides of 4 to `side` pixels in an image of `IMG_SIZE`."""
+    rng = np.random.default_rng(0)
     corner = rng.uniform(-10, 80, (n, 2))
-    anchor = np.concatenate((corner, corner + rng.uniform(4, 40, (n, 2))), 1).astype(np.float32)
+    return np.concatenate((corner, corner + rng.uniform(4, side, (n, 2))), 1).astype(np.float32)
+
+
+@pytest.mark.parametrize("n_post_nms", [10**6, 70, 3])
+def test_against_torchvision(n_post_nms):
+    rng, n = np.random.default_rng(0), 900
+    anchor = random_boxes(n, 40)
     loc, score = rng.normal(0, 0.2, (n, 4)).astype(np.float32), rng.permutation(n).astype(np.float32)
     creator = ProposalCreator(nms_thresh=0.6, n_train_post_nms=n_post_nms, min_size=0)
     roi = creator(loc, score, anchor, IMG_SIZE, 1.0, True)
     bbox = torch.from_numpy(clip_bbox(loc2bbox(anchor, loc), IMG_SIZE))
-    keep = torchvision.ops.nms(bbox[:, [1, 0, 3, 2]], torch.from_numpy(score), 0.6)
-    assert 2 * BLOCK // 2 < len(keep) < n - 100  # survivors of a block meet the next ones
+    keep = ops.nms(bbox[:, [1, 0, 3, 2]], torch.from_numpy(score), 0.6)
+    assert 140 < len(keep) < n - 100  # the first prefix, of 140 boxes, does not suffice
     np.testing.assert_array_equal(roi, bbox[keep[:n_post_nms]])
 
 
-def test_the_same_box_twice_in_two_blocks():
-    anchor = np.tile(apart(40), (1 + BLOCK // 40, 1))
-    roi = suppress(anchor, 0.7, 10**6)
-    assert roi.tolist() == list(range(40))
-    assert suppress(anchor, 1.0, 50).tolist() == list(range(50))  # nothing overlaps by more than all
-    assert suppress(anchor[:0], 0.7, 5).tolist() == []
+@pytest.mark.parametrize("n", [0, 1, 10, 40, 66, 67, 133, 10**6])
+def test_growing_prefixes_keep_what_one_call_keeps(n):
+    bbox = random_boxes(700, 90)
+    keep = ops.nms(torch.from_numpy(bbox), -torch.arange(700.0), 0.3)
+    assert len(keep) == 134
+    assert nms(bbox, 0.3, n).tolist() == keep[:n].tolist()
 
 
-@pytest.mark.parametrize("n_between", [0, BLOCK])
-def test_an_iou_of_just_the_threshold(n_between):
-    anchor = np.concatenate((boxes([0, 0, 20, 40]), np.zeros((n_between, 4), np.float32), boxes([0, 0, 20, 24])))
-    assert len(suppress(anchor, 0.6, 10**6)) == n_between + 2  # 3/5, in float32 more than 0.6 in float64
-    assert len(suppress(anchor, 0.59, 10**6)) == n_between + 1
-
-
-@pytest.mark.parametrize(("n", "n_block"), [(0, 0), (1, 1), (BLOCK, 1), (BLOCK + 1, 2), (10**6, 3)])
-def test_no_more_blocks_than_it_takes(monkeypatch, n, n_block):
-    sizes = []
-    monkeypatch.setattr(proposal_creator, "nms", lambda roi, *args: (sizes.append(len(roi)), nms(roi, *args))[1])
-    roi = suppress(np.zeros((3 * BLOCK, 4), np.float32), 0.7, n)  # without area, nothing overlaps
-    assert roi.tolist() == list(range(min(n, 3 * BLOCK)))
-    assert sizes == [BLOCK] * n_block
+def test_equal_boxes_and_no_boxes():
+    anchor = np.tile(apart(40), (20, 1))
+    assert nms(anchor, 0.7, 10**6).tolist() == list(range(40))
+    assert nms(anchor, 1.0, 50).tolist() == list(range(50))  # no IoU is above 1
+    assert nms(anchor[:0], 0.7, 5).tolist() == []
 
 
 @pytest.mark.parametrize("anchor", [np.zeros((0, 4), np.float32), boxes([10, 10, 15, 40], [200, 5, 300, 90])])
@@ -155,6 +150,6 @@ def test_huge_locs_give_finite_proposals():
 def test_tensors_in_tensors_out_without_gradient():
     anchor = torch.tensor([[10.0, 20, 30, 60], [40, 50, 60, 90]])
     loc, score = torch.zeros(2, 4, requires_grad=True), torch.tensor([0.2, 0.7], requires_grad=True)
-    roi = on_arrays(ProposalCreator(), loc, score, anchor, torch.Size(IMG_SIZE), 1.0, True)
+    roi = call_creator(ProposalCreator(), loc, score, anchor, torch.Size(IMG_SIZE), 1.0, True)
     assert torch.equal(roi, anchor.flip(0))
     assert not roi.requires_grad

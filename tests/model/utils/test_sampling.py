@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.utils.sampling import draw, random_key
+from model.utils.sampling import sample_labels, sampling_keys
 
 #                    0      1     2     3      4     5      6     7
 POSITIVE = np.array([True, False, True, False, True, False, True, False])
@@ -17,7 +17,7 @@ KEY = np.array([0.5, 0.6, 0.2, 0.0, 0.999, 0.3, 0.3, 0.1], np.float32)
     (10**6, 1, [0, 2, 4, 6], [1, 3, 5]),
 ])
 def test_draws_those_with_the_smallest_keys(n_sample, pos_ratio, positive, negative):
-    drawn = draw(POSITIVE, NEGATIVE, KEY, n_sample, pos_ratio)
+    drawn = sample_labels(POSITIVE, NEGATIVE, KEY, n_sample, pos_ratio)
     assert drawn.dtype == np.int64
     np.testing.assert_array_equal(np.flatnonzero(drawn == 1), positive)
     np.testing.assert_array_equal(np.flatnonzero(drawn == 0), negative)
@@ -26,41 +26,41 @@ def test_draws_those_with_the_smallest_keys(n_sample, pos_ratio, positive, negat
 
 def test_equal_keys_are_taken_in_order():
     odd = np.arange(60) % 2 == 1  # long enough for an unstable sort to mix them
-    drawn = draw(odd, ~odd, np.full(60, 0.5, np.float32), 14, 0.5)
+    drawn = sample_labels(odd, ~odd, np.full(60, 0.5, np.float32), 14, 0.5)
     np.testing.assert_array_equal(np.flatnonzero(drawn == 1), [1, 3, 5, 7, 9, 11, 13])
     np.testing.assert_array_equal(np.flatnonzero(drawn == 0), [0, 2, 4, 6, 8, 10, 12])
 
 
 def test_what_is_both_is_positive():
     both = np.ones(4, bool)
-    assert draw(both, both, KEY[:4], 2, 0.5).tolist() == [-1, -1, -1, 1]  # and does not fill the rest
+    assert sample_labels(both, both, KEY[:4], 2, 0.5).tolist() == [-1, -1, -1, 1]  # and does not fill the rest
 
 
 def test_keys_that_differ_in_their_last_bit():
     key = 1 - np.array([1, 2, 3, 4], np.float32) * 2**-24  # adding a float32 to them would make some equal
     assert len(set(key.tolist())) == 4
     negative = np.ones(4, bool)
-    assert draw(~negative, negative, key, 1, 0.5).tolist() == [-1, -1, -1, 0]
-    assert draw(~negative, negative, key, 2, 0.5).tolist() == [-1, -1, 0, 0]
+    assert sample_labels(~negative, negative, key, 1, 0.5).tolist() == [-1, -1, -1, 0]
+    assert sample_labels(~negative, negative, key, 2, 0.5).tolist() == [-1, -1, 0, 0]
 
 
 @pytest.mark.parametrize("n_sample", [0, 3])
 def test_no_candidates(n_sample):
     none = np.zeros(8, bool)
-    assert draw(none, none, KEY, n_sample, 0.5).tolist() == [-1] * 8
-    assert draw(none[:0], none[:0], KEY[:0], n_sample, 0.5).shape == (0,)
+    assert sample_labels(none, none, KEY, n_sample, 0.5).tolist() == [-1] * 8
+    assert sample_labels(none[:0], none[:0], KEY[:0], n_sample, 0.5).shape == (0,)
 
 
 def test_one_key_a_row():
     rng, same = np.random.default_rng(3), np.random.default_rng(3)
-    key = random_key(rng, np.zeros((5, 4), np.float32))
+    key = sampling_keys(rng, np.zeros((5, 4), np.float32))
     np.testing.assert_array_equal(key, same.random(5, dtype=np.float32))
     assert key.dtype == np.float32
     assert rng.random() == same.random()  # nothing else was drawn
-    assert random_key(rng, np.zeros((0, 4), np.float32)).shape == (0,)
+    assert sampling_keys(rng, np.zeros((0, 4), np.float32)).shape == (0,)
 
 
 def test_key_is_where_the_candidates_are():
-    key = random_key(np.random.default_rng(3), torch.zeros(5, 4))
+    key = sampling_keys(np.random.default_rng(3), torch.zeros(5, 4))
     assert key.dtype == torch.float32
-    np.testing.assert_array_equal(key, random_key(np.random.default_rng(3), np.zeros((5, 4))))
+    np.testing.assert_array_equal(key, sampling_keys(np.random.default_rng(3), np.zeros((5, 4))))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.utils import array
+from model.utils import array_tool
 from model.utils.anchor_target_creator import AnchorTargetCreator
 from model.utils.anchors import enumerate_shifted_anchor, generate_anchor_base
 from model.utils.proposal_creator import ProposalCreator
@@ -34,9 +34,9 @@ class FakeGpuTensor:
 @pytest.fixture
 def usable_cupy():
     """`_usable_cupy` as at the start of a process, and again afterwards."""
-    array._usable_cupy.cache_clear()
-    yield array._usable_cupy
-    array._usable_cupy.cache_clear()
+    array_tool._usable_cupy.cache_clear()
+    yield array_tool._usable_cupy
+    array_tool._usable_cupy.cache_clear()
 
 
 @pytest.fixture
@@ -49,15 +49,15 @@ def fake_cupy(monkeypatch, usable_cupy):
 
 
 def test_get_xp(monkeypatch, fake_cupy):
-    assert array.get_xp(np.zeros(2)) is np
-    assert array.get_xp(torch.zeros(2)) is torch
-    assert array.get_xp(object()) is fake_cupy
+    assert array_tool.get_xp(np.zeros(2)) is np
+    assert array_tool.get_xp(torch.zeros(2)) is torch
+    assert array_tool.get_xp(object()) is fake_cupy
 
 
 def test_as_array_like():
     values = np.array([1, 2], np.float32)
-    assert array.as_array_like(values, np.zeros(5)) is values
-    tensor = array.as_array_like(values, torch.zeros(5))
+    assert array_tool.as_array_like(values, np.zeros(5)) is values
+    tensor = array_tool.as_array_like(values, torch.zeros(5))
     assert tensor.tolist() == [1, 2]
     assert tensor.dtype == torch.float32
 
@@ -65,28 +65,28 @@ def test_as_array_like():
 @pytest.mark.parametrize(("dtype", "wide"), [
     (torch.bfloat16, torch.float32), (torch.float16, torch.float32), (torch.float64, torch.float64),
 ])
-def test_float32_or_wider(dtype, wide):
-    assert array.float32_or_wider(torch.ones(2, dtype=dtype)).dtype == wide
+def test_to_float32(dtype, wide):
+    assert array_tool.to_float32(torch.ones(2, dtype=dtype)).dtype == wide
 
 
 def test_float32_is_not_copied():
     tensor = torch.ones(2)
-    assert array.float32_or_wider(tensor) is tensor
+    assert array_tool.to_float32(tensor) is tensor
 
 
 def test_cpu_tensors_share_their_memory():
     tensor = torch.zeros(3, requires_grad=True)
-    as_array = array.to_array(tensor)
+    as_array = array_tool.to_array(tensor)
     assert isinstance(as_array, np.ndarray)
     as_array[1] = 7
     assert tensor.tolist() == [0, 7, 0]
-    back = array.to_tensor(as_array, torch.device("cpu"))
+    back = array_tool.to_tensor(as_array, torch.device("cpu"))
     assert back.data_ptr() == tensor.data_ptr()
     assert not back.requires_grad
 
 
 def test_tensor_on_a_gpu_reaches_cupy_through_dlpack(fake_cupy):
-    owner, values = array.to_array(FakeGpuTensor(torch.ones(2, requires_grad=True)))
+    owner, values = array_tool.to_array(FakeGpuTensor(torch.ones(2, requires_grad=True)))
     assert owner == "cupy"
     assert values.tolist() == [1, 1]
     assert not values.requires_grad
@@ -95,8 +95,8 @@ def test_tensor_on_a_gpu_reaches_cupy_through_dlpack(fake_cupy):
 def test_cupy_works_in_the_stream_of_torch(monkeypatch, fake_cupy):
     streams = {torch.device("cuda", 3): SimpleNamespace(cuda_stream=42)}
     monkeypatch.setattr(torch.cuda, "current_stream", streams.get)
-    assert array._torch_stream(torch.device("cuda", 3)) == ("stream", (42, 3))
-    assert isinstance(array._torch_stream(torch.device("cpu")), contextlib.nullcontext)
+    assert array_tool._torch_stream(torch.device("cuda", 3)) == ("stream", (42, 3))
+    assert isinstance(array_tool._torch_stream(torch.device("cpu")), contextlib.nullcontext)
 
 
 def missing(monkeypatch):
@@ -113,9 +113,9 @@ def broken(monkeypatch):
 def test_numpy_serves_where_cupy_does_not_and_one_warning_says_why(monkeypatch, usable_cupy, spoil, reason):
     spoil(monkeypatch)
     with pytest.warns(UserWarning, match=f"NumPy.*{reason}") as record:
-        *arrays, stream = (array.to_array(FakeGpuTensor(torch.ones(2))),
-                           array.to_array(FakeGpuTensor(torch.zeros(2))),
-                           array._torch_stream(torch.device("cuda", 0)))
+        *arrays, stream = (array_tool.to_array(FakeGpuTensor(torch.ones(2))),
+                           array_tool.to_array(FakeGpuTensor(torch.zeros(2))),
+                           array_tool._torch_stream(torch.device("cuda", 0)))
     assert len(record) == 1
     np.testing.assert_array_equal(arrays, [[1, 1], [0, 0]])
     assert isinstance(stream, contextlib.nullcontext)
@@ -125,7 +125,7 @@ def test_tensors_on_the_cpu_ask_for_no_cupy(monkeypatch, usable_cupy):
     missing(monkeypatch)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert torch.equal(array.on_arrays(np.negative, torch.ones(2)), torch.tensor([-1.0, -1]))
+        assert torch.equal(array_tool.call_creator(np.negative, torch.ones(2)), torch.tensor([-1.0, -1]))
 
 
 class Pair(NamedTuple):
@@ -133,7 +133,7 @@ class Pair(NamedTuple):
     label: Any
 
 
-def test_on_arrays():
+def test_call_creator():
     def creator(first, second, img_size, rng):
         assert isinstance(first, np.ndarray)
         assert isinstance(second, np.ndarray)
@@ -141,7 +141,7 @@ def test_on_arrays():
         return Pair(first * 2, second + 1)
 
     values = torch.tensor([1.5, 2], requires_grad=True)
-    out = array.on_arrays(creator, values, torch.tensor([4]), (3, 5), "rng")
+    out = array_tool.call_creator(creator, values, torch.tensor([4]), (3, 5), "rng")
     assert type(out) is Pair
     assert out.twice.tolist() == [3, 4]
     assert out.label.tolist() == [5]
@@ -170,7 +170,7 @@ def test_creators_agree_on_cpu_and_gpu(which):
 
     def run(device):
         rest = (np.random.default_rng(5) if other == "rng" else other for other in others)
-        out = array.on_arrays(creator, *(tensor.to(device) for tensor in tensors), *rest)
+        out = array_tool.call_creator(creator, *(tensor.to(device) for tensor in tensors), *rest)
         return out if isinstance(out, tuple) else (out,)
 
     for on_gpu, on_cpu in zip(run("cuda"), run("cpu"), strict=True):
@@ -183,6 +183,6 @@ def test_creators_agree_on_cpu_and_gpu(which):
 def test_gpu_tensor_shares_its_memory_with_cupy():
     cupy = pytest.importorskip("cupy")
     tensor = torch.zeros(3, device="cuda", requires_grad=True)
-    as_array = array.to_array(tensor)
+    as_array = array_tool.to_array(tensor)
     assert isinstance(as_array, cupy.ndarray)
-    assert as_array.data.ptr == array.to_tensor(as_array, tensor.device).data_ptr() == tensor.data_ptr()
+    assert as_array.data.ptr == array_tool.to_tensor(as_array, tensor.device).data_ptr() == tensor.data_ptr()
