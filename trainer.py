@@ -104,7 +104,7 @@ class FasterRCNNTrainer:
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
         n_sample = n_sample or len(samples)
-        losses = torch.zeros(5, device=self.model.device)
+        losses = self.model.loc_std.new_zeros(5)
         stats = torch.zeros(len(Stats._fields), dtype=torch.int64, device=self.model.device)
         for sample in samples:
             *loss, sample_stats = self.compute_losses(sample)
@@ -121,31 +121,36 @@ class FasterRCNNTrainer:
         return Losses(*losses, Stats(*stats))
 
     def compute_losses(self, sample):
-        """Compute the losses of one sample, with their graph.
+        """Prepare a `data.Sample` with a generator and compute its losses; its proposals, if any, replace the RPN's."""
+        img, scale = self.model.prepare(sample.img)  # (1, 3, H', W')
+        sizes, device = (sample.img.shape[:2], img.shape[2:]), img.device
+        bbox, label = _upload(resize_bbox(sample.bbox, *sizes), device), _upload(sample.label, device)  # (G, 4), (G,)
+        roi = None if sample.roi is None else _upload(resize_bbox(sample.roi, *sizes), device)  # (R, 4)
+        return self.forward(img, bbox, label, scale, sample.rng, roi)
+
+    def forward(self, img, bbox, label, scale, rng, roi=None):
+        """Compute the losses of one image, with their graph.
 
         Args:
-            sample: `data.Sample`: img (H, W, 3) uint8, bbox (G, 4) in its pixels, label (G,) in 0 ... L - 1, rng (both
-                target creators draw from it), and roi (R, 4), proposals that replace the RPN's, or None.
+            img: (1, 3, H', W') input of the network.
+            bbox: (G, 4) ground-truth boxes in its pixels.
+            label: (G,) their classes, 0 ... L - 1.
+            scale: the resize factor.
+            rng: np.random.Generator; both target creators draw from it.
+            roi: (R, 4) proposals that replace those of the RPN, or None.
 
         Returns:
             `Losses`.
         """
-        device = self.model.device
-        img, scale = self.model.prepare(sample.img)  # (1, 3, H', W')
         img_size = tuple(img.shape[2:])
-        bbox = _upload(resize_bbox(sample.bbox, sample.img.shape[:2], img_size), device)  # (G, 4)
-        label = _upload(sample.label, device)  # (G,)
-        with torch.autocast(device.type, self.dtype, enabled=self.dtype is not None):
+        with torch.autocast(img.device.type, self.dtype, enabled=self.dtype is not None):
             feature = self.model.extractor(img)  # (1, 512, h, w)
             rpn = self.model.rpn(feature, img_size, scale, train=True)
-            rpn_loc, rpn_cls, rpn_counts = self.rpn_losses(rpn, bbox, img_size, sample.rng)
-            roi = rpn.roi  # (R, 4)
-            if sample.roi is not None:
-                roi = _upload(resize_bbox(sample.roi, sample.img.shape[:2], img_size), device)
-            roi_loc, roi_cls, roi_counts = self.head_losses(feature, roi, bbox, label, sample.rng)
-        n_image, n_proposal = label.new_ones(()), label.new_full((), len(roi))
-        total = rpn_loc + rpn_cls + roi_loc + roi_cls
-        return Losses(rpn_loc, rpn_cls, roi_loc, roi_cls, total, Stats(n_image, n_proposal, *rpn_counts, *roi_counts))
+            roi = rpn.roi if roi is None else roi  # (R, 4)
+            rpn_loc, rpn_cls, rpn_counts = self.rpn_losses(rpn, bbox, img_size, rng)
+            roi_loc, roi_cls, roi_counts = self.head_losses(feature, roi, bbox, label, rng)
+        stats = Stats(label.new_ones(()), label.new_full((), len(roi)), *rpn_counts, *roi_counts)
+        return Losses(rpn_loc, rpn_cls, roi_loc, roi_cls, rpn_loc + rpn_cls + roi_loc + roi_cls, stats)
 
     def rpn_losses(self, rpn, bbox, img_size, rng):
         """Compute the RPN's losses: `RPNOutput`, (G, 4) boxes, (H', W'), generator -> loc, cls, four counts."""

@@ -4,21 +4,22 @@ Proposals carry no gradient (approximate joint training), so the differences kee
 the samples, of the step. R: RoIs.
 """
 import copy
-from types import SimpleNamespace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from data import Sample
 from model.faster_rcnn import FasterRCNN
 from model.rpn import RegionProposalNetwork
 from model.utils.anchor_target_creator import AnchorTargetCreator
 from model.utils.preprocess import TORCHVISION
 from model.utils.proposal_creator import ProposalCreator
 from model.utils.proposal_target_creator import ProposalTargetCreator
-from model.vgg16 import VGG16RoIHead
-from trainer import FasterRCNNTrainer
+from model.vgg16 import VGG16RoIHead, roi_pool
+from trainer import FasterRCNNTrainer, build_optimizer
 
 LR, WEIGHT_DECAY, STEP = 0.02, 0.3, 1e-6
 
@@ -30,7 +31,10 @@ def make_model():
         layers += [nn.Conv2d(channels, out, 3, stride=2, padding=1), nn.Tanh()]  # no kinks
         channels = out
     rpn = RegionProposalNetwork(512, 8, 16, (0.5, 2), (1, 2), ProposalCreator(n_train_post_nms=40, min_size=4))
-    model = FasterRCNN(nn.Sequential(*layers), rpn, VGG16RoIHead(3, roi_size=3, width=8), TORCHVISION).double()
+    head = VGG16RoIHead(3, width=8, roi_op=partial(roi_pool, size=3))
+    head.fc6 = nn.Linear(512 * 3 * 3, 8)
+    model = FasterRCNN(nn.Sequential(*layers), rpn, head, TORCHVISION).double()
+    model.prepare = lambda img: (torch.from_numpy(img).permute(2, 0, 1)[None], 1.0)  # in double precision
     generator = torch.Generator().manual_seed(0)
     for param in model.parameters():
         fan_in = param[0].numel() if param.dim() > 1 else 25
@@ -39,31 +43,25 @@ def make_model():
 
 
 def make_sample():
-    """64 x 112 pixels of noise with two objects; made anew, its generator starts anew."""
-    return SimpleNamespace(
-        img=torch.randn(1, 3, 64, 112, dtype=torch.float64, generator=torch.Generator().manual_seed(1)), scale=1.0,
-        bbox=torch.tensor([[7, 15, 41, 93], [30, 4, 59, 33]], dtype=torch.float64), label=torch.tensor([2, 0]),
-        rng=np.random.default_rng(2))
+    """64 x 112 pixels of noise with two objects; its generator starts anew with each call."""
+    bbox = np.array([[7, 15, 41, 93], [30, 4, 59, 33]], np.float64)
+    img = np.random.default_rng(1).normal(size=(64, 112, 3))
+    return Sample(img, bbox, np.array([2, 0]), np.zeros(2, bool), "noise", np.random.default_rng(2))
 
 
 def make_trainer(model):
-    return FasterRCNNTrainer(model, AnchorTargetCreator(n_sample=40), ProposalTargetCreator(n_sample=16),
-                             lr=LR, weight_decay=WEIGHT_DECAY)
+    optimizer = build_optimizer(model, LR, weight_decay=WEIGHT_DECAY)
+    return FasterRCNNTrainer(model, optimizer, AnchorTargetCreator(n_sample=40), ProposalTargetCreator(n_sample=16))
 
 
 @torch.no_grad()
 def proposals(model):
-    sample = make_sample()
-    return model(sample.img, sample.scale).rpn.roi
+    return model(*model.prepare(make_sample().img)).rpn.roi
 
 
 def all_losses(model, roi):
     """The four losses, with the head looking at `roi` (R, 4) whatever the RPN proposes."""
-    trainer, sample = make_trainer(model), make_sample()
-    feature = model.extractor(sample.img)
-    rpn = model.rpn(feature, (64, 112), sample.scale, train=True)
-    return (*trainer.rpn_losses(rpn, sample.bbox, (64, 112), sample.rng),
-            *trainer.head_losses(feature, roi, sample.bbox, sample.label, sample.rng))
+    return make_trainer(model).compute_losses(make_sample()._replace(roi=roi.numpy()))[:4]
 
 
 @torch.no_grad()
@@ -116,8 +114,8 @@ def test_step_moves_weights_by_decayed_and_biases_by_doubled_gradients(trained):
 
 def test_everything_is_in_double_precision(trained):
     before, after, losses = trained
-    rpn, roi_cls_loc, roi_score = before(make_sample().img)
-    tensors = [*rpn, roi_cls_loc, roi_score, *losses, *before.buffers(), *(param.grad for param in after.parameters())]
+    rpn, roi_cls_loc, roi_score = before(*before.prepare(make_sample().img))
+    tensors = [*rpn, roi_cls_loc, roi_score, *losses[:5], *before.buffers(), *(param.grad for param in after.parameters())]
     assert {tensor.dtype for tensor in tensors} == {torch.float64}
     torch.testing.assert_close(torch.stack(losses[:4]), torch.stack(all_losses(before, proposals(before))).detach())
 
