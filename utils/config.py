@@ -180,9 +180,11 @@ class TrainConfig(DetectConfig, WorkerConfig, TrainInputConfig):
     batch_size: Count = option(1, "Optimizer", "images per step and process, one forward pass each", "py-faster-rcnn")
     lr: NonNegativeFloat | None = own("Optimizer", "learning rate; biases have twice this rate", "paper 3.1.3")
     lr_decay: Share | None = own("Optimizer", "factor by which the rate decays", "paper 3.1.3")
-    lr_decay_epoch: Times | None = own("Optimizer", "decay after these epochs: a,b", "py-faster-rcnn: 50k steps")
+    lr_decay_epoch: Times | None = own(
+        "Optimizer", "decay after these epochs: a,b; () for none", "py-faster-rcnn: 50k steps"
+    )
     lr_decay_step: Times = option((), "Optimizer", "decay after these steps, not after epochs: a,b")
-    lr_warmup_steps: NonNegativeInt | None = own("Optimizer", "steps of linear warm-up", "py-faster-rcnn")
+    lr_warmup_steps: NonNegativeInt | None = own("Optimizer", "steps of linear warm-up of the rate", "py-faster-rcnn")
     momentum: Share | None = own("Optimizer", "momentum of SGD", "paper 3.1.3")
     weight_decay: NonNegativeFloat | None = own("Optimizer", "of weights, not of biases", "paper 3.1.3")
     eval_every: NonNegativeInt = option(1, "Logging", "epochs between evaluations; 0: only at the end")
@@ -195,11 +197,12 @@ class TrainConfig(DetectConfig, WorkerConfig, TrainInputConfig):
 class EvalConfig(DetectConfig, WorkerConfig, DatasetConfig):
     """python eval.py: Compute the average precision of a checkpoint, class by class."""
 
-    load_path: str = option(..., "Run", DETECTOR)
+    load_path: str = option(..., "Run", f"required; {DETECTOR}")
     json_path: str | None = option(None, "Run", "file to write the results to", alias="json")
     precision: Precision = option("fp32", "Device", "fp32, bf16, or auto: bf16 if the hardware has instructions for it")
     data: str | None = option(None, "Data", "NAME of data/NAME_dataset.py; empty: as in training")
     voc_data_dir: str | None = option(None, "Data", "directory in the VOC layout; empty: as in training")
+    classes: Names = option((), "Data", "class names, or a file with one per line, if the checkpoint has none")
     split: str | None = option(None, "Data", "ImageSets/Main/SPLIT.txt; empty: --eval-split of the training")
     invalid_boxes: Literal["error", "skip"] | None = option(None, "Data", "error or skip; empty: as in training")
     limit: Count | None = option(None, "Data", "evaluate only this number of first images")
@@ -213,7 +216,7 @@ class EvalConfig(DetectConfig, WorkerConfig, DatasetConfig):
 class PredictConfig(DetectConfig):
     """python predict.py IMAGE_OR_DIRECTORY_OR_PATTERN ...: Detect objects, draw and list their boxes."""
 
-    load_path: str = option(..., "Run", DETECTOR)
+    load_path: str = option(..., "Run", f"required; {DETECTOR}")
     out: str = option("predictions", "Run", "directory for NAME.png, contact_sheet.png and predictions.json")
     coco_json: str | None = option(None, "Run", "file for results in COCO's format; category_id is label + 1")
     limit: Count | None = option(None, "Run", "process only this number of first images")
