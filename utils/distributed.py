@@ -1,0 +1,151 @@
+"""The device, its precision, and several processes that train one network together.
+
+    torchrun --nproc_per_node=2 train.py train --env=voc
+
+Without torchrun there is one process, for which the functions of the second half do nothing.
+"""
+
+import contextlib
+import datetime
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator
+
+import torch
+import torch.distributed as dist
+
+from utils.config import OptionError
+
+TIMEOUT = datetime.timedelta(hours=2)  # the others wait while the main process downloads a data set
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device that `--device` means, and make it the current one.
+
+    Raises:
+        OptionError: the name is not valid, or there is no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise OptionError(f"--device must be auto, cpu, cuda or cuda:N, not {name!r}")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise OptionError(f"--device={name}: torch finds {torch.cuda.device_count()} CUDA devices on this machine")
+    if device.index is not None:
+        torch.cuda.set_device(device)  # CuPy uses the current device
+    return device
+
+
+def pick_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """Return the dtype of autocast that `--precision` means: torch.bfloat16, or None for float32 throughout.
+
+    Raises:
+        OptionError: the GPU does not support bfloat16.
+    """
+    if precision == "auto" and device.type == "cuda":
+        precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    elif precision == "auto":
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # not in torch 2.9
+        precision = "bf16" if capabilities.get("avx512_bf16", False) else "fp32"
+    elif precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=True):
+        raise OptionError(f"--precision=bf16: {torch.cuda.get_device_name(device)} does not support it, use fp32")
+    return torch.bfloat16 if precision == "bf16" else None
+
+
+def set_deterministic() -> None:
+    """Use torch's deterministic algorithms; it warns where it has none, as for RoI pooling's backward pass on a GPU.
+
+    Call this before CUDA is used.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # required by cuBLAS, see its manual
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def init_distributed(device: torch.device) -> None:
+    """Join the processes that torchrun started, each with its own GPU if `device` is one.
+
+    All but the main process print nothing from here on.
+
+    Raises:
+        OptionError: there are fewer GPUs than processes, or `device` has a number.
+    """
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or "LOCAL_RANK" not in os.environ:  # else it is not torchrun's
+        return
+    if device.type == "cuda":
+        local_rank, n_gpu = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if device.index is not None or local_rank >= n_gpu:
+            raise OptionError(
+                f"--device={device} in process {local_rank} of a machine with {n_gpu} GPUs: each process takes its own "
+                f"GPU, use --device=cuda and --nproc_per_node={n_gpu} or less"
+            )
+        torch.cuda.set_device(local_rank)
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    if rank() > 0:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+
+
+def _is_joined():
+    return dist.is_available() and dist.is_initialized()
+
+
+def rank() -> int:
+    """Return the number of this process; 0 is the main process, which writes."""
+    return dist.get_rank() if _is_joined() else 0
+
+
+def world_size() -> int:
+    """Return the number of processes."""
+    return dist.get_world_size() if _is_joined() else 1
+
+
+def all_reduce(tensors: Iterable[torch.Tensor]) -> None:
+    """Replace each tensor by its sum over the processes; all must pass the same shapes in the same order."""
+    if world_size() > 1:
+        for work in [dist.all_reduce(tensor, async_op=True) for tensor in tensors]:
+            work.wait()
+
+
+def any_process(flag: bool) -> bool:
+    """Return whether `flag` is true in any process; all must call this."""
+    if world_size() == 1:
+        return flag
+    count = torch.tensor(float(flag), device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    all_reduce([count])
+    return bool(count)
+
+
+def gather_interleaved(values: list) -> list:
+    """Undo the split `values[rank::world_size]`: [a, b] of process 0 and [c] of process 1 give [a, c, b] in both."""
+    size = world_size()
+    if size == 1:
+        return values
+    parts = [None] * size
+    dist.all_gather_object(parts, values)
+    return [parts[i % size][i // size] for i in range(sum(map(len, parts)))]
+
+
+@contextlib.contextmanager
+def main_process_first() -> Iterator[None]:
+    """Let the main process run the block before the others, e.g. to download a file."""
+    if rank() > 0:
+        barrier()
+    yield
+    if rank() == 0:
+        barrier()
+
+
+def barrier() -> None:
+    """Wait until all processes are here."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+def destroy() -> None:
+    """Wait for all processes, then leave: one that ends earlier may abort the others."""
+    if world_size() > 1:
+        barrier()
+        dist.destroy_process_group()
