@@ -4,6 +4,7 @@ A checkpoint is one dict of tensors and plain Python values, written by torch.sa
 """
 
 import contextlib
+import os
 import pickle
 import re
 import zipfile
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 
 from utils import foreign
-from utils.files import previous, replacing
+from utils.files import previous
 
 FORMAT = 1
 KEYS = ("model", "build", "class_names", "preprocessing", "config", "epoch", "step")
@@ -30,6 +31,29 @@ class CheckpointError(ValueError):
     """A checkpoint cannot be written or read; the message is one sentence that says why."""
 
 
+@contextlib.contextmanager
+def replacing(path: str | Path):
+    """Yield a temporary path beside `path` that takes its place when the block ends without an error.
+
+    The file is on the disk before it gets its name; whatever fails, an older file stays as it was.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{os.getpid()}.{path.name}")  # keeps the suffix, by which some choose a format
+    try:
+        yield partial
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write `text` to `path` in UTF-8, whole or not at all."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
 def save_checkpoint(path: str | Path, state: dict, keep: bool = False) -> None:
     """Write `state` (with KEYS, and RESUME_KEYS where training may go on) to `path`, making its folder.
 
@@ -43,7 +67,7 @@ def save_checkpoint(path: str | Path, state: dict, keep: bool = False) -> None:
     _check_plain(state, "state")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path, keep) as partial:
+        with replacing(path) as partial:
             torch.save(state, partial)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as the latter
         reason = str(error).splitlines()[0]
