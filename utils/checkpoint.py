@@ -1,250 +1,293 @@
-"""Checkpoints: written whole or not at all, read back without running code, and the random state they carry.
+"""Write and read checkpoints: dicts of tensors and plain Python values, loaded without running code.
 
-A checkpoint is one dict of tensors and plain Python values, written by torch.save.
+A checkpoint holds "model" (weights), "build" (name and keyword arguments of `model.build`), "class_names",
+"preprocessing", "config" (options of the run), "epoch" and "step"; to resume from, also "optimizer" and "rng".
 """
 
 import contextlib
-import pickle
+import os
+import platform
 import re
+import shutil
+import subprocess
 import zipfile
-from collections import OrderedDict
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from utils import foreign
-from utils.files import previous, replacing
+from utils.config import OptionError, as_text, dashed
+from utils.convert_weights import convert_backbone, convert_detector
 
-FORMAT = 1
-KEYS = ("model", "build", "class_names", "preprocessing", "config", "epoch", "step")
+FORMAT = 2
 RESUME_KEYS = ("optimizer", "rng")
-_KINDS = {"model": dict, "build": dict, "class_names": list, "config": dict}  # what is used before it is looked at
-
-_OLD_TORCH = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # how files of torch before 1.6 start
-_MOST_UNPACKED = 20  # times the size of a file: weights hardly shrink, so what unpacks to more is to fill the memory
-_PLAIN = (torch.Tensor, torch.nn.Parameter, int, float, bool, str, type(None))
+KEYS = ("model", "build", "class_names", "preprocessing", "config", "epoch", "step")
+_RENAMED = {"nms_thresh": "rpn_nms_thresh", "min_size": "rpn_min_size"}  # in "proposal" of format 1
+_LAST_LAYERS = ("head.cls_loc.", "head.score.")
+_SCALAR = np._core.multiarray.scalar  # checkpoints of others hold NumPy numbers, such as the best mAP
+_NUMPY = [_SCALAR, (_SCALAR, "numpy.core.multiarray.scalar"), np.dtype]
+_NUMPY += [type(np.dtype(code)) for code in ("f4", "f8", "i4", "i8")]
 
 
 class CheckpointError(ValueError):
-    """A checkpoint cannot be written or read; the message is one sentence that says why."""
+    """A checkpoint cannot be written, read or used; the message is one sentence that names the file."""
 
 
-def save_checkpoint(path: str | Path, state: dict, keep: bool = False) -> None:
-    """Write `state` (with KEYS, and RESUME_KEYS where training may go on) to `path`, making its folder.
+@contextlib.contextmanager
+def replacing(path: str | Path):
+    """Yield a temporary path beside `path` that takes its place when the block ends without an error.
 
-    The file appears under its name only when it is complete and on the disk: whatever fails, an older one
-    stays as it was; with `keep`, it is kept as `path`.1 where the new one takes its place. Raises CheckpointError
-    where a key is missing, a value is neither a tensor nor plain Python, or the disk refuses.
+    The file is on the disk before it gets its name; whatever fails, an older file stays as it was.
     """
     path = Path(path)
-    state = {**state, "format": FORMAT}
-    _check(path, state)
-    _check_plain(state, "state")
+    partial = path.with_name(f".{os.getpid()}.{path.name}")  # keeps the suffix, by which some choose a format
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path, keep) as partial:
-            torch.save(state, partial)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as the latter
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{path} could not be written ({reason}): nothing was changed there; see whether the "
-                              "disk is full") from error
+        yield partial
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
-def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu", resume: bool = False) -> dict:
-    """Read what `save_checkpoint` wrote, its tensors on `map_location`; `resume` demands RESUME_KEYS too.
+def write_text(path: str | Path, text: str) -> None:
+    """Write `text` to `path` in UTF-8, whole or not at all."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
-    The detector of another program is brought into the same form (see `foreign.as_checkpoint`; it has "layout" and
-    no "format"). Raises CheckpointError where the file is missing, damaged, unsafe, of a newer format or of no
-    known layout.
+
+@contextlib.contextmanager
+def checkpoint_error(path: str | Path):
+    """Raise what goes wrong with the content of the checkpoint `path` as CheckpointError.
+
+    For building a network from a checkpoint: invalid keyword arguments, weights that do not fit.
     """
-    path = Path(path)
-    state = read_tensors(path, map_location, resume)
-    if not isinstance(state, dict):
-        raise CheckpointError(f"{path} holds a {type(state).__name__}, wanted is a dict with a detector's weights")
-    if "format" not in state:
-        with _named(path):
-            state = foreign.as_checkpoint(state)
-        if resume:
-            raise CheckpointError(f"{path} was written by {state['layout']}: start from it with --load-path instead")
-        return state
-    _check(path, state)
-    missing = [key for key in RESUME_KEYS if key not in state]
-    if resume and missing:
-        raise CheckpointError(f"{path} has weights but no {_names(missing)}: resume from a last.pth instead")
+    try:
+        yield
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[:2][-1].strip()  # first a title, if two
+        reason += " is missing" * isinstance(error, KeyError)
+        raise CheckpointError(f"{path} cannot be used: {reason}") from error
+
+
+def save_checkpoint(path: str | Path, state: dict) -> None:
+    """Write a checkpoint and its folder; an older file stays as it was until the new one is complete.
+
+    Args:
+        path: File to write.
+        state: Dict with the keys named above, tensors and plain Python values.
+
+    Raises:
+        CheckpointError: The file system refused.
+    """
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as partial:
+            torch.save(state | {"format": FORMAT}, partial)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{path} could not be written ({reason}), check that the disk has room") from error
+
+
+def load_checkpoint(path: str | Path, resume: bool = False) -> dict:
+    """Read a checkpoint of this library or the detector of another program.
+
+    Args:
+        path: File of `save_checkpoint`, of simple-faster-rcnn-pytorch, or an .npz of chainercv.
+        resume: Demand RESUME_KEYS, too.
+
+    Returns:
+        Dict with the keys named above, tensors on the CPU, "build" in its present form. The detector of another
+        program has "layout", the program, instead of "format"; see `convert_weights.convert_detector`.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, unsafe, of a newer format or of an unknown layout.
+    """
+    state = _read(Path(path))
+    with checkpoint_error(path):
+        state = _upgrade(state) if "format" in state else convert_detector(state)
+    if resume and (missing := [key for key in RESUME_KEYS if key not in state]):
+        raise CheckpointError(f"{path} has no {' and '.join(missing)}: start from it with --load-path instead")
     return state
 
 
-def load_weights(model: torch.nn.Module, checkpoint: dict, path: str | Path, reset_head: bool = False) -> None:
-    """Fill `model` with the weights of a checkpoint, read from `path`; with `reset_head`, not the head's last layers.
-
-    Raises CheckpointError where they do not fit.
-    """
-    weights = checkpoint["model"]
-    if reset_head:
-        own = model.state_dict()
-        weights = weights | {name: own[name] for name in own if name.startswith(("head.cls_loc", "head.score"))}
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        first = str(error).splitlines()[1:2] or [str(error)]
-        raise CheckpointError(
-            f"{path} does not fit the options (classes, anchors, head width): {first[0].strip()}"
-        ) from None
-
-
 def load_backbone(path: str | Path) -> dict:
-    """Read a VGG16 classifier, of whatever program: see `foreign.as_backbone`. Raises CheckpointError as above."""
+    """Read a VGG16 classifier; see `convert_weights.convert_backbone`. Raises CheckpointError as above."""
     if not Path(path).is_file():
-        raise CheckpointError(f"--pretrained={path} is no file, and is none of imagenet, caffe and none")
-    state = read_tensors(path)
-    with _named(path):
-        return foreign.as_backbone(state if isinstance(state, dict) else {})
+        raise CheckpointError(f"--pretrained={path} is neither a file nor one of imagenet, caffe and none")
+    with checkpoint_error(path):
+        return convert_backbone(_read(Path(path)))
 
 
-def read_tensors(path: str | Path, map_location: str | torch.device = "cpu", keep: bool = True) -> object:
-    """Read a file of torch.save, old or new, or an .npz of NumPy, without running code.
+def load_weights(model: torch.nn.Module, checkpoint: dict, path: str | Path, reset_head: bool = False) -> None:
+    """Load the weights of a checkpoint, read from `path`, into a network.
 
-    With `keep`, the tensors stay good when the file is replaced; otherwise those that nobody uses take no memory.
-    Raises CheckpointError where the file is missing, damaged, or holds more than tensors and plain values.
+    Args:
+        model: Network to fill.
+        checkpoint: Dict of `load_checkpoint`.
+        path: Named in errors.
+        reset_head: Keep the network's own `head.cls_loc` and `head.score`.
+
+    Raises:
+        CheckpointError: A tensor is missing, unexpected, or of another shape.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path} is not a file: name a checkpoint, such as runs/voc/last.pth")
-    torch.empty(0, device=map_location)  # a device that is not here is no fault of the file
-    kind = _kind(path)
-    damaged = CheckpointError(f"{path} ({path.stat().st_size} bytes) is damaged, cut short, or was never a checkpoint "
-                              f"(a file of torch.save, or an .npz): {offer_previous(path) or 'copy it again'}")
-    if kind is None:
-        raise damaged
-    try:
-        if kind == "npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                return {name: _tensor(arrays[name]).to(map_location) for name in arrays}
-        with torch.serialization.safe_globals(_STAND_INS):
-            return torch.load(path, map_location, weights_only=True, mmap=kind == "torch" and not keep)
-    except pickle.UnpicklingError as error:
-        name = re.search(r"GLOBAL (\S+)", str(error))
-        if kind == "old torch" and not name:
-            raise damaged from error
-        name = name[1] if name else "an unknown object"
+    own = {name: value for name, value in model.state_dict().items() if name.startswith(_LAST_LAYERS)}
+    with checkpoint_error(path):
+        model.load_state_dict(checkpoint["model"] | (own if reset_head else {}))
+
+
+def open_checkpoint(path: str | Path, preprocess: str = "auto") -> dict:
+    """Read a checkpoint, choose its preprocessing, and print what it is.
+
+    Args:
+        path: File, see `load_checkpoint`.
+        preprocess: Preprocessing of weights whose file does not state it, a name of model.utils.preprocess; "auto":
+            torchvision's.
+
+    Returns:
+        Dict of `load_checkpoint`, with "preprocessing" set.
+
+    Raises:
+        CheckpointError: As `load_checkpoint`.
+        OptionError: `preprocess` is given for a checkpoint that states its own.
+    """
+    checkpoint = load_checkpoint(path)
+    if "format" in checkpoint:
+        if preprocess != "auto":
+            raise OptionError(f"--preprocess={preprocess}: {path} states its own preprocessing, leave it at auto")
+        print(f"{path}: a checkpoint of this library, step {checkpoint['step']}")
+        return checkpoint
+    if preprocess != "auto":
+        checkpoint["preprocessing"], source = preprocess, "from --preprocess"
+    elif checkpoint["preprocessing"]:
+        source = "as its file says"
+    else:
+        checkpoint["preprocessing"], source = "torchvision", "assumed (the other is --preprocess=caffe-rgb-mean)"
+    what = f"a detector of {checkpoint['layout']}, {checkpoint['build']['n_fg_class']} classes"
+    print(f"{path}: {what}, preprocessing {checkpoint['preprocessing']}, {source}")
+    return checkpoint
+
+
+def resolve_class_names(checkpoint: dict, given: tuple[str, ...], default: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names of a checkpoint's classes: its own, else `given`, else `default` if there are as many.
+
+    Raises:
+        OptionError: `given` differs from the names in the checkpoint, or there is not one name per class.
+    """
+    n_class, own = checkpoint["build"]["n_fg_class"], tuple(checkpoint["class_names"])
+    if own and given and own != tuple(given):
+        known = ", ".join(own)
+        raise OptionError(f"the checkpoint's classes are {known}: leave out --classes={','.join(given)}, which differs")
+    names = own or tuple(given) or (tuple(default) if n_class == len(default) else ())
+    if len(names) != n_class:
+        there = ", ".join([f"{len(names)} names", *names])
+        raise OptionError(
+            f"the checkpoint has {n_class} classes, but there are {there}: name them with --classes=a,b,c"
+        )
+    return names
+
+
+def check_compatible(path: str, checkpoint: dict, classes: tuple, build_kwargs: dict, reset_head=False) -> None:
+    """Check that training can start from the weights of a checkpoint; print what differs.
+
+    Args:
+        path: Where the checkpoint was read.
+        checkpoint: Dict of `load_checkpoint`.
+        classes: Names of the classes to train on.
+        build_kwargs: What "build" will be in the checkpoints of the new run, with "name".
+        reset_head: Whether the last layers start anew, so that the classes may differ.
+
+    Raises:
+        CheckpointError: Backbone, width of the head, or classes differ.
+    """
+    old, names = checkpoint["build"], checkpoint["class_names"]
+    if not reset_head and (old["n_fg_class"] != len(classes) or (names and names != list(classes))):
+        known = ", ".join([f"{old['n_fg_class']} classes", *names])
         raise CheckpointError(
-            f"{path} holds {name}, which could run code: only tensors and plain Python values are accepted"
-        ) from error
-    except torch.OutOfMemoryError:  # of a GPU
-        raise
-    except Exception as error:  # damaged bytes trip torch and NumPy in many ways
-        if kind == "npz" and "allow_pickle" in str(error):
-            raise CheckpointError(f"{path} holds objects, which could run code: only arrays are accepted") from error
-        raise damaged from error
-
-
-def offer_previous(path: str | Path) -> str:
-    """What to do without the checkpoint `path`, where the one before it is whole; else nothing."""
-    before = previous(path)
-    if not (before.is_file() and _kind(before)):
-        return ""
-    return f"the one before it is whole: mv {before} {path}"
+            f"{path} has {known}, the data have {len(classes)}, {', '.join(classes)}: --reset-head starts the last "
+            "layers anew, --classes sets the classes and their order"
+        )
+    for name in ("name", "head_width", "anchor_scales", "anchor_ratios", "min_size", "max_size"):
+        then, now = as_text(old.get(name)), as_text(build_kwargs.get(name))  # empty where not stated
+        if then and now and then != now:
+            note = f"was trained with --{'model' if name == 'name' else dashed(name)}={then}, now it is {now}"
+            if name in ("name", "head_width"):
+                raise CheckpointError(f"{path} {note}: give that value")
+            print(f"note: {path} {note}")
+    if old.get("ceil_mode") and not build_kwargs.get("ceil_mode"):
+        print(f"note: {path} was trained with pooling that rounds sizes up, now it rounds them down")
+    if not (names or reset_head):
+        print(f"note: {path} does not name its classes; they are taken to be {', '.join(classes)}, in this order")
 
 
 def rng_state() -> dict:
-    """Return the state of torch's CPU generator and, once CUDA is in use, of one a device: uint8 tensors."""
+    """Return the states of torch's generators, uint8 tensors: "cpu", and "cuda", one per device once CUDA is in use."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
 
 def set_rng_state(state: dict) -> None:
-    """Put back what `rng_state` returned; devices that this machine does not have are left out."""
-    torch.set_rng_state(state["cpu"].cpu())
+    """Restore what `rng_state` returned, except for devices that this machine does not have."""
+    torch.set_rng_state(state["cpu"])
     for device, cuda in zip(range(torch.cuda.device_count()), state["cuda"], strict=False):
-        torch.cuda.set_rng_state(cuda.cpu(), device)
+        torch.cuda.set_rng_state(cuda, device)
 
 
-def _names(keys):
-    return ", ".join(map(repr, keys))
+def describe_environment(device: torch.device) -> dict:
+    """Return versions, device and git commit, on which results depend besides the options; None for what is absent."""
+    root, commit = Path(__file__).parent.parent, None
+    if shutil.which("git"):
+        git = ["git", f"--git-dir={root / '.git'}", f"--work-tree={root}"]  # not the repository of a folder above
+        git += ["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or None
+    packages = ("torch", "torchvision", "numpy", "cupy-cuda13x")
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return {
+        "commit": commit,
+        "python": platform.python_version(),
+        "device": gpu or f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        "threads": torch.get_num_threads(),
+    } | {name: next((found.version for found in metadata.distributions(name=name)), None) for name in packages}
 
 
-def _tensor(array):
-    """An array of any byte order as a tensor."""
-    return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
-
-
-@contextlib.contextmanager
-def _named(path):
-    """Puts the name of the file before what is wrong with its tensors."""
+def _read(path):
+    """Read a file of torch.save, old or new, or an .npz of NumPy, as a dict with tensors on the CPU."""
+    if not path.is_file():
+        raise CheckpointError(f"{path} is not a file: name a checkpoint, such as runs/voc/last.pth")
     try:
-        yield
-    except foreign.LayoutError as error:
-        raise CheckpointError(f"{path} {error}") from None
-
-
-def _kind(path):
-    """"torch", "old torch" (before 1.6) or "npz", each with every checksum right that it has; else None."""
-    try:
-        with path.open("rb") as file:
-            if file.read(len(_OLD_TORCH)) == _OLD_TORCH:
-                return "old torch"
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            if sum(part.file_size for part in archive.infolist()) > _MOST_UNPACKED * path.stat().st_size:
-                return None
-            if any(name.endswith("/data.pkl") for name in names):
-                return "torch" if archive.testzip() is None else None  # torch.load does not look
-        return "npz" if names and all(name.endswith(".npy") for name in names) else None
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                return {name: torch.from_numpy(arrays[name]) for name in arrays}
+        if zipfile.is_zipfile(path) and zipfile.ZipFile(path).testzip():  # torch.load ignores checksums
+            raise zipfile.BadZipFile
+        with torch.serialization.safe_globals(_NUMPY):
+            state = torch.load(path, "cpu", weights_only=True)
     except PermissionError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
-    except Exception:  # damaged bytes trip zipfile in many ways
-        return None
+        raise CheckpointError(f"{path} cannot be read: permission denied") from error
+    except Exception as error:  # damaged bytes raise nearly anything in torch and NumPy
+        size, unsafe = path.stat().st_size, re.search(r"GLOBAL (\S+)|Object arrays", str(error))
+        if unsafe:
+            what = f"{unsafe[1] or 'Python objects'}, which could run code: only tensors and plain values are accepted"
+            raise CheckpointError(f"{path} holds {what}") from error
+        raise CheckpointError(f"{path} ({size} bytes) is damaged or not a checkpoint: copy it again") from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path} holds a {type(state).__name__}, not a dict of weights")
+    return state
 
 
-class _NumpyType:
-    """Stands for numpy.dtype when somebody's checkpoint holds a NumPy number, such as the best mAP."""
-
-    def __init__(self, code, *_):
-        self.code = code
-
-    def __setstate__(self, state):
-        pass
-
-
-def _numpy_number(kind, data):
-    """The plain number that a pickled NumPy number is; None for anything else."""
-    return np.frombuffer(data, kind.code)[0].item() if kind.code in ("f4", "f8", "i4", "i8") else None
-
-
-_STAND_INS = [(_NumpyType, "numpy.dtype"), (_numpy_number, "numpy.core.multiarray.scalar"),
-              (_numpy_number, "numpy._core.multiarray.scalar")]
-
-
-def _check(path, state):
-    """Raise CheckpointError unless `state`, which is or will be the content of `path`, can be used."""
-    found = state if isinstance(state, dict) else {}
-    number = found.get("format")
-    if isinstance(number, int) and number > FORMAT:
-        raise CheckpointError(f"{path} has format {number}, this version reads {FORMAT}: use a newer version")
-    wanted = ("format", *KEYS)
-    missing = [key for key in wanted if key not in found]
-    if missing:
-        holds = _names([*found][:10]) + ", ..." * (len(found) > 10) if found else f"a {type(state).__name__}"
-        raise CheckpointError(
-            f"{path} is no checkpoint of this library: it needs {_names(wanted)}, lacks {_names(missing)}, "
-            f"and holds {holds}"
-        )
-    for key, kind in _KINDS.items():
-        if not isinstance(found[key], kind):
-            raise CheckpointError(f"{path} is no checkpoint of this library: its {key!r} is a "
-                                  f"{type(found[key]).__name__}, not a {kind.__name__}")
-
-
-def _check_plain(value, where):
-    """Raise CheckpointError if `value` holds anything that torch.load(weights_only=True) could refuse."""
-    if type(value) in (dict, OrderedDict):
-        for key, item in value.items():
-            _check_plain(key, f"a key of {where}")
-            _check_plain(item, f"{where}[{key!r}]")
-    elif type(value) in (list, tuple):
-        for i, item in enumerate(value):
-            _check_plain(item, f"{where}[{i}]")
-    elif type(value) not in _PLAIN:
-        kind = f"{type(value).__module__}.{type(value).__qualname__}"
-        raise CheckpointError(f"{where} is a {kind}: convert it to a tensor or a plain Python value")
+def _upgrade(state):
+    """Check a checkpoint of this library and return it in its present form."""
+    if state["format"] > FORMAT:
+        raise ValueError(f"its format {state['format']} is newer than {FORMAT}: use a newer version of this library")
+    if missing := [key for key in KEYS if key not in state]:
+        raise ValueError(f"it lacks {', '.join(missing)}")
+    build, names = dict(state["build"]), state["class_names"]
+    build |= {_RENAMED.get(name, name): value for name, value in build.pop("proposal", {}).items()}  # format 1
+    if not {"name", "n_fg_class"} <= build.keys():
+        raise ValueError("its 'build' lacks 'name' or 'n_fg_class'")
+    if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise ValueError("its 'class_names' is not a list of names")
+    return state | {"build": build}
