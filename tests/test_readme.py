@@ -4,33 +4,25 @@ import importlib
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import fire
 import numpy as np
 import pytest
 import torch
 
 import data
 import model
-from utils.config import dashed
+from utils.config import EvalConfig, PredictConfig, TrainConfig, command, dashed
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 OTHERS = "docs/coming-from-simple-faster-rcnn-pytorch.md"  # names options and files of that program, too
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
-RUN = """
-import runpy, sys
-import data, model
-folder, script, *sys.argv[1:] = sys.argv[1:]
-data.__path__.append(folder + "/data")
-model.__path__.append(folder + "/model")
-data.__file__ = folder + "/data/__init__.py"  # beside which data.build looks for readers
-sys.argv[0] = script
-runpy.run_path(script, run_name="__main__")
-"""
 
 
 def block(start):
@@ -38,10 +30,27 @@ def block(start):
     return next(code for code in BLOCKS if code.startswith(start))
 
 
+def config_classes():
+    """Program -> the class of its options."""
+    classes = {"train.py train": TrainConfig, "eval.py": EvalConfig, "predict.py": PredictConfig}
+    for name in ("check_data", "fit_anchors", "benchmark"):
+        module = importlib.import_module(f"tools.{name}")
+        own = [v for v in vars(module).values() if isinstance(v, type) and v.__module__ == module.__name__]
+        classes[f"-m tools.{name}"] = next(value for value in own if hasattr(value, "model_fields"))
+    return classes
+
+
+def command_lines():
+    """The command lines of all pages: those that start a line, and those in backticks."""
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8").replace("\\\n", "")
+        for line in re.findall(r"^python (.*)", text, re.M) + re.findall(r"`python ([^`]*)`", text):
+            yield from (part.removeprefix("python ") for part in line.split(" && "))
+
+
 def known_options():
     """The options of all commands, dashed."""
-    modules = map(importlib.import_module, ("utils.config", *(f"tools.{p.stem}" for p in (ROOT / "tools").glob("*.py"))))
-    classes = [value for module in modules for value in vars(module).values() if hasattr(value, "model_fields")]
+    classes = config_classes().values()
     return {dashed(field.alias or name) for c in classes for name, field in c.model_fields.items()}
 
 
@@ -80,31 +89,40 @@ def test_the_python_api(tmp_path, monkeypatch, tiny_model):
     names = {"img": np.zeros((40, 60, 3), np.uint8)}
     exec(block("import torch, model"), names)
     for result, shape in zip(("bboxes", "labels", "scores"), ((4,), (), ()), strict=True):
-        assert len(names[result]) == 1 and names[result][0].shape[1:] == shape, result
+        assert [value.shape[1:] for value in names[result]] == [shape], result
 
 
 def test_the_other_way_of_the_python_api():
     call = re.search(r"# or: net = (.*)", block("import torch, model"))[1]
-    assert "pretrained=\"imagenet\"" in call
+    assert 'pretrained="imagenet"' in call
     net = eval(call.replace('"imagenet"', "None, head_width=16"), {"model": model})
-    assert isinstance(net, model.faster_rcnn.FasterRCNN) and net.head.score.out_features == 21
+    assert isinstance(net, model.faster_rcnn.FasterRCNN)
+    assert net.head.score.out_features == 21
 
 
-def test_backbone_and_data_set_train_and_predict(extension, tmp_path):
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+def test_backbone_and_data_set_train_and_evaluate(extension):
+    for name in ("model", "data", "utils"):
+        shutil.copytree(ROOT / name, extension / name, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+    for name in ("train.py", "trainer.py", "eval.py"):
+        shutil.copy(ROOT / name, extension)
 
     def run(line):
-        command = [sys.executable, "-c", RUN, str(extension), *shlex.split(line.replace("SCRIPT", str(ROOT)))]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        command = [sys.executable, *shlex.split(line)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd=extension, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    run("SCRIPT/train.py train --env=extended --model=vgg19 --data=squares --pretrained=none --max-steps=1 --epoch=1 "
-        "--min-size=64 --max-size=96 --anchor-scales=1,2 --head-width=16 --device=cpu --precision=fp32 --visdom=off")
-    checkpoint = torch.load(tmp_path / "runs/extended/last.pth", weights_only=True)
-    assert checkpoint["class_names"] == ["square"] and checkpoint["step"] == 1
-    assert "extractor.34.weight" in checkpoint["model"] and checkpoint["config"]["lr"] == 5e-4  # conv5_4; TRAINING
-    assert "square" in run("SCRIPT/eval.py --load-path=runs/extended/last.pth --device=cpu")
+    run(
+        "train.py train --env=extended --model=vgg19 --data=squares --pretrained=none --max-steps=1 --epoch=1 "
+        "--min-size=64 --max-size=96 --anchor-scales=1,2 --head-width=16 --device=cpu --precision=fp32 --visdom=off"
+    )
+    checkpoint = torch.load(extension / "runs/extended/last.pth", weights_only=True)
+    assert checkpoint["class_names"] == ["square"]
+    assert checkpoint["step"] == 1
+    assert checkpoint["config"]["lr"] == 5e-4  # TRAINING
+    assert "extractor.34.weight" in checkpoint["model"]  # conv5_4
+    assert "square" in run("eval.py --load-path=runs/extended/last.pth --device=cpu")
 
 
 def test_the_backbone_states_what_the_readme_says(extension, monkeypatch):
@@ -123,10 +141,12 @@ def test_the_data_set_has_what_a_training_asks_for(extension, monkeypatch):
     monkeypatch.setattr(data, "__path__", [*data.__path__, str(extension / "data")])
     module = importlib.import_module("data.squares_dataset")
     train, test = module.build(None, ["train", "test"])
-    assert (train.split, test.split) == ("train", "test") and train.classes == ("square",)
+    assert (train.split, test.split) == ("train", "test")
+    assert train.classes == ("square",)
     assert len(train) == len(train.ids) == len(train.bboxes) == len(train.labels) == len(train.difficults) == 4
     for i, sample in enumerate(train.without_difficult()):
-        assert isinstance(sample, data.Sample) and train.sizes[i] == sample.img.shape[:2]
+        assert isinstance(sample, data.Sample)
+        assert train.sizes[i] == sample.img.shape[:2]
         np.testing.assert_array_equal(train.bboxes[i], sample.bbox)
     sys.modules.pop("data.squares_dataset")
 
@@ -138,12 +158,23 @@ def test_the_loss_is_what_it_says(tiny_model):
     exec(block("from trainer"), names)
 
     def losses(trainer_class):
-        net = model.build(n_fg_class=3, head_width=16, min_size=64, max_size=96, anchor_scales=(1, 2, 4),
-                          generator=torch.Generator().manual_seed(0))
+        net = model.build(
+            n_fg_class=3,
+            head_width=16,
+            min_size=64,
+            max_size=96,
+            anchor_scales=(1, 2, 4),
+            generator=torch.Generator().manual_seed(0),
+        )
         net.load_state_dict(tiny_model.state_dict())
         sample = data.Sample(
-            np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8), np.array([[8, 8, 40, 40]], np.float32),
-            np.array([1]), np.array([False]), "a", np.random.default_rng(0))
+            np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8),
+            np.array([[8, 8, 40, 40]], np.float32),
+            np.array([1]),
+            np.array([False]),
+            "a",
+            np.random.default_rng(0),
+        )
         return trainer_class(net, build_optimizer(net, 1e-3)).train_step([sample])
 
     plain, changed = losses(FasterRCNNTrainer), losses(names["BoxTrainer"])
@@ -158,9 +189,24 @@ def test_every_option_that_is_named_exists(page):
     if page == ROOT / OTHERS:  # in its tables the first column is theirs
         text = re.sub(r"^\| [^|]* \|", "", text, flags=re.M)
     named = re.findall(r"(?<![-\w])--([a-z][a-z0-9-]*)", text)
-    programs = {"help", "nproc"}  # of any command; of torchrun: --nproc_per_node
+    programs = {"help", "name", "nproc"}  # of any command; any; of torchrun: --nproc_per_node
     tests = {"steps", "kills", "runs"}  # of the programs in tests/
     assert set(named) - known_options() <= programs | tests
+
+
+def test_every_command_line_is_accepted():
+    seen, classes = set(), config_classes()
+    for line in command_lines():
+        name = next((name for name in classes if f"{line} ".startswith(f"{name} ")), None)
+        words = shlex.split(line.removeprefix(name or ""), comments=True)
+        if name is None or {"...", "--help"} & set(words):
+            continue
+        calls = []
+        call = command(classes[name], lambda config, *paths, calls=calls: calls.append(config), positional=True)
+        fire.Fire(call, command=words)
+        assert len(calls) == 1, line
+        seen.add(name)
+    assert seen == set(classes)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
