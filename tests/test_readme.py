@@ -1,22 +1,62 @@
-"""README and docs name what is there: every option with its default, every file of the house, links that resolve."""
-import dataclasses
+"""README and docs: code blocks run, links resolve, options and modules that are named exist."""
+
+import importlib
+import os
 import re
+import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import fire
+import numpy as np
 import pytest
+import torch
 
-from utils.config import AnchorConfig, BenchConfig, CheckConfig, EvalConfig, PredictConfig, TrainConfig, as_text, dashed
+import data
+import model
+from utils.config import EvalConfig, PredictConfig, TrainConfig, command, dashed
 
 ROOT = Path(__file__).parent.parent
-CONFIGS = [TrainConfig, CheckConfig, AnchorConfig, EvalConfig, PredictConfig, BenchConfig]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+OTHERS = "docs/coming-from-simple-faster-rcnn-pytorch.md"  # names options and files of that program, too
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
+
+
+def block(start):
+    """The code block of the README that starts with a text."""
+    return next(code for code in BLOCKS if code.startswith(start))
+
+
+def config_classes():
+    """Program -> the class of its options."""
+    classes = {"train.py train": TrainConfig, "eval.py": EvalConfig, "predict.py": PredictConfig}
+    for name in ("check_data", "fit_anchors", "benchmark"):
+        module = importlib.import_module(f"tools.{name}")
+        own = [v for v in vars(module).values() if isinstance(v, type) and v.__module__ == module.__name__]
+        classes[f"-m tools.{name}"] = next(value for value in own if hasattr(value, "model_fields"))
+    return classes
+
+
+def command_lines():
+    """The command lines of all pages: those that start a line, and those in backticks."""
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8").replace("\\\n", "")
+        for line in re.findall(r"^python (.*)", text, re.M) + re.findall(r"`python ([^`]*)`", text):
+            yield from (part.removeprefix("python ") for part in line.split(" && "))
+
+
+def known_options():
+    """The options of all commands, dashed."""
+    classes = config_classes().values()
+    return {dashed(field.alias or name) for c in classes for name, field in c.model_fields.items()}
 
 
 def links(page):
-    """The links of a page of Markdown that stay in the repository."""
-    found = [link or source for link, source in re.findall(r"\]\(([^)\s]+)\)|src=['\"]([^'\"]+)", page)]
-    return [link for link in found if not link.startswith("https://")]
+    """The links of a page that stay in the repository."""
+    return [link for link in re.findall(r"\]\(([^)\s]+)\)", page) if not link.startswith("https://")]
 
 
 def slugs(page):
@@ -25,18 +65,148 @@ def slugs(page):
     return [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
 
 
-@pytest.mark.parametrize("config_class", CONFIGS)
-def test_every_option_is_there_with_its_default(config_class):
-    for field in dataclasses.fields(config_class):
-        default = as_text(field.default)
-        assert f"`--{dashed(field.name)}{'=' + default if default else ''}`" in README, field.name
+@pytest.fixture
+def extension(tmp_path):
+    """A folder with the backbone and the data set of the README, below model/ and data/."""
+    for start in ("# model/", "# data/"):
+        code = block(start)
+        path = tmp_path / code.partition("\n")[0].removeprefix("# ")
+        path.parent.mkdir()
+        path.write_text(code)
+    return tmp_path
+
+
+def test_two_screens():
+    assert len(README.encode()) <= 9216
+
+
+def test_the_python_api(tmp_path, monkeypatch, tiny_model):
+    (tmp_path / "runs/voc").mkdir(parents=True)
+    (tmp_path / "runs/voc/last.pth").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch, "load", lambda path, weights_only: {"path": path, "weights_only": weights_only})
+    monkeypatch.setattr(model, "restore", lambda checkpoint: tiny_model)
+    names = {"img": np.zeros((40, 60, 3), np.uint8)}
+    exec(block("import torch, model"), names)
+    for result, shape in zip(("bboxes", "labels", "scores"), ((4,), (), ()), strict=True):
+        assert [value.shape[1:] for value in names[result]] == [shape], result
+
+
+def test_the_other_way_of_the_python_api():
+    call = re.search(r"# or: net = (.*)", block("import torch, model"))[1]
+    assert 'pretrained="imagenet"' in call
+    net = eval(call.replace('"imagenet"', "None, head_width=16"), {"model": model})
+    assert isinstance(net, model.faster_rcnn.FasterRCNN)
+    assert net.head.score.out_features == 21
+
+
+def test_backbone_and_data_set_train_and_evaluate(extension):
+    for name in ("model", "data", "utils"):
+        shutil.copytree(ROOT / name, extension / name, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+    for name in ("train.py", "trainer.py", "eval.py"):
+        shutil.copy(ROOT / name, extension)
+
+    def run(line):
+        command = [sys.executable, *shlex.split(line)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd=extension, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    run(
+        "train.py train --env=extended --model=vgg19 --data=squares --pretrained=none --max-steps=1 --epoch=1 "
+        "--min-size=64 --max-size=96 --anchor-scales=1,2 --head-width=16 --device=cpu --precision=fp32 --visdom=off"
+    )
+    checkpoint = torch.load(extension / "runs/extended/last.pth", weights_only=True)
+    assert checkpoint["class_names"] == ["square"]
+    assert checkpoint["step"] == 1
+    assert checkpoint["config"]["lr"] == 5e-4  # TRAINING
+    assert "extractor.34.weight" in checkpoint["model"]  # conv5_4
+    assert "square" in run("eval.py --load-path=runs/extended/last.pth --device=cpu")
+
+
+def test_the_backbone_states_what_the_readme_says(extension, monkeypatch):
+    monkeypatch.setattr(model, "__path__", [*model.__path__, str(extension / "model")])
+    assert model.defaults("vgg19")["lr"] == 5e-4
+    net = model.build("vgg19", n_fg_class=2, head_width=16, min_size=64, max_size=96)
+    assert sum(isinstance(layer, torch.nn.Conv2d) for layer in net.extractor) == 16
+    pixel, _ = net.prepare(np.zeros((64, 96, 3), np.uint8))
+    with torch.no_grad():
+        feature = net.extractor(pixel)
+    assert feature.shape[1:] == (net.extractor.channels, 64 // net.extractor.stride, 96 // net.extractor.stride)
+    sys.modules.pop("model.vgg19")
+
+
+def test_the_data_set_has_what_a_training_asks_for(extension, monkeypatch):
+    monkeypatch.setattr(data, "__path__", [*data.__path__, str(extension / "data")])
+    module = importlib.import_module("data.squares_dataset")
+    train, test = module.build(None, ["train", "test"])
+    assert (train.split, test.split) == ("train", "test")
+    assert train.classes == ("square",)
+    assert len(train) == len(train.ids) == len(train.bboxes) == len(train.labels) == len(train.difficults) == 4
+    for i, sample in enumerate(train.without_difficult()):
+        assert isinstance(sample, data.Sample)
+        assert train.sizes[i] == sample.img.shape[:2]
+        np.testing.assert_array_equal(train.bboxes[i], sample.bbox)
+    sys.modules.pop("data.squares_dataset")
+
+
+def test_the_loss_is_what_it_says(tiny_model):
+    from trainer import FasterRCNNTrainer, build_optimizer
+
+    names = {}
+    exec(block("from trainer"), names)
+
+    def losses(trainer_class):
+        net = model.build(
+            n_fg_class=3,
+            head_width=16,
+            min_size=64,
+            max_size=96,
+            anchor_scales=(1, 2, 4),
+            generator=torch.Generator().manual_seed(0),
+        )
+        net.load_state_dict(tiny_model.state_dict())
+        sample = data.Sample(
+            np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8),
+            np.array([[8, 8, 40, 40]], np.float32),
+            np.array([1]),
+            np.array([False]),
+            "a",
+            np.random.default_rng(0),
+        )
+        return trainer_class(net, build_optimizer(net, 1e-3)).train_step([sample])
+
+    plain, changed = losses(FasterRCNNTrainer), losses(names["BoxTrainer"])
+    assert plain.roi_loc > 0
+    torch.testing.assert_close(changed.roi_loc, 2 * plain.roi_loc)
+    torch.testing.assert_close(changed.total - plain.total, plain.roi_loc, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_option_that_is_named_exists(page):
-    known = {dashed(field.name) for c in CONFIGS for field in dataclasses.fields(c)}
-    named = re.findall(r"(?<!-)--([a-z][a-z0-9-]*)", page.read_text(encoding="utf-8"))
-    assert set(named) - known <= {"help", "name", "nproc"}  # any; torchrun's
+    text = page.read_text(encoding="utf-8")
+    if page == ROOT / OTHERS:  # in its tables the first column is theirs
+        text = re.sub(r"^\| [^|]* \|", "", text, flags=re.M)
+    named = re.findall(r"(?<![-\w])--([a-z][a-z0-9-]*)", text)
+    programs = {"help", "name", "nproc"}  # of any command; any; of torchrun: --nproc_per_node
+    tests = {"steps", "kills", "runs"}  # of the programs in tests/
+    assert set(named) - known_options() <= programs | tests
+
+
+def test_every_command_line_is_accepted():
+    seen, classes = set(), config_classes()
+    for line in command_lines():
+        name = next((name for name in classes if f"{line} ".startswith(f"{name} ")), None)
+        words = shlex.split(line.removeprefix(name or ""), comments=True)
+        if name is None or {"...", "--help"} & set(words):
+            continue
+        calls = []
+        call = command(classes[name], lambda config, *paths, calls=calls: calls.append(config), positional=True)
+        fire.Fire(call, command=words)
+        assert len(calls) == 1, line
+        seen.add(name)
+    assert seen == set(classes)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -49,18 +219,26 @@ def test_links_lead_somewhere(page):
             assert heading in slugs(target.read_text(encoding="utf-8")), link
 
 
-def test_the_pages_are_read():
-    assert {page.name for page in PAGES} >= {"README.md", "own-data.md"}
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_program_that_is_named_exists(page):
+    text = page.read_text(encoding="utf-8")
+    for module in re.findall(r"python -m ([\w.]+)", text):
+        if module.split(".")[0] in ("tools", "docs", "utils"):
+            assert (ROOT / module.replace(".", "/")).with_suffix(".py").is_file(), module
+    for script in re.findall(r"python ([\w/]+\.py)", text):
+        assert script == "convert.py" or (ROOT / script).is_file(), script  # of docs/own-data.md
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"`?\bmake (demo|test|notebook|dashboard|lint)\b", text):
+        assert re.search(rf"^{target}:", makefile, re.M), target
+
+
+def test_every_page_is_linked():
+    linked = {link for page in PAGES for link in links(page.read_text(encoding="utf-8"))}
+    for page in PAGES[1:]:
+        assert {f"docs/{page.name}", page.name} & {link.partition("#")[0] for link in linked}, page
+
+
+def test_links_and_headings_are_found():
     assert len(links(README)) > 20
-    assert links("[a](b.md#c) ![d](e.svg) [f](https://g.h) <img src='i.png'>") == ["b.md#c", "e.svg", "i.png"]
+    assert links("[a](b.md#c) ![d](e.svg) [f](https://g.h)") == ["b.md#c", "e.svg"]
     assert slugs("# A `b` c, d\n## E-f\ng") == ["a-b-c-d", "e-f"]
-
-
-def test_every_module_is_on_the_map():
-    rooms = [file for room in ("model", "data", "utils") for file in (ROOT / room).rglob("*.py")]
-    for path in [*ROOT.glob("*.py"), *rooms]:
-        assert path.name in README or path.name == "__init__.py", path
-
-
-def test_nothing_is_left_to_fill_in():
-    assert not re.search(r"@[A-Z_]+@", README)

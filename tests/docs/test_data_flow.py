@@ -1,4 +1,5 @@
 """The figure of the data flow: made by its script, complete, about files that are there."""
+
 import re
 import runpy
 import xml.etree.ElementTree as ET
