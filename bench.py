@@ -9,6 +9,7 @@ RoIs, forward and backward, and one optimizer step. Nobody can be faster with th
 All are run in turn in one process, so that whatever else the machine does meets all of them; seconds are medians over
 the rounds, and so are ratios, which are taken within a round. Memory is measured in a process for each.
 """
+
 import collections
 import json
 import multiprocessing
@@ -59,8 +60,13 @@ def make_sample(height, width):
 def sgd(net):
     """The optimizer of `FasterRCNNTrainer`: two groups, fused."""
     named = [(name, param) for name, param in net.named_parameters() if param.requires_grad]
-    groups = [{"params": [param for name, param in named if name.endswith("bias") == bias],
-               "weight_decay": 0.0 if bias else 5e-4} for bias in (False, True)]
+    groups = [
+        {
+            "params": [param for name, param in named if name.endswith("bias") == bias],
+            "weight_decay": 0.0 if bias else 5e-4,
+        }
+        for bias in (False, True)
+    ]
     return torch.optim.SGD(groups, lr=1e-3, momentum=0.9, fused=True)
 
 
@@ -70,8 +76,9 @@ class Ours:
     def __init__(self, device, dtype, height, width):
         self.sample, self.dtype, self.device = make_sample(height, width), dtype, device
         size = min(height, width), max(height, width)
-        self.net = model.build(n_fg_class=N_CLASS, head_width=WIDTH, frozen_convs=N_FROZEN, min_size=size[0],
-                               max_size=size[1]).to(device)
+        self.net = model.build(
+            n_fg_class=N_CLASS, head_width=WIDTH, frozen_convs=N_FROZEN, min_size=size[0], max_size=size[1]
+        ).to(device)
         self.trainer = FasterRCNNTrainer(self.net, dtype=dtype)
         self.transform = TrainTransform(self.net.prepare, 0.5)
 
@@ -98,12 +105,22 @@ class TorchvisionPeer:
         backbone.out_channels = 512
         freeze(backbone)
         self.net = Peer(
-            backbone, rpn_anchor_generator=AnchorGenerator(((128, 256, 512),), ((0.5, 1.0, 2.0),)),
-            min_size=min(height, width), max_size=max(height, width), rpn_pre_nms_top_n_train=12000,
-            rpn_post_nms_top_n_train=2000, rpn_pre_nms_top_n_test=6000, rpn_post_nms_top_n_test=N_ROI["predict"],
-            box_roi_pool=MultiScaleRoIAlign(["0"], 7, 2), box_head=TwoMLPHead(512 * 7 * 7, WIDTH),
-            box_predictor=FastRCNNPredictor(WIDTH, N_CLASS + 1), box_score_thresh=0.05, box_nms_thresh=0.3,
-            box_batch_size_per_image=N_ROI["train"], rpn_batch_size_per_image=256).to(device)
+            backbone,
+            rpn_anchor_generator=AnchorGenerator(((128, 256, 512),), ((0.5, 1.0, 2.0),)),
+            min_size=min(height, width),
+            max_size=max(height, width),
+            rpn_pre_nms_top_n_train=12000,
+            rpn_post_nms_top_n_train=2000,
+            rpn_pre_nms_top_n_test=6000,
+            rpn_post_nms_top_n_test=N_ROI["predict"],
+            box_roi_pool=MultiScaleRoIAlign(["0"], 7, 2),
+            box_head=TwoMLPHead(512 * 7 * 7, WIDTH),
+            box_predictor=FastRCNNPredictor(WIDTH, N_CLASS + 1),
+            box_score_thresh=0.05,
+            box_nms_thresh=0.3,
+            box_batch_size_per_image=N_ROI["train"],
+            rpn_batch_size_per_image=256,
+        ).to(device)
         self.optimizer = sgd(self.net)
 
     def train(self):
@@ -130,8 +147,14 @@ class Floor:
         self.dtype, self.device = dtype, device
         self.features = freeze(vgg16().features[:-1])
         self.rpn = nn.ModuleList([nn.Conv2d(512, 512, 3, padding=1), nn.Conv2d(512, 18, 1), nn.Conv2d(512, 36, 1)])
-        self.head = nn.ModuleList([nn.Linear(25088, WIDTH), nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 4 * N_CLASS + 4),
-                                   nn.Linear(WIDTH, N_CLASS + 1)])
+        self.head = nn.ModuleList(
+            [
+                nn.Linear(25088, WIDTH),
+                nn.Linear(WIDTH, WIDTH),
+                nn.Linear(WIDTH, 4 * N_CLASS + 4),
+                nn.Linear(WIDTH, N_CLASS + 1),
+            ]
+        )
         self.net = nn.ModuleList([self.features, self.rpn, self.head]).to(device, memory_format=memory_format)
         self.img = torch.randn(1, 3, height, width, device=device).to(memory_format=memory_format)
         self.pool = {name: torch.rand(n, 25088, device=device) for name, n in N_ROI.items()}
@@ -233,6 +256,7 @@ class Clock:
 
     def wrap(self, part, function):
         """`function`, clocked as `part`."""
+
         def call(*args, **kwargs):
             result = []
             self._inside.append(0.0)
@@ -249,10 +273,16 @@ def where_time_goes(ours, steps):
     clock = Clock(ours.device)
     net, trainer = ours.net, ours.trainer
     for part, owner, name in (
-        ("image", ours, "transform"), ("extractor", net.extractor, "forward"), ("RPN", net.rpn, "forward"),
-        ("proposals", net.rpn, "proposal_creator"), ("anchor targets", trainer, "anchor_target_creator"),
-        ("RoI targets", trainer, "proposal_target_creator"), ("RoI pooling, head", net.head, "forward"),
-        ("losses", trainer, "step"), ("optimizer", trainer.optimizer, "step"), ("backward", trainer, "train_step"),
+        ("image", ours, "transform"),
+        ("extractor", net.extractor, "forward"),
+        ("RPN", net.rpn, "forward"),
+        ("proposals", net.rpn, "proposal_creator"),
+        ("anchor targets", trainer, "anchor_target_creator"),
+        ("RoI targets", trainer, "proposal_target_creator"),
+        ("RoI pooling, head", net.head, "forward"),
+        ("losses", trainer, "step"),
+        ("optimizer", trainer.optimizer, "step"),
+        ("backward", trainer, "train_step"),
     ):
         setattr(owner, name, clock.wrap(part, getattr(owner, name)))
     for _ in range(steps):
@@ -321,22 +351,29 @@ def ratio(values, others):
 
 def report(precision, seconds, memory, parts):
     """Prints one precision's tables; returns its figures."""
-    median = {name: {work: statistics.median(values) for work, values in by_work.items()}
-              for name, by_work in seconds.items()}
+    median = {
+        name: {work: statistics.median(values) for work, values in by_work.items()} for name, by_work in seconds.items()
+    }
     floors = [name for name in median if name.startswith("floor")]
     for work in N_ROI:
         floor = min(floors, key=lambda name: median[name][work])
-        print(f"\n{f'{work}, {precision}':24}  seconds    (range)         images/s  of peer  of floor"
-              + "  peak GB" * (work == "train"))
+        print(
+            f"\n{f'{work}, {precision}':24}  seconds    (range)         images/s  of peer  of floor"
+            + "  peak GB" * (work == "train")
+        )
         for name, by_work in median.items():
             second, values = by_work[work], seconds[name][work]
             peak = memory.get(name) if work == "train" else None
             of_peer, of_floor = (ratio(values, seconds[other][work]) for other in ("peer", floor))
-            print(f"{name:24}  {second:7.4f}  ({min(values):.4f} to {max(values):.4f})  {1 / second:8.2f}"
-                  f"  {of_peer:7.2f}  {of_floor:8.2f}" + (f"  {peak:7.2f}" if peak else ""))
+            print(
+                f"{name:24}  {second:7.4f}  ({min(values):.4f} to {max(values):.4f})  {1 / second:8.2f}"
+                f"  {of_peer:7.2f}  {of_floor:8.2f}" + (f"  {peak:7.2f}" if peak else "")
+            )
     total = sum(parts.values())
-    print(f"\nour training step, {precision}: " + ", ".join(
-        f"{part} {second:.4f} ({second / total:.1%})" for part, second in parts.items()))
+    print(
+        f"\nour training step, {precision}: "
+        + ", ".join(f"{part} {second:.4f} ({second / total:.1%})" for part, second in parts.items())
+    )
     print(f"creators and losses together: {sum(parts[part] for part in CREATORS_AND_LOSSES) / total:.1%}")
     return {"seconds": seconds, "median": median, "peak_gb": memory, "parts": parts}
 
@@ -357,13 +394,18 @@ def main(config):
     about = {"size": config.size, "steps": config.steps} | machine
     print(", ".join(f"{key} {value}" for key, value in about.items() if value is not None))
     results = {"about": about, "data_images_per_second": data_path(), "metric_seconds": metric()}
-    print(f"data path: {results['data_images_per_second']:.0f} images/s from JPEG to tensor, one worker\n"
-          f"metric: {results['metric_seconds']:.2f} s for 5000 images with 100 detections each")
+    print(
+        f"data path: {results['data_images_per_second']:.0f} images/s from JPEG to tensor, one worker\n"
+        f"metric: {results['metric_seconds']:.2f} s for 5000 images with 100 detections each"
+    )
     memory = {}
     for precision in precisions:
         dtype = pick_dtype(precision, device)
-        memory[precision] = {name: peak_memory(name, device, dtype, height, width)
-                             for name in contestants_for(device) if name != "floor, channels first"}
+        memory[precision] = {
+            name: peak_memory(name, device, dtype, height, width)
+            for name in contestants_for(device)
+            if name != "floor, channels first"
+        }
     for precision in precisions:
         seconds, parts = measure(device, pick_dtype(precision, device), height, width, config.steps)
         results[precision] = report(precision, seconds, memory[precision], parts)

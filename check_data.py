@@ -1,4 +1,5 @@
 """Looks for mistakes in a data set and says what is in it: `python train.py check --voc-data-dir=MYDATA`."""
+
 import shlex
 import sys
 import time
@@ -24,16 +25,24 @@ def check(config):
     items = read_items(root, every, classes, config.invalid_boxes, findings)
     read = time.monotonic()
     decode([item.path for item in items], findings)
-    print(root, summary(classes, items, {split: len(ids[split]) for split in splits}),
-          f"annotations and headers read in {read - start:.1f} s, as training does at its start, "
-          f"images decoded in {time.monotonic() - read:.1f} s", *findings.noted(sys.maxsize), sep="\n")
+    print(
+        root,
+        summary(classes, items, {split: len(ids[split]) for split in splits}),
+        f"annotations and headers read in {read - start:.1f} s, as training does at its start, "
+        f"images decoded in {time.monotonic() - read:.1f} s",
+        *findings.noted(sys.maxsize),
+        sep="\n",
+    )
     findings.raise_errors(sys.maxsize)
-    print("nothing that would stop a training was found\n"
-          f"next: python train.py anchors --voc-data-dir={shlex.quote(str(root))} --train-split={splits[0]}")
+    print(
+        "nothing that would stop a training was found\n"
+        f"next: python train.py anchors --voc-data-dir={shlex.quote(str(root))} --train-split={splits[0]}"
+    )
 
 
 def decode(paths, findings):
     """Decodes the images `paths` in threads; those that cannot be go to `findings`."""
+
     def fault(path):
         try:
             read_image(path)

@@ -8,6 +8,7 @@ inside the image, which alone are trained on. The difference is the price of the
 
 N: boxes of all images. G: boxes of one. k: anchors at a cell. K: anchors of an image.
 """
+
 import dataclasses
 import shlex
 from functools import cache
@@ -50,20 +51,31 @@ def fit_anchors(config):
     scales, ratios, clusters = propose(config, size)
     use = in_words(config.anchor_scales, config.anchor_ratios)
     grid = in_words(scales, ratios)
-    shapes = {"in use": centred(grid_size(config.anchor_scales, config.anchor_ratios, STRIDE)),
-              "proposed": centred(grid_size(scales, ratios, STRIDE)), "clusters": centred(clusters)}
+    shapes = {
+        "in use": centred(grid_size(config.anchor_scales, config.anchor_ratios, STRIDE)),
+        "proposed": centred(grid_size(scales, ratios, STRIDE)),
+        "clusters": centred(clusters),
+    }
     placed = [in_place(anchor_base, bboxes, img_sizes, name) for name, anchor_base in shapes.items()]
-    fits = [Fit(name, base[:, 2:] - base[:, :2], size_iou(size, (base[:, 2:] - base[:, :2]).astype(float)).max(1), *at)
-            for (name, base), at in zip(shapes.items(), placed, strict=True)]
+    fits = [
+        Fit(name, base[:, 2:] - base[:, :2], size_iou(size, (base[:, 2:] - base[:, :2]).astype(float)).max(1), *at)
+        for (name, base), at in zip(shapes.items(), placed, strict=True)
+    ]
 
-    print(f"{len(clusters)} clusters of {len(size)} boxes, in pixels after the resize (--min-size={config.min_size}, "
-          f"--max-size={config.max_size})\n{cluster_table(size, clusters)}\n\n{fit_table(fits)}")
-    print("by size: shapes on the centre of the box; in place: the anchors at every cell that lie inside the image\n\n"
-          f"in use:   {use}\nproposed: {grid}")
+    print(
+        f"{len(clusters)} clusters of {len(size)} boxes, in pixels after the resize (--min-size={config.min_size}, "
+        f"--max-size={config.max_size})\n{cluster_table(size, clusters)}\n\n{fit_table(fits)}"
+    )
+    print(
+        "by size: shapes on the centre of the box; in place: the anchors at every cell that lie inside the image\n\n"
+        f"in use:   {use}\nproposed: {grid}"
+    )
     least = TrainConfig.rpn_min_size
     if (shortest < least).any():
-        print(f"{(shortest < least).mean():.1%} of the objects have a side below {least:g} pixels of the image; "
-              f"proposals as small are dropped at --rpn-min-size={least:g}: give a smaller one")
+        print(
+            f"{(shortest < least).mean():.1%} of the objects have a side below {least:g} pixels of the image; "
+            f"proposals as small are dropped at --rpn-min-size={least:g}: give a smaller one"
+        )
     with writing(config.out):
         plot_anchors(size, fits, config.out)
     print(f"drawn in {config.out}\nnext: python train.py train {given(config)}{grid}")
@@ -82,10 +94,13 @@ def read_boxes(config):
     bboxes = dataset.objects()[0]
     n_box = sum(map(len, bboxes))
     if not n_box:
-        raise DataError(f"{root}: the images of {config.train_split} have no object (difficult ones count with "
-                        "--use-difficult), so there is nothing to fit anchors to")
-    print(f"{root}: {n_box} boxes on {len(dataset)} images of {config.train_split}",
-          *dataset.findings.noted(), sep="\n")
+        raise DataError(
+            f"{root}: the images of {config.train_split} have no object (difficult ones count with "
+            "--use-difficult), so there is nothing to fit anchors to"
+        )
+    print(
+        f"{root}: {n_box} boxes on {len(dataset)} images of {config.train_split}", *dataset.findings.noted(), sep="\n"
+    )
     resized = [resized_size(*size, config.min_size, config.max_size)[:2] for size in originals]
     shortest = np.concatenate([(bbox[:, 2:] - bbox[:, :2]).min(1) for bbox in bboxes])  # (N,)
     return [scale_bbox(*args) for args in zip(bboxes, originals, resized, strict=True)], resized, shortest
@@ -121,6 +136,7 @@ def in_place(anchor_base, bboxes, img_sizes, name=None):
     Returns:
         (N,) IoU, 0 for a box that no such anchor touches, and the share of the anchors that lie inside.
     """
+
     @cache
     def anchors(height, width):  # many images are of one size
         # VGG16's four poolings round down
@@ -141,8 +157,9 @@ def cluster_table(size, clusters):
     share = np.bincount(size_iou(size, clusters).argmax(1), minlength=len(clusters)) / len(size)
     lines = ["height  width   scale   ratio   boxes"]
     for (height, width), part in zip(clusters, share, strict=True):
-        lines.append(f"{height:6.0f} {width:6.0f} {np.sqrt(height * width) / STRIDE:7.2f} {height / width:7.2f} "
-                     f"{part:7.1%}")
+        lines.append(
+            f"{height:6.0f} {width:6.0f} {np.sqrt(height * width) / STRIDE:7.2f} {height / width:7.2f} {part:7.1%}"
+        )
     return "\n".join(lines)
 
 
@@ -151,8 +168,10 @@ def fit_table(fits):
     columns = "mean IoU   recall at 0.5  at 0.7"
     lines = [f"{'':12}{'by size':35}in place", f"{'anchors':12}{columns}    {columns}    anchors inside"]
     for fit in fits:
-        cells = [f"{iou.mean():8.3f}   {(iou >= 0.5).mean():13.3f}  {(iou >= 0.7).mean():6.3f}"
-                 for iou in (fit.by_size, fit.in_place)]
+        cells = [
+            f"{iou.mean():8.3f}   {(iou >= 0.5).mean():13.3f}  {(iou >= 0.7).mean():6.3f}"
+            for iou in (fit.by_size, fit.in_place)
+        ]
         lines.append(f"{fit.name:12}{cells[0]}    {cells[1]}    {fit.inside:14.0%}")
     return "\n".join(lines)
 

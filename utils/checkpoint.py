@@ -5,6 +5,7 @@ A checkpoint holds "model" (weights), "build" (name and keyword arguments of `mo
 """
 
 import contextlib
+import json
 import os
 import platform
 import re
@@ -17,9 +18,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from utils.config import OptionError, as_text, dashed
+from utils.config import OptionError, TrainConfig, as_text, dashed, restore_options
 from utils.convert_weights import convert_backbone, convert_detector
 
+RUNS = Path("runs")
+# options that a resumed run keeps: they define its weights, its data or the order of its images
+FIXED_OPTIONS = ("model", "load_path", "reset_head", "pretrained", "preprocess", "seed", "classes", "train_split")
+FIXED_OPTIONS += ("batch_size", "head_width", "frozen_convs", "anchor_scales", "anchor_ratios")
 FORMAT = 2
 RESUME_KEYS = ("optimizer", "rng")
 KEYS = ("model", "build", "class_names", "preprocessing", "config", "epoch", "step")
@@ -221,6 +226,71 @@ def check_compatible(path: str, checkpoint: dict, classes: tuple, build_kwargs: 
         print(f"note: {path} was trained with pooling that rounds sizes up, now it rounds them down")
     if not (names or reset_head):
         print(f"note: {path} does not name its classes; they are taken to be {', '.join(classes)}, in this order")
+
+
+def resume_training(path: str | Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, run: dict) -> int:
+    """Restore weights, optimizer and random state from a last.pth.
+
+    Args:
+        path: File of a run with the same data.
+        model, optimizer: Objects to fill.
+        run: "class_names", "ids" of the training images and "processes" of this run, which must be the same.
+
+    Returns:
+        Number of optimizer steps taken.
+
+    Raises:
+        CheckpointError: The file cannot be read, or classes, images or number of processes differ.
+    """
+    stored = load_checkpoint(path, resume=True)
+    for name, what in (("class_names", "classes"), ("ids", "training images"), ("processes", "number of processes")):
+        before, now = stored.get(name, run[name]), run[name]
+        if before != now:
+            if name == "ids":
+                before, now = (f"{len(ids)} images" for ids in (before, now))
+            raise CheckpointError(
+                f"{path}: the {what} differ, {before} in the checkpoint, {now} in this run: resume with the same data, "
+                f"or start another run from these weights with --load-path={path}"
+            )
+    load_weights(model, stored, path)
+    with checkpoint_error(path):
+        model.preprocessing = type(model.preprocessing)(*stored["preprocessing"])
+        optimizer.load_state_dict(stored["optimizer"])
+        set_rng_state(stored["rng"])
+        return stored["step"]
+
+
+def check_run_folder(folder: Path, resume: bool, overwrite: bool) -> None:
+    """Raise OptionError for a name that is no file name, or an earlier run that is neither resumed nor replaced."""
+    name = folder.name
+    if folder.parent.name != RUNS.name or name in ("", "..") or len(os.fsencode(name)) > 200:
+        raise OptionError(f"--env must be a plain name of at most 200 bytes, it names the folder {RUNS}/ENV/")
+    if (folder / "config.json").exists() and not (resume or overwrite):
+        raise OptionError(
+            f"{folder} holds an earlier run: --resume continues it, --overwrite deletes it, or take another --env"
+        )
+
+
+def stored_options(texts: dict) -> dict:
+    """Return the options of the run that `--resume` continues, {} without it; `texts` are those of the command line."""
+    if texts.get("resume", "").lower() != "true":
+        return {}
+    path = RUNS / texts.get("env", TrainConfig.model_fields["env"].default) / "config.json"
+    if not (path.is_file() and path.with_name("last.pth").is_file()):
+        raise OptionError(f"--resume: {path.parent} lacks config.json or last.pth: start again with --overwrite")
+    try:
+        stored = restore_options(TrainConfig, json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, AttributeError) as error:
+        raise OptionError(
+            f"{path} is damaged ({error}): repair it by hand, last.pth has the options as 'config'"
+        ) from None
+    for name in FIXED_OPTIONS:
+        if texts.get(name, as_text(stored[name])).lower() != as_text(stored[name]).lower():
+            raise OptionError(
+                f"--{dashed(name)}={texts[name]}: the run was started with {as_text(stored[name]) or 'none'}, which "
+                "cannot change: leave it out, or start another run with --env"
+            )
+    return stored
 
 
 def rng_state() -> dict:

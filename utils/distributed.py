@@ -9,6 +9,7 @@ import contextlib
 import datetime
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterable, Iterator
 
@@ -149,3 +150,28 @@ def destroy() -> None:
     if world_size() > 1:
         barrier()
         dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def catch_signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM in the yielded list instead of stopping; a second signal exits immediately."""
+    stop = []
+
+    def handle(number, frame):
+        if stop:
+            os._exit(128 + number)
+        stop.append(number)
+        os.write(2, b"\nfinishing the step and saving last.pth; once more: exit immediately without saving\n")
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def ignore_signals(*_) -> None:
+    """Ignore SIGINT and SIGTERM, which reach all processes of a group: for workers, which the training still needs."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
