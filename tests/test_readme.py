@@ -201,6 +201,8 @@ def test_every_command_line_is_accepted():
         words = shlex.split(line.removeprefix(name or ""), comments=True)
         if name is None or {"...", "--help"} & set(words):
             continue
+        if not words and any(field.is_required() for field in classes[name].model_fields.values()):  # mentioned only
+            continue
         calls = []
         call = command(classes[name], lambda config, *paths, calls=calls: calls.append(config), positional=True)
         fire.Fire(call, command=words)
