@@ -115,7 +115,7 @@ def test_backbone_and_data_set_train_and_evaluate(extension):
 
     run(
         "train.py train --env=extended --model=vgg19 --data=squares --pretrained=none --max-steps=1 --epoch=1 "
-        "--min-size=64 --max-size=96 --anchor-scales=1,2 --head-width=16 --device=cpu --precision=fp32 --visdom=off"
+        "--min-size=64 --max-size=96 --head-width=16 --device=cpu --precision=fp32 --visdom=off"
     )
     checkpoint = torch.load(extension / "runs/extended/last.pth", weights_only=True)
     assert checkpoint["class_names"] == ["square"]

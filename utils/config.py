@@ -47,7 +47,9 @@ def option(default: Any, topic: str, meaning: str, source: str = "", **limits: A
 
 def own(topic: str, meaning: str, source: str = "", **limits: Any) -> Any:
     """Declare an option whose default is None, the model's own value; see `defaults` of `command`."""
-    return option(None, topic, meaning, source, **limits)
+    field = option(None, topic, meaning, source, **limits)
+    field.json_schema_extra["own"] = True
+    return field
 
 
 def _split(value):
@@ -252,8 +254,13 @@ def parse_options(
         nullable = type(None) in typing.get_args(fields[name].annotation)
         values[name] = None if nullable and text in ("", "None") else text
     if defaults and "model" in fields:
-        model_values = defaults(values.get("model", MODEL), values.get("pretrained", PRETRAINED))
-        values |= {name: value for name, value in model_values.items() if name in fields and values.get(name) is None}
+        name, pretrained = values.get("model", MODEL), values.get("pretrained", PRETRAINED)
+        model_values = defaults(name, pretrained)
+        for own in (own for own, field in fields.items() if "own" in field.json_schema_extra):
+            if own not in model_values and own in texts:
+                raise OptionError(f"--{dashed(own)}: --model={name} has no such option")
+            if values.get(own) is None:
+                values[own] = model_values.get(own)
     return _validate(config_class, values)
 
 
