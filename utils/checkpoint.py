@@ -73,7 +73,8 @@ def checkpoint_error(path: str | Path):
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         if isinstance(error, CheckpointError):
             raise
-        reason = (str(error).splitlines() or [type(error).__name__])[:2][-1].strip()  # the first of several lines is a title
+        lines = str(error).splitlines() or [type(error).__name__]
+        reason = lines[1 if len(lines) > 1 else 0].strip()  # the first of several lines is a title
         reason += " is missing" * isinstance(error, KeyError)
         raise CheckpointError(f"{path} cannot be used: {reason}") from error
 
