@@ -20,7 +20,6 @@ from utils.metrics import (
     COUNTS,
     IOU_THRESHS,
     METRICS,
-    PROPOSAL_NUMBERS,
     evaluate,
     evaluate_proposals,
     format_recall,
@@ -40,7 +39,6 @@ def main(config):
     checkpoint = ckpt.open_checkpoint(config.load_path, config.preprocess)
     dataset = build_dataset(config, checkpoint)
     if config.proposals:
-        checkpoint["build"] |= PROPOSAL_NUMBERS
     with ckpt.checkpoint_error(config.load_path):
         net = model.restore(checkpoint).to(device)
     n_image = min(len(dataset), config.limit or len(dataset))

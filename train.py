@@ -141,7 +141,9 @@ def evaluate_and_save_best(config, trainer, dataset, logger, run, epoch, step):
     evaluation = evaluate(net, dataset, "voc07", dtype, config.num_workers, **options)
     if logger is None:
         return
-    if (evaluation.map or 0) > max((record["map"] or 0 for record in logger.evaluations()), default=-1):
+    if (evaluation.map or 0) > max(
+        (record["map"] or 0 for record in logger.records if record["kind"] == "eval"), default=-1
+    ):
         ckpt.save_checkpoint(logger.folder / "best.pth", snapshot(trainer, run, epoch, step) | {"map": evaluation.map})
     samples = [dataset[i] for i in range(0, len(dataset), math.ceil(len(dataset) / N_PICTURE))]
     with torch.autocast(net.device.type, dtype, enabled=dtype is not None):
