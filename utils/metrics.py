@@ -22,7 +22,7 @@ from utils.voc_eval import broadcast_iou, eval_detection_voc, join_images
 METRICS = {
     "voc07": "VOC2007 average precision (11 points) at IoU 0.5, difficult objects ignored",
     "voc": "VOC average precision (area under the curve, VOC2010 and later) at IoU 0.5, difficult objects ignored",
-    "coco": "COCO average precision, mean over IoU 0.5 to 0.95, best 100 per image and class, difficult objects as crowds",
+    "coco": "COCO average precision over IoU 0.5 to 0.95, best 100 per image and class, difficult ones are crowds",
 }
 COCO_SUMMARY = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 COCO_SUMMARY += ("AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large")
