@@ -16,15 +16,8 @@ from data.voc_dataset import VOC_CLASSES
 from utils import checkpoint as ckpt
 from utils import distributed
 from utils.config import EvalConfig, OptionError, TrainConfig, command, restore_options
-from utils.metrics import (
-    COUNTS,
-    IOU_THRESHS,
-    METRICS,
-    evaluate,
-    evaluate_proposals,
-    format_recall,
-    format_results,
-)
+from utils.metrics import COUNTS, IOU_THRESHS, evaluate, evaluate_proposals
+from utils.metrics import format_heading, format_recall, format_results
 from utils.vis import plot_recall
 
 
@@ -41,31 +34,24 @@ def main(config):
     if config.proposals:
     with ckpt.checkpoint_error(config.load_path):
         net = model.restore(checkpoint).to(device)
-    n_image = min(len(dataset), config.limit or len(dataset))
-    precision = "bf16" if dtype else "fp32"
-    print(f"{dataset.root}: {n_image} images, {precision}", *dataset.notes, sep="\n")
-    about = {
-        "checkpoint": config.load_path,
-        "step": checkpoint["step"],
-        "preprocessing": checkpoint["preprocessing"],
-        "data": str(dataset.root),
-        "split": config.split,
-        "n_image": n_image,
-        "precision": precision,
-    }
+    print(f"{dataset.root}, split {dataset.split}: {min(len(dataset), config.limit or len(dataset))} images")
+    print(*dataset.notes, sep="\n", end="\n" * bool(dataset.notes))
     if config.proposals:
-        recall = evaluate_proposals(net, dataset, dtype, config.num_workers, config.limit)
+        results = evaluate_proposals(net, dataset, dtype, config.num_workers, config.limit)
         plot = Path(config.plot or f"{Path(config.load_path).with_suffix('')}.recall.png")
-        plot_recall(recall["recall"], COUNTS, IOU_THRESHS, plot)
-        print(f"{format_recall(recall)}\ndrawn in {plot}")
-        results = {"counts": COUNTS, "iou_threshs": IOU_THRESHS} | recall
+        plot_recall(results["recall"], COUNTS, IOU_THRESHS, plot)
+        print(f"{format_recall(results)}\ndrawn in {plot}")
     else:
         options = {name: getattr(config, name) for name in ("score_thresh", "nms_thresh", "max_detections")}
+        options = {name: getattr(net, name) if value is None else value for name, value in options.items()}
         evaluation = evaluate(net, dataset, config.metric, dtype, config.num_workers, config.limit, **options)
-        print(f"{METRICS[config.metric]}\n{format_results(evaluation)}")
-        results = {"metric": config.metric} | options | evaluation._asdict()
+        print(f"{format_heading(config.metric, dtype, **options)}\n{format_results(evaluation)}")
+        results = {"metric": config.metric, "precision": "bf16" if dtype else "fp32"} | options | evaluation._asdict()
     if config.json_path:
+        about = {"checkpoint": config.load_path, "step": checkpoint["step"], "data": str(dataset.root)}
+        about |= {"preprocessing": checkpoint["preprocessing"], "split": dataset.split, "limit": config.limit}
         ckpt.write_text(config.json_path, json.dumps(about | results, indent=1, ensure_ascii=False))
+        print(f"written to {config.json_path}")
 
 
 def build_dataset(config, checkpoint):

@@ -26,7 +26,7 @@ from model.utils.proposal_target_creator import ProposalTargetCreator
 from trainer import FasterRCNNTrainer, build_optimizer, set_lr
 from utils.config import OptionError, TrainConfig, command
 from utils.logger import LogError, Logger, MetricLogger
-from utils.metrics import evaluate, format_results, worker_count
+from utils.metrics import evaluate, format_heading, format_results, worker_count
 from utils.vis import comparison
 
 PICTURE_SCORE, N_PICTURE = 0.5, 6  # lowest score, and number of images, of the pictures drawn after an evaluation
@@ -149,7 +149,7 @@ def evaluate_and_save_best(config, trainer, dataset, logger, run, epoch, step):
     with torch.autocast(net.device.type, dtype, enabled=dtype is not None):
         detections = net.predict([sample.img for sample in samples], **options | {"score_thresh": PICTURE_SCORE})
     logger.eval(step, epoch, evaluation.map, evaluation.ap, comparison(samples, detections, dataset.classes))
-    print(f"epoch {epoch + 1}, step {step}\n{format_results(evaluation)}")
+    print(f"epoch {epoch + 1}, step {step}\n{format_heading('voc07', dtype, **options)}\n{format_results(evaluation)}")
 
 
 def snapshot(trainer, run, epoch, step):

@@ -20,7 +20,7 @@ from model.utils.preprocess import TORCHVISION, prepare
 from model.utils.proposal_creator import ProposalCreator
 from model.utils.proposal_target_creator import ProposalTargetCreator
 from model.utils.sampling import draw
-from utils.recall import proposal_recall
+from utils.metrics import proposal_recall
 from utils.voc_eval import eval_detection_voc
 
 settings.register_profile("house", max_examples=150, deadline=None, derandomize=True, database=None)

@@ -1,0 +1,288 @@
+"""Measure speed and memory on this machine: `python -m tools.benchmark`.
+
+ours: a training step and `predict` of this library, from a decoded image on.
+torchvision: torchvision.models.detection.FasterRCNN around the same VGG16, with the same sizes, anchors, numbers of
+proposals and samples, head width and optimizer; RoIAlign and torch's default memory format are its own.
+lower_bound: the layers alone, on tensors that are ready: VGG16's features, the RPN's convolutions and the head on 128
+(300) RoIs, with backward pass and optimizer step. Nothing with the same layers, precision and format is faster.
+
+All run in turn in one process, in random order, so that other load on the machine affects all of them. Seconds are
+medians over the rounds, and so are ratios, which are taken within a round. Memory is measured in separate processes.
+"""
+
+import json
+import multiprocessing
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import fire
+import numpy as np
+import torch
+from PIL import Image
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.ops import MultiScaleRoIAlign
+
+import model
+from data import Sample
+from data.voc_dataset import read_image
+from trainer import FasterRCNNTrainer, build_optimizer
+from utils.checkpoint import describe_environment, write_text
+from utils.config import Config, Count, OptionError, Precision, command, option
+from utils.distributed import pick_device, pick_dtype
+from utils.voc_eval import eval_detection_voc
+
+N_CLASS, WIDTH, N_FROZEN, LR = 20, 4096, 4, 1e-3  # classes of VOC; width of fc6 and fc7; conv1_1 to conv2_2
+N_ROI = {"train": 128, "predict": 300}
+N_WARM_UP = 4  # rounds until the memory that is kept between steps no longer grows
+
+
+class BenchConfig(Config):
+    """python -m tools.benchmark: Measure speed and memory, next to torchvision's detector and the bare layers."""
+
+    device: str = option("auto", "Device", "auto (the GPU if there is one), cpu, cuda or cuda:N")
+    precision: Precision = option("auto", "Device", "fp32, bf16, or auto: both if the hardware has instructions for it")
+    size: str = option("600x800", "Image", "height x width of the image, which is not resized")
+    steps: Count = option(5, "Run", f"rounds to measure, after {N_WARM_UP} to warm up")
+    json_path: str | None = option(None, "Run", "file to write the figures to", alias="json")
+
+
+def build_network(size, **kwargs):
+    """Build our network for images of `size`, (height, width)."""
+    options = {"n_fg_class": N_CLASS, "head_width": WIDTH, "frozen_convs": N_FROZEN} | kwargs
+    return model.build("vgg16", min_size=min(size), max_size=max(size), **options)
+
+
+class Contestant:
+    """A network, and an image of noise with five objects.
+
+    Args:
+        device: torch.device.
+        dtype: torch.bfloat16 for autocast, None for float32.
+        size: (height, width) of the image.
+    """
+
+    def __init__(self, device, dtype, size):
+        rng = np.random.default_rng(0)
+        corner = rng.uniform(0, 0.6, (5, 2)) * size
+        bbox = np.hstack((corner, corner + rng.uniform(0.1, 0.4, (5, 2)) * size)).astype(np.float32)
+        img, label = rng.integers(0, 256, (*size, 3), np.uint8), rng.integers(0, N_CLASS, 5)
+        self.sample, self.device, self.dtype = Sample(img, bbox, label, np.zeros(5, bool), "noise"), device, dtype
+        self.net = self.build(size).to(device)
+        self.optimizer = build_optimizer(self.net, LR)
+
+    def build(self, size):
+        """Build the network."""
+        return build_network(size)
+
+    def autocast(self):
+        """Return the context in which the layers run."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None)
+
+    def train(self):
+        """Take a training step."""
+        self.net.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.autocast():
+            loss = self.loss()
+        loss.backward()
+        self.optimizer.step()
+
+    def predict(self):
+        """Detect objects."""
+        self.net.eval()
+        with torch.no_grad(), self.autocast():
+            self.detect()
+
+
+class Ours(Contestant):
+    """This library."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.trainer = FasterRCNNTrainer(self.net, self.optimizer, dtype=self.dtype)
+
+    def train(self):
+        """Take a training step."""
+        self.trainer.train_step([self.sample._replace(rng=np.random.default_rng(0))])
+
+    def detect(self):
+        """Return detections on the host."""
+        return self.net.predict([self.sample.img])
+
+
+class Torchvision(Contestant):
+    """torchvision's detector."""
+
+    def build(self, size):
+        """Build the network."""
+        backbone = build_network(size, head_width=1).extractor
+        backbone.out_channels = backbone.channels
+        layers = {
+            "box_roi_pool": MultiScaleRoIAlign(["0"], 7, 2),
+            "box_predictor": FastRCNNPredictor(WIDTH, N_CLASS + 1),
+        }
+        layers |= {"box_head": TwoMLPHead(backbone.channels * 7 * 7, WIDTH)}
+        layers |= {"rpn_anchor_generator": AnchorGenerator(((128, 256, 512),), ((0.5, 1.0, 2.0),))}
+        numbers = {"rpn_pre_nms_top_n_train": 12000, "rpn_post_nms_top_n_train": 2000, "box_nms_thresh": 0.3}
+        numbers |= {"rpn_pre_nms_top_n_test": 6000, "rpn_post_nms_top_n_test": N_ROI["predict"]}
+        numbers |= {"box_batch_size_per_image": N_ROI["train"], "min_size": min(size), "max_size": max(size)}
+        return FasterRCNN(backbone, **layers, **numbers).to(memory_format=torch.contiguous_format)
+
+    def images(self):
+        """Return the image as a list of (3, H, W) tensors."""
+        return [torch.from_numpy(self.sample.img).to(self.device).permute(2, 0, 1) / 255]
+
+    def loss(self):
+        """Compute the sum of the losses."""
+        boxes, labels = torch.from_numpy(self.sample.bbox[:, [1, 0, 3, 2]]), torch.from_numpy(self.sample.label) + 1
+        target = {"boxes": boxes.to(self.device), "labels": labels.to(self.device)}
+        return sum(self.net(self.images(), [target]).values())
+
+    def detect(self):
+        """Return detections on the host."""
+        return [value.cpu() for value in self.net(self.images())[0].values()]
+
+
+class LowerBound(Contestant):
+    """The layers alone, with their input and the pooled features of the RoIs ready."""
+
+    def build(self, size):
+        """Build the layers."""
+        net = build_network(size, roi_op=lambda feature, pool: pool)
+        self.img = torch.randn(1, 3, *size, device=self.device).to(memory_format=torch.channels_last)
+        self.pool = {work: torch.rand(n, net.head.fc6.in_features, device=self.device) for work, n in N_ROI.items()}
+        return net
+
+    def forward(self, pool):
+        """Run the layers on (R, C * 7 * 7) pooled features."""
+        feature = self.net.extractor(self.img)
+        return [*self.net.rpn.head(feature), *self.net.head(feature, pool)]
+
+    def loss(self):
+        """Compute a scalar that depends on all outputs; RoI pooling would need the gradient of `pool`."""
+        return sum(output.square().mean() for output in self.forward(self.pool["train"].requires_grad_()))
+
+    def detect(self):
+        """Run the layers."""
+        return self.forward(self.pool["predict"])
+
+
+CONTESTANTS = {"ours": Ours, "torchvision": Torchvision, "lower_bound": LowerBound}
+
+
+def now(device):
+    """Return the time in seconds after the device has done all of its work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def measure(steps, device, *args):
+    """Time rounds of a training step and a prediction of every contestant.
+
+    Returns:
+        Contestant -> "train" or "predict" -> list of seconds.
+    """
+    contestants = {name: make(device, *args) for name, make in CONTESTANTS.items()}
+    seconds = {name: {work: [] for work in N_ROI} for name in contestants}
+    rng = np.random.default_rng(0)
+    for i in range(N_WARM_UP + steps):
+        for name in rng.permutation(list(contestants)):
+            for work in N_ROI:
+                start = now(device)
+                getattr(contestants[name], work)()
+                seconds[name][work] += [now(device) - start] * (i >= N_WARM_UP)
+    return seconds
+
+
+def peak_memory(*args):
+    """Return the peak GB of three training steps in a process of its own; None if the system does not report it.
+
+    Args: name of the contestant, then what it takes.
+    """
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_peak_memory, args)
+
+
+def _peak_memory(name, device, *args):
+    contestant = CONTESTANTS[name](device, *args)
+    for _ in range(3):
+        contestant.train()
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    status = Path("/proc/self/status")  # getrusage would report the peak of the parent if that is higher
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(line.split()[1]) * 1024 / 1e9 for line in lines if line.startswith("VmHWM")), None)
+
+
+def measure_decoding(n_image=50):
+    """Return the images per second that one worker reads from JPEG files of 500 x 375."""
+    coarse = Image.fromarray(np.random.default_rng(0).integers(0, 256, (25, 34, 3), np.uint8))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "0.jpg")
+        coarse.resize((500, 375), Image.Resampling.BICUBIC).save(path, quality=90)
+        start = time.perf_counter()
+        for _ in range(n_image):
+            read_image(path)
+        return n_image / (time.perf_counter() - start)
+
+
+def measure_metric(n_image=5000, n_detection=100, n_object=3):
+    """Return the seconds of `eval_detection_voc` on random boxes of 20 classes."""
+    rng = np.random.default_rng(0)
+    corners = [rng.uniform(0, 400, (n_image, n, 2)) for n in (n_detection, n_object)]
+    pred_bbox, gt_bbox = (
+        np.concatenate((corner, corner + rng.uniform(20, 200, corner.shape)), 2) for corner in corners
+    )
+    pred_label, gt_label = (rng.integers(0, N_CLASS, corner.shape[:2]) for corner in corners)
+    start = time.perf_counter()
+    eval_detection_voc(pred_bbox, pred_label, rng.random(pred_label.shape), gt_bbox, gt_label, use_07_metric=True)
+    return time.perf_counter() - start
+
+
+def report(precision, seconds, memory):
+    """Print the tables of one precision; return its figures."""
+    median = {name: {work: statistics.median(by_work[work]) for work in N_ROI} for name, by_work in seconds.items()}
+    for work in N_ROI:
+        heading = f"{work}, {precision}"
+        print(f"\n{heading:16}seconds  (range)             of torchvision  of lower_bound  peak GB")
+        for name, by_work in seconds.items():
+            values, peak = by_work[work], memory[name] if work == "train" else None
+            line = f"{name:16}{median[name][work]:7.4f}  ({min(values):.4f} to {max(values):.4f})"
+            for other in ("torchvision", "lower_bound"):
+                pairs = zip(values, seconds[other][work], strict=True)
+                line += f"  {statistics.median(value / base for value, base in pairs):14.2f}"
+            print(line + (f"  {peak:7.2f}" if peak else ""))
+    return {"seconds": seconds, "median": median, "peak_gb": memory}
+
+
+def main(config):
+    """Measure as a `BenchConfig` says; print tables."""
+    device = pick_device(config.device)
+    size = [int(side) if side.isdecimal() else 0 for side in config.size.split("x")]
+    if len(size) != 2 or min(size) < 32:
+        raise OptionError(f"--size must be HEIGHTxWIDTH, such as 600x800, each at least 32, not {config.size!r}")
+    if config.json_path:
+        Path(config.json_path).parent.mkdir(parents=True, exist_ok=True)
+    precisions = [config.precision]
+    if config.precision == "auto":
+        precisions = ["fp32", "bf16"] if pick_dtype("auto", device) else ["fp32"]
+    results = {"size": config.size, "steps": config.steps} | describe_environment(device)
+    print(", ".join(f"{key} {value}" for key, value in results.items() if value is not None))
+    results |= {"decoded_images_per_second": measure_decoding(), "metric_seconds": measure_metric()}
+    print(f"data: {results['decoded_images_per_second']:.0f} images/s decoded by one worker (JPEG, 500 x 375)")
+    print(f"metric: {results['metric_seconds']:.2f} s for 5000 images with 100 detections each")
+    for precision in precisions:
+        args = device, pick_dtype(precision, device), size
+        memory = {name: peak_memory(name, *args) for name in CONTESTANTS}
+        results[precision] = report(precision, measure(config.steps, *args), memory)
+    if config.json_path:
+        write_text(config.json_path, json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    fire.Fire(command(BenchConfig, main, (OSError,)))
