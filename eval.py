@@ -31,9 +31,9 @@ def main(config):
         distributed.set_deterministic()
     checkpoint = ckpt.open_checkpoint(config.load_path, config.preprocess)
     dataset = build_dataset(config, checkpoint)
-    if config.proposals:
     with ckpt.checkpoint_error(config.load_path):
-        net = model.restore(checkpoint).to(device)
+        net = model.restore(checkpoint)
+    net.to(device)
     print(f"{dataset.root}, split {dataset.split}: {min(len(dataset), config.limit or len(dataset))} images")
     print(*dataset.notes, sep="\n", end="\n" * bool(dataset.notes))
     if config.proposals:

@@ -38,7 +38,8 @@ def main(config, *paths):
     checkpoint = ckpt.open_checkpoint(config.load_path, config.preprocess)
     classes = ckpt.resolve_class_names(checkpoint, data.read_class_names(config.classes), VOC_CLASSES)
     with ckpt.checkpoint_error(config.load_path):
-        net = model.restore(checkpoint).to(device)
+        net = model.restore(checkpoint)
+    net.to(device)
     options = {name: getattr(config, name) for name in ("score_thresh", "nms_thresh", "max_detections")}
     out.mkdir(parents=True, exist_ok=True)
     rows, pictures, unreadable = [], {}, []
