@@ -37,14 +37,17 @@ notebook-outputs: $(VENV)/test.done
 		[cell.metadata.clear() for cell in book.cells]; book.metadata.language_info = {'name': 'python'}; \
 		nbformat.write(book, 'demo.ipynb')"
 
+# the first line fetches the scripts of the page, once; without internet the server runs all the same
 dashboard: $(VENV)/run.done
-	$(BIN)/python -m utils.dashboard
+	-timeout 60 $(BIN)/python -c "from visdom.server.build import download_scripts; download_scripts()"
+	$(BIN)/python -c "from visdom.server.run_server import main; main()" -port 8097 -bind_local -env_path runs/.visdom
 
 test: $(VENV)/test.done
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/test.done
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 clean:
 	rm -rf $(VENV) runs datasets

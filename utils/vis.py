@@ -1,6 +1,6 @@
-"""Pictures for people: boxes on an image, images side by side or in a grid, the recall of proposals.
+"""Draw boxes on images, arrange images on a sheet, and plot the recall of proposals.
 
-Shapes: H, W image height and width in pixels; N boxes of one image; S spots for a tag;
+Shapes: H, W image height and width in pixels; N boxes of one image; S candidate positions of a tag;
 T tags; C counts of proposals; K IoU thresholds.
 """
 
@@ -15,79 +15,71 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from skimage.color import deltaE_ciede2000, rgb2lab
 
-from utils.files import replacing
+from utils.checkpoint import replacing
 
-_N_COLOR = 256
-_SHADE = (0, 0, 0, 110)  # black that lets 57 % through, around a line: it is seen on its own colour, too
+_SHADE = (0, 0, 0, 110)  # translucent black around a line: keeps it visible on an object of its own colour
+_SIDE = 420  # pixels, longest side of an image on a sheet of comparisons
 _font = cache(ImageFont.load_default)
 
 
 @cache
 def _palette() -> np.ndarray:
-    """(256, 3) uint8: each colour is the vivid one that the eye tells best from all before it."""
+    """Return 256 vivid colours, (256, 3) uint8, each as far as possible from all before it (CIEDE2000)."""
     rgb = np.stack(np.meshgrid(*[np.linspace(0, 255, 11)] * 3), axis=-1).reshape(-1, 3)  # (1331, 3)
     lab = rgb2lab(rgb / 255)
     vivid = (lab[:, 0] > 45) & (lab[:, 0] < 92) & (np.hypot(lab[:, 1], lab[:, 2]) > 45)
     rgb, lab = rgb[vivid], lab[vivid]
     order = [int(np.abs(rgb - (255, 0, 0)).sum(axis=1).argmin())]
     distance = np.full(len(lab), np.inf)
-    while len(order) < _N_COLOR:
+    while len(order) < 256:
         distance = np.minimum(distance, deltaE_ciede2000(lab, lab[order[-1], None]))
         order.append(int(distance.argmax()))
     return rgb[order].round().astype(np.uint8)
 
 
 def class_color(label: int) -> tuple[int, int, int]:
-    """The (red, green, blue) of a class, 0 to 255: always the same, and the first ones differ most."""
-    red, green, blue = _palette()[int(label) % _N_COLOR].tolist()
-    return red, green, blue
+    """Return the (red, green, blue) of a class, 0 to 255: fixed per label, the first ones differ most."""
+    return tuple(_palette()[int(label) % len(_palette())].tolist())
 
 
-def ink_color(color: tuple[int, int, int]) -> str:
-    """What is read well on `color`, black or white: a contrast of at least 3.9 to 1, as WCAG counts it."""
+def _ink_color(color: tuple[int, int, int]) -> str:
+    """Return black or white, whichever is readable on `color` (WCAG contrast of at least 3.9 to 1)."""
     return "black" if rgb2lab(np.array(color) / 255)[0] > 54 else "white"
 
 
-def _font_size(height: int, width: int) -> int:
-    """A font size that reads well once the picture is scaled to a screen."""
-    return max(11, round((height + width) / 100))
-
-
 def _fit(text: str, size: int, room: int) -> ImageFont.FreeTypeFont:
-    """The font at `size`, or as small as 8 where `text` would be wider than `room` pixels."""
+    """Return the font at `size`, reduced to not less than 8 where `text` would be wider than `room` pixels."""
     width = _font(size).getlength(text)
     return _font(size) if width <= room else _font(max(8, int(size * room / width)))
 
 
-def _tag_text(i: int, label, score, class_names, difficult) -> str:
-    """What the tag of box `i` says; the others as in `draw_bbox`."""
-    words = [] if label is None else [class_names[label[i]] if class_names else str(label[i])]
-    words += [] if score is None else [f"{score[i]:.2f}"]
-    words += ["(difficult)"] if difficult is not None and difficult[i] else []
-    return " ".join(words)
-
-
-def _hidden(spot: np.ndarray, rect: np.ndarray) -> np.ndarray:
-    """(S, T) the share, 0 to 1, of each of `rect` (T, 4) that each of `spot` (S, 4) covers."""
+def _covered(spot: np.ndarray, rect: np.ndarray) -> np.ndarray:
+    """Return the fractions of the rectangles (T, 4) that each position (S, 4) covers, summed over them: (S,)."""
     shared = np.minimum(spot[:, None, 2:], rect[:, 2:]) - np.maximum(spot[:, None, :2], rect[:, :2])  # (S, T, 2)
-    return shared.clip(0).prod(axis=2) / (rect[:, 2:] - rect[:, :2]).prod(axis=1).clip(1)
+    return (shared.clip(0).prod(axis=2) / (rect[:, 2:] - rect[:, :2]).prod(axis=1).clip(1)).sum(axis=1)
 
 
-def _place_tag(i: int, tag: tuple, img_size: tuple, rim: np.ndarray, taken: np.ndarray) -> np.ndarray | None:
-    """(4,) where the tag, of (height, width), of the box `i` goes; None in a crowd.
+def _place_tag(box: np.ndarray, tag: np.ndarray, img_size: np.ndarray, rim: np.ndarray, taken: np.ndarray):
+    """Choose the position along a box where its tag covers least of other tags and boxes.
 
-    `rim` (N, 4) are the boxes, `taken` (T, 4) the tags so far. Of the spots along the box, in the image, it is the one
-    that hides the smallest shares of tags and boxes; the first ones, above the box, are worth a little more. A spot
-    that hides more than a fourth of a tag or than the whole of a box, all shares added, is none.
+    Args:
+        box: (4,) of whole pixels.
+        tag: (2,) height and width of the tag.
+        img_size: (2,) height and width of the image.
+        rim: (N, 4) all boxes.
+        taken: (T, 4) tags placed before.
+
+    Returns:
+        (4,), or None if each position covers more than a quarter of a tag or more than one whole box in sum.
+        Positions above the box are slightly preferred.
     """
-    (y_min, x_min, y_max, x_max), (height, width) = rim[i].tolist(), tag
-    beside = [(top, left) for left in (x_max, x_min - width) for top in (y_min, y_max - height)]
+    (y_min, x_min, y_max, x_max), (height, width) = box.tolist(), tag.tolist()
     tops = [y_min - height, y_max, *range(y_min, y_max - height + 1, height), y_max - height]
-    corner = np.array([(top, left) for top in tops for left in (x_min, x_max - width)] + beside)
-    corner = corner.clip(0, (img_size[0] - height, img_size[1] - width))
+    corner = [(top, left) for top in tops for left in (x_min, x_max - width)]
+    corner += [(top, left) for left in (x_max, x_min - width) for top in (y_min, y_max - height)]
+    corner = np.array(corner).clip(0, img_size - tag)
     spot = np.concatenate([corner, corner + tag], axis=1)  # (S, 4)
-    on_tags = _hidden(spot, taken).sum(axis=1)
-    on_boxes = _hidden(spot, rim).sum(axis=1)
+    on_tags, on_boxes = _covered(spot, taken), _covered(spot, rim)
     best = (3 * on_tags + on_boxes + np.linspace(0, 0.2, len(spot))).argmin()
     return spot[best] if on_tags[best] <= 0.25 and on_boxes[best] <= 1 else None
 
@@ -100,85 +92,89 @@ def draw_bbox(
     class_names: Sequence[str] | None = None,
     difficult: Sequence[bool] | None = None,
 ) -> np.ndarray:
-    """A copy of an image with its boxes, each in the colour of its class and with a tag that names it.
+    """Draw boxes on a copy of an image, each in the colour of its class and with a tag that names it.
 
-    `img` is (H, W, 3) uint8 RGB and stays as it is. `bbox` is (N, 4) in pixels of `img`, N may be 0; a line runs
-    around its box, so that a tiny one stays visible; a box that leaves the image ends at its border. `label`, `score`
-    and `difficult` are (N,), each may be None. Tags are placed from the best score on; in a crowd, one that would
-    hide others is left out. Returns (H, W, 3) uint8. Raises ValueError where the shapes do not fit or a coordinate
-    is NaN.
+    A line runs around its box, so that tiny ones stay visible, and ends at the image border. Tags are placed in order
+    of descending score; in a crowd, a tag that would cover others is left out.
+
+    Args:
+        img: (H, W, 3) uint8 RGB.
+        bbox: (N, 4) in pixels of `img`; N may be 0.
+        label: (N,) indices into `class_names`; None draws all boxes in one colour.
+        score: (N,) in 0 ... 1.
+        class_names: names on the tags; None writes the label itself.
+        difficult: (N,) bool, noted on the tags.
+
+    Returns:
+        (H, W, 3) uint8.
+
+    Raises:
+        ValueError: shapes do not fit, or a coordinate is NaN.
     """
     bbox = np.asarray(bbox)
     if img.ndim != 3 or img.shape[2] != 3 or img.dtype != np.uint8:
-        raise ValueError(f"img is {img.shape} {img.dtype}; draw_bbox wants (H, W, 3) uint8")
+        raise ValueError(f"img is {img.shape} {img.dtype}; draw_bbox needs (H, W, 3) uint8")
     if bbox.ndim != 2 or bbox.shape[1] != 4 or np.isnan(bbox).any():
-        raise ValueError(f"bbox is {bbox.shape}; draw_bbox wants (N, 4) without NaN")
+        raise ValueError(f"bbox is {bbox.shape}; draw_bbox needs (N, 4) without NaN")
     for name, values in (("label", label), ("score", score), ("difficult", difficult)):
         if values is not None and len(values) != len(bbox):
-            raise ValueError(f"{name} has {len(values)} entries for {len(bbox)} boxes; give one each")
-    size = _font_size(*img.shape[:2])
-    line = max(2, size // 6)
+            raise ValueError(f"{name} has {len(values)} entries for {len(bbox)} boxes; give one per box")
     img_size = np.array(img.shape[:2])
+    size = max(11, round(img_size.sum() / 100))  # of the font: readable once the image is scaled to a screen
+    line, pad = max(2, size // 6), max(2, size // 5)
     corners = bbox.reshape(-1, 2, 2).clip(0, img_size).round().astype(int) + np.array([[-line], [line]])
     rim = corners.clip([[0], [line]], [img_size - line, img_size]).reshape(-1, 4)  # (N, 4), with the line
     colors = [class_color(0 if label is None else label[i]) for i in range(len(bbox))]
     picture = Image.fromarray(img).copy()
     draw = ImageDraw.Draw(picture, "RGBA")
-    for i in np.argsort(-(rim[:, 2:] - rim[:, :2]).prod(axis=1), kind="stable"):  # the small ones on top
+    for i in np.argsort(-(rim[:, 2:] - rim[:, :2]).prod(axis=1), kind="stable"):  # small ones on top
         top, left, bottom, right = rim[i].tolist()
         draw.rectangle((left - 1, top - 1, right, bottom), outline=_SHADE)
         draw.rectangle((left, top, right - 1, bottom - 1), outline=colors[i], width=line)
     taken = np.zeros((0, 4), int)
     for i in range(len(bbox)) if score is None else np.argsort(-np.asarray(score), kind="stable"):
-        text, pad = _tag_text(i, label, score, class_names, difficult), max(2, size // 5)
-        if not text:
-            continue
+        words = [] if label is None else [class_names[label[i]] if class_names else str(label[i])]
+        words += [] if score is None else [f"{score[i]:.2f}"]
+        words += ["(difficult)"] if difficult is not None and difficult[i] else []
+        text = " ".join(words)
         font = _fit(text, size, img.shape[1] - 2 * pad)
         tag = np.minimum([sum(font.getmetrics()) + pad, round(font.getlength(text)) + 2 * pad], img_size)
-        spot = _place_tag(i, tuple(tag.tolist()), img_size, rim, taken)
+        spot = _place_tag(rim[i], tag, img_size, rim, taken) if text else None
         if spot is not None:
             taken = np.vstack([taken, spot])
             top, left, bottom, right = spot.tolist()
             draw.rectangle((left, top, right - 1, bottom - 1), fill=colors[i])
-            draw.text((left + pad, (top + bottom) / 2), text, fill=ink_color(colors[i]), font=font, anchor="lm")
+            draw.text((left + pad, (top + bottom) / 2), text, fill=_ink_color(colors[i]), font=font, anchor="lm")
     return np.array(picture)
 
 
-def side_by_side(left: np.ndarray, right: np.ndarray, titles: tuple[str, str]) -> np.ndarray:
-    """Two images of one height next to each other, below a bar with their titles.
-
-    `left` is (H, W1, 3) uint8 and `right` (H, W2, 3). Returns (H + bar, W1 + gap + W2, 3) uint8; ValueError
-    where the heights differ.
-    """
-    if left.shape[0] != right.shape[0]:
-        raise ValueError(f"left is {left.shape[0]} pixels tall and right {right.shape[0]}: make them equal")
-    size = _font_size(*left.shape[:2])
-    bar, gap = 2 * size, max(2, size // 3)
-    shape = (bar + left.shape[0], left.shape[1] + gap + right.shape[1])
-    picture = Image.new("RGB", shape[::-1], (32, 32, 32))
-    draw = ImageDraw.Draw(picture)
-    for img, title, x in ((left, titles[0], 0), (right, titles[1], left.shape[1] + gap)):
-        picture.paste(Image.fromarray(img), (x, bar))
-        font = _fit(title, size, img.shape[1])
-        draw.text((x + img.shape[1] / 2, bar / 2), title, fill="white", font=font, anchor="mm")
-    return np.array(picture)
+def shrink(img: np.ndarray, bbox: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Reduce an image (H, W, 3) and its boxes (N, 4) so that its longer side has at most `side` pixels."""
+    small = Image.fromarray(img)
+    small.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return np.array(small), bbox * np.tile(np.divide(small.size[::-1], img.shape[:2]), 2)
 
 
 def sheet_columns(count: int) -> int:
-    """The columns of a contact sheet: one row of up to 3 images, else about as many rows as columns."""
+    """Return the number of columns of a contact sheet: one row of up to 3 images, else about a square."""
     return count if count <= 3 else math.ceil(math.sqrt(count))
 
 
-def contact_sheet(imgs: Sequence[np.ndarray], titles: Sequence[str]) -> np.ndarray:
-    """Images of any sizes in a grid of `sheet_columns`, each above its title, on white.
+def contact_sheet(imgs: Sequence[np.ndarray], titles: Sequence[str], n_column: int | None = None) -> np.ndarray:
+    """Arrange images in a grid on white, each above its title.
 
-    `imgs` are (H, W, 3) uint8, at least one, and keep their size; a title that is wider than its column loses its
-    middle. Returns (H', W', 3) uint8.
+    Args:
+        imgs: (H, W, 3) uint8 each, at least one, of any sizes, which they keep.
+        titles: one per image; one wider than its column loses its middle.
+        n_column: None: `sheet_columns`.
+
+    Returns:
+        (H', W', 3) uint8.
     """
-    n_column, gap, font = sheet_columns(len(imgs)), 16, _font(14)
+    n_column, gap, font = n_column or sheet_columns(len(imgs)), 16, _font(14)
     bar = sum(font.getmetrics()) + gap  # below an image, for its title
     widths = [max(120, *(img.shape[1] for img in imgs[i::n_column])) for i in range(n_column)]
-    heights = [max(img.shape[0] for img in imgs[i:i + n_column]) for i in range(0, len(imgs), n_column)]
+    heights = [max(img.shape[0] for img in imgs[i : i + n_column]) for i in range(0, len(imgs), n_column)]
     lefts = np.cumsum([gap, *(width + gap for width in widths)])
     tops = np.cumsum([gap, *(height + bar for height in heights)])
     sheet = Image.new("RGB", (int(lefts[-1]), int(tops[-1])), "white")
@@ -190,24 +186,47 @@ def contact_sheet(imgs: Sequence[np.ndarray], titles: Sequence[str]) -> np.ndarr
         start, end = title, ""
         while font.getlength(start + end) > width:
             keep = len(start.rstrip("…") + end) - 1
-            start, end = title[:(keep + 1) // 2] + "…", title[len(title) - keep // 2:]
+            start, end = title[: (keep + 1) // 2] + "…", title[len(title) - keep // 2 :]
         draw.text((left + width / 2, top + height + 3), start + end, fill="#444444", font=font, anchor="ma")
     return np.array(sheet)
 
 
-def plot_recall(recall: np.ndarray, counts: Sequence[int], iou_threshs: Sequence[float], path: Path) -> None:
-    """Draw the recall of proposals against the IoU, one line a count, into a PNG file.
+def comparison(samples: Sequence, detections: Sequence, class_names: Sequence[str]) -> np.ndarray:
+    """Draw a sheet with the ground truth of each image on the left and its detections on the right.
 
-    `recall` is (C, K), 0 to 1, NaN where there is none, for the `counts` (C,) of proposals and `iou_threshs` (K,)
-    ascending, as from `proposal_recall`. The legend has the mean of each line over its thresholds. The file is
-    written whole or not at all. Raises ValueError where the shapes do not fit.
+    Args:
+        samples: objects with img (H, W, 3) uint8, bbox (G, 4), label (G,), difficult (G,) and id; at least one.
+        detections: bboxes (D, 4), labels (D,) and scores (D,), each a list with one array per image.
+        class_names: names of the labels.
+
+    Returns:
+        (H', W', 3) uint8: two images per row, each reduced to at most 420 pixels.
     """
-    recall = np.asarray(recall, dtype=float)
+    imgs, titles = [], []
+    for sample, bbox, label, score in zip(samples, *detections, strict=True):
+        left = draw_bbox(*shrink(sample.img, sample.bbox, _SIDE), sample.label, None, class_names, sample.difficult)
+        imgs += [left, draw_bbox(*shrink(sample.img, bbox, _SIDE), label, score, class_names)]
+        titles += [f"{sample.id}: ground truth", f"{sample.id}: detections"]
+    return contact_sheet(imgs, titles, n_column=min(4, len(imgs)))
+
+
+def plot_recall(recall: np.ndarray, counts: Sequence[int], iou_threshs: Sequence[float], path: Path) -> None:
+    """Plot the recall of proposals against the IoU threshold, one line per count, into a PNG file.
+
+    Args:
+        recall: (C, K) in 0 ... 1, NaN where undefined, as returned by `proposal_recall`.
+        counts: (C,) numbers of proposals per image.
+        iou_threshs: (K,) ascending.
+        path: the file, replaced only by a complete one.
+
+    Raises:
+        ValueError: the shapes do not fit.
+    """
     if recall.shape != (len(counts), len(iou_threshs)):
         raise ValueError(f"recall is {recall.shape} for {len(counts)} counts and {len(iou_threshs)} IoU thresholds")
     figure = Figure(figsize=(8, 6), dpi=100, layout="constrained")
     axes = figure.subplots()
-    colors = colormaps["viridis"](np.linspace(0, 0.9, len(counts)))  # from few proposals, dark, to many
+    colors = colormaps["viridis"](np.linspace(0, 0.9, len(counts)))  # dark for few proposals
     for count, line, color in zip(counts, recall, colors, strict=True):
         label = f"{count} proposals: average {line.mean():.4f}"
         axes.plot(iou_threshs, line, color=color, linewidth=1.8, marker="o", markersize=4, label=label)

@@ -1,12 +1,18 @@
 """Tests of utils.vis: colours, tags, pictures and recall."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 from skimage.color import deltaE_ciede2000, rgb2lab
 
 from utils import vis
+<<<<<<< HEAD
 from utils.vis import class_color, contact_sheet, draw_bbox, ink_color, plot_recall, sheet_columns, side_by_side
+=======
+from utils.vis import class_color, comparison, contact_sheet, draw_bbox, plot_recall, sheet_columns, shrink
+>>>>>>> logger
 
 GREY = np.full((120, 200, 3), 128, np.uint8)
 CORNERS = np.array([[-5, -9, 30, 40], [0, 170, 30, 200], [100, 0, 120, 30], [90, 160, 140, 230]], np.float32)
@@ -47,7 +53,9 @@ def test_ink_is_read_on_every_class_color():
         color = np.array(class_color(label)) / 255
         linear = np.where(color <= 0.04045, color / 12.92, ((color + 0.055) / 1.055) ** 2.4)
         luminance = linear @ (0.2126, 0.7152, 0.0722)
-        contrast = (luminance + 0.05) / 0.05 if ink_color(class_color(label)) == "black" else 1.05 / (luminance + 0.05)
+        contrast = (
+            (luminance + 0.05) / 0.05 if vis._ink_color(class_color(label)) == "black" else 1.05 / (luminance + 0.05)
+        )
         assert contrast > 3.9
 
 
@@ -111,8 +119,9 @@ def test_tags_beside_a_box_at_the_top_and_the_bottom(tags):
 
 def test_a_crowd_keeps_the_best_tags_readable(tags, monkeypatch):
     texts, text = [], ImageDraw.ImageDraw.text
-    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda self, xy, words, **kw: [
-        texts.append(words), text(self, xy, words, **kw)])
+    monkeypatch.setattr(
+        ImageDraw.ImageDraw, "text", lambda self, xy, words, **kw: [texts.append(words), text(self, xy, words, **kw)]
+    )
     rng = np.random.default_rng(0)
     corner = rng.uniform(0, (100, 150), (100, 2))
     draw_bbox(GREY, np.concatenate([corner, corner + 20], axis=1), [0] * 100, np.arange(100) / 100, ["cat"])
@@ -179,19 +188,56 @@ def test_draw_bbox_names_what_does_not_fit():
         draw_bbox(GREY, np.zeros((1, 4)), [0], [0.1, 0.2])
 
 
-def test_side_by_side_keeps_both_pictures():
-    left, right = np.full((60, 90, 3), 10, np.uint8), np.full((60, 50, 3), 200, np.uint8)
-    out = side_by_side(left, right, ("ground truth", "prediction"))
-    assert out.dtype == np.uint8
-    assert out.shape[1] > 140
-    assert (out[-60:, :90] == 10).all()
-    assert (out[-60:, -50:] == 200).all()
-    bar = out[:-60]
-    assert 10 < len(bar) < 60
-    assert (bar[:, :90] > 150).any()
-    assert (bar[:, -50:] > 150).any()
-    with pytest.raises(ValueError, match="60 pixels tall and right 61"):
-        side_by_side(left, np.zeros((61, 50, 3), np.uint8), ("a", "b"))
+def test_shrinking_takes_the_boxes_along():
+    img, bbox = shrink(np.zeros((420, 840, 3), np.uint8), np.array([[100, 200, 300, 400]]), 420)
+    assert img.shape == (210, 420, 3)
+    assert bbox.tolist() == [[50, 100, 150, 200]]
+    img, bbox = shrink(GREY, CORNERS, 200)
+    assert (img == GREY).all()
+    assert (bbox == CORNERS).all()
+
+
+def sample(height, width, bbox=(), label=(), value=100):
+    return SimpleNamespace(
+        img=np.full((height, width, 3), (value, 7, 200), np.uint8),
+        bbox=np.array(bbox, np.float32).reshape(-1, 4),
+        label=np.array(label, int),
+        difficult=np.arange(len(label)) == 0,
+        id="7",
+    )
+
+
+def test_ground_truth_is_beside_detections(monkeypatch):
+    calls, draw = [], draw_bbox
+
+    def spy(img, bbox, label, score, class_names, difficult=None):
+        calls.append((img.shape[:2], bbox.tolist(), list(label), score, class_names, difficult))
+        return draw(img, bbox, label, score, class_names, difficult)
+
+    monkeypatch.setattr(vis, "draw_bbox", spy)
+    large, names, score = sample(420, 840, [[100, 200, 300, 400]], [1]), ("cat", "dog"), np.array([0.75])
+    sheet = comparison([large], ([np.array([[20.0, 40, 60, 80]])], [np.array([0])], [score]), names)
+    assert calls == [
+        ((210, 420), [[50, 100, 150, 200]], [1], None, names, np.array([True])),
+        ((210, 420), [[10, 20, 30, 40]], [0], score, names, None),
+    ]
+    assert sheet.shape[1] > 840
+    assert (large.img == (100, 7, 200)).all()
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 6])
+def test_a_comparison_has_two_images_per_row_each_in_its_place(n):
+    sizes = [(40, 60), (30, 100), (80, 50), (20, 20), (50, 50), (60, 30)][:n]
+    nothing = [np.zeros((0, 4))] * n, [np.zeros(0, int)] * n, [np.zeros(0)] * n
+    sheet = comparison([sample(*size, value=100 + i) for i, size in enumerate(sizes)], nothing, ("cat",))
+    places = [(sheet == (100 + i, 7, 200)).all(axis=2) for i in range(n)]
+    for place, (height, width) in zip(places, sizes, strict=True):
+        assert place.sum() == 2 * height * width  # twice, and complete
+        assert (place.sum(axis=1) == 2 * width).sum() == height  # in the same rows
+    if n > 2:
+        rows, columns = ([np.nonzero(place.any(axis=axis))[0] for place in places] for axis in (1, 0))
+        assert columns[0].max() < columns[1].min()  # beside
+        assert max(rows[0].max(), rows[1].max()) < rows[2].min()  # below
 
 
 def test_a_contact_sheet_holds_every_image_above_its_title():

@@ -2,6 +2,7 @@
 
 Each function returns a matplotlib `Figure`, which a notebook shows. N: boxes. H, W: sides of an image; h, w: of a map.
 """
+
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,13 +35,15 @@ def grid(pictures, titles=(), columns=4, size=2.4, colors="gray", limits=(None, 
     """Images (H, W, 3) or maps (h, w), which are coloured, with the boxes `bbox`, in pixels or cells, on every one."""
     rows = -(-len(pictures) // columns)
     height, width = np.shape(pictures[0])[:2]
-    figure = Figure(figsize=(size * columns * 1.05, rows * (size * height / width + 0.35)), dpi=DPI,
-                    layout="constrained")
+    figure = Figure(
+        figsize=(size * columns * 1.05, rows * (size * height / width + 0.35)), dpi=DPI, layout="constrained"
+    )
     for i, picture in enumerate(pictures):
         axes = figure.add_subplot(rows, columns, i + 1)
         picture = np.asarray(picture)
-        axes.imshow(picture, cmap=colors, vmin=limits[0], vmax=limits[1],
-                    extent=(0, picture.shape[1], picture.shape[0], 0))
+        axes.imshow(
+            picture, cmap=colors, vmin=limits[0], vmax=limits[1], extent=(0, picture.shape[1], picture.shape[0], 0)
+        )
         axes.set(xticks=[], yticks=[])
         axes.set_title(titles[i] if i < len(titles) else "", fontsize=9)
         _draw(axes, Boxes([] if bbox is None else bbox, "white", width=1))
@@ -54,8 +57,9 @@ def boxes(img, *panels, columns=3, size=4.0):
     img = _bytes(img)
     height, width = img.shape[:2]
     lines = max(sum(bool(group.name) for group in panel[1:]) for panel in panels)
-    figure = Figure(figsize=(size * columns, rows * (size * height / width + 0.35 + 0.2 * lines)), dpi=DPI,
-                    layout="constrained")
+    figure = Figure(
+        figsize=(size * columns, rows * (size * height / width + 0.35 + 0.2 * lines)), dpi=DPI, layout="constrained"
+    )
     for i, (title, *groups) in enumerate(panels):
         axes = figure.add_subplot(rows, columns, i + 1)
         axes.imshow(img, extent=(0, width, height, 0))
@@ -64,8 +68,14 @@ def boxes(img, *panels, columns=3, size=4.0):
         axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
         axes.set_title(title, fontsize=10)
         if any(group.name for group in groups):
-            axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0), facecolor="#c9ced6", edgecolor="none",
-                        framealpha=1, fontsize=9)  # grey: white boxes are named, too
+            axes.legend(
+                loc="upper center",
+                bbox_to_anchor=(0.5, 0),
+                facecolor="#c9ced6",
+                edgecolor="none",
+                framealpha=1,
+                fontsize=9,
+            )  # grey: white boxes are named, too
     return figure
 
 
@@ -83,8 +93,17 @@ def _bytes(img):
 def _draw(axes, group):
     """Draws `Boxes` and names them for the legend."""
     for y_min, x_min, y_max, x_max in np.asarray(group.bbox, float).reshape(-1, 4):
-        axes.add_patch(Rectangle((x_min, y_min), x_max - x_min, y_max - y_min, fill=False, edgecolor=group.color,
-                                 linestyle=group.style, linewidth=group.width))
+        axes.add_patch(
+            Rectangle(
+                (x_min, y_min),
+                x_max - x_min,
+                y_max - y_min,
+                fill=False,
+                edgecolor=group.color,
+                linestyle=group.style,
+                linewidth=group.width,
+            )
+        )
     if group.name:
         axes.plot([], [], color=group.color, linestyle=group.style, linewidth=group.width, label=group.name)
 
@@ -117,8 +136,15 @@ def pooling(channel, cell, edges, pool):
     inside.set_title(f"the RoI's {part.shape[0]} x {part.shape[1]} cells, its bins, the largest of each", fontsize=10)
     result.imshow(pool, extent=(0, pool.shape[1], pool.shape[0], 0), **limits)
     for (i, j), value in np.ndenumerate(pool):
-        result.text(j + 0.5, i + 0.5, f"{value:.1f}", ha="center", va="center", fontsize=8,
-                    color="black" if value > 0.6 * limits["vmax"] else "white")
+        result.text(
+            j + 0.5,
+            i + 0.5,
+            f"{value:.1f}",
+            ha="center",
+            va="center",
+            fontsize=8,
+            color="black" if value > 0.6 * limits["vmax"] else "white",
+        )
     result.set_title(f"what comes out, {pool.shape[0]} x {pool.shape[1]}", fontsize=10)
     for axes in (whole, inside, result):
         axes.set(xticks=[], yticks=[])
@@ -128,8 +154,7 @@ def pooling(channel, cell, edges, pool):
 def bars(*panels, size=(4.2, 2.6)):
     """Horizontal bars, a panel each: (title, names, values)."""
     longest = max(len(panel[1]) for panel in panels)
-    figure = Figure(figsize=(size[0] * len(panels), max(size[1], 0.28 * longest + 0.8)), dpi=DPI,
-                    layout="constrained")
+    figure = Figure(figsize=(size[0] * len(panels), max(size[1], 0.28 * longest + 0.8)), dpi=DPI, layout="constrained")
     for i, (title, names, values) in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), i + 1)
         bar = axes.barh(names, np.asarray(values, float))
@@ -166,14 +191,35 @@ def gradient_flow(parts, arrows):
     figure = Figure(figsize=(12, 4), dpi=DPI)
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, 12), ylim=(0, 4))
     axes.axis("off")
-    drawn = {name: axes.text(x, y, name, ha="center", va="center", fontsize=12, zorder=3,
-                             bbox={"boxstyle": "round,pad=0.45", "facecolor": "#eef3fb", "edgecolor": "#31557f"})
-             for name, (x, y) in parts.items()}
+    drawn = {
+        name: axes.text(
+            x,
+            y,
+            name,
+            ha="center",
+            va="center",
+            fontsize=12,
+            zorder=3,
+            bbox={"boxstyle": "round,pad=0.45", "facecolor": "#eef3fb", "edgecolor": "#31557f"},
+        )
+        for name, (x, y) in parts.items()
+    }
     for start, end, learns in arrows:
-        axes.add_patch(FancyArrowPatch(
-            parts[start], parts[end], patchA=drawn[start].get_bbox_patch(), patchB=drawn[end].get_bbox_patch(),
-            shrinkA=3, shrinkB=3, arrowstyle="-|>", mutation_scale=14, linewidth=1.8,
-            linestyle="-" if learns else (0, (4, 3)), color="#31557f" if learns else BOX_COLOR))
+        axes.add_patch(
+            FancyArrowPatch(
+                parts[start],
+                parts[end],
+                patchA=drawn[start].get_bbox_patch(),
+                patchB=drawn[end].get_bbox_patch(),
+                shrinkA=3,
+                shrinkB=3,
+                arrowstyle="-|>",
+                mutation_scale=14,
+                linewidth=1.8,
+                linestyle="-" if learns else (0, (4, 3)),
+                color="#31557f" if learns else BOX_COLOR,
+            )
+        )
     for learns, text in ((True, "values forward, gradients back"), (False, "values only: no gradient comes back")):
         axes.plot([], [], "-" if learns else "--", color="#31557f" if learns else BOX_COLOR, label=text)
     axes.legend(loc="lower left", fontsize=12, frameon=False)

@@ -1,19 +1,22 @@
 """The figures of the notebook: what stands where, read back from matplotlib."""
+
 import numpy as np
 import pytest
 import torch
 from matplotlib.colors import to_hex
 
-from utils import figures
-from utils.figures import Boxes
+from docs import figures
+from docs.figures import Boxes
 
 IMG = np.full((20, 30, 3), 200, np.uint8)
 
 
 def rectangles(axes):
     """(x, y, width, height, colour) of the boxes in a panel."""
-    return [(*patch.get_xy(), patch.get_width(), patch.get_height(), to_hex(patch.get_edgecolor()))
-            for patch in axes.patches]
+    return [
+        (*patch.get_xy(), patch.get_width(), patch.get_height(), to_hex(patch.get_edgecolor()))
+        for patch in axes.patches
+    ]
 
 
 def test_describe_prints_shape_type_and_range(capsys):
@@ -63,7 +66,11 @@ def test_pooling_marks_the_largest_cell_of_every_bin():
     whole, inside, result = figure.axes
     assert rectangles(whole)[0][:4] == (2, 1, 3, 3)
     assert [tuple(map(float, line.get_xydata()[0])) for line in inside.lines] == [
-        (1.5, 0.5), (1.5, 0.5), (1.5, 2.5), (2.5, 2.5)]
+        (1.5, 0.5),
+        (1.5, 0.5),
+        (1.5, 2.5),
+        (2.5, 2.5),
+    ]
     assert [text.get_text() for text in result.texts] == ["50.0", "50.0", "21.0", "22.0"]
 
 

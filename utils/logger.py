@@ -1,0 +1,375 @@
+"""Average what training steps report, and write it to the run folder, Visdom and TensorBoard.
+
+Shapes: H, W image height and width in pixels; N records of one kind, in the order of their steps.
+"""
+
+import contextlib
+import html
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from PIL import Image
+
+from utils.checkpoint import replacing, write_text
+from utils.vis import class_color
+
+LOSSES = ("rpn_loc", "rpn_cls", "roi_loc", "roi_cls", "total")
+RATIOS = {  # figure -> the two counts of `Losses.stats` that it is the quotient of
+    "rpn_recall_pos": ("n_pos_anchor_correct", "n_pos_anchor"),
+    "rpn_recall_neg": ("n_neg_anchor_correct", "n_neg_anchor"),
+    "roi_acc_fg": ("n_pos_roi_correct", "n_pos_roi"),
+    "roi_acc_bg": ("n_neg_roi_correct", "n_neg_roi"),
+    "n_pos_anchor": ("n_pos_anchor", "n_image"),
+    "n_proposal": ("n_proposal", "n_image"),
+    "n_pos_roi": ("n_pos_roi", "n_image"),
+}
+COUNTS = tuple(dict.fromkeys(name for pair in RATIOS.values() for name in pair))
+
+
+class Panel(NamedTuple):
+    """One plot over the steps."""
+
+    title: str
+    figures: tuple[str, ...] = ()  # of the records of kind "train"; average precision has one line per class
+    log: bool = False  # whether the axis of values is logarithmic
+    smooth: bool = False  # whether local means are drawn
+
+
+PANELS = {
+    "loss": Panel("losses", LOSSES, log=True, smooth=True),
+    "ap": Panel("average precision"),
+    "rate": Panel("fraction classified correctly", tuple(RATIOS)[:4], smooth=True),
+    "count": Panel("per image", tuple(RATIOS)[4:], log=True, smooth=True),
+    "speed": Panel("images per second", ("images_per_second",)),
+    "lr": Panel("learning rate", ("lr",), log=True),
+}
+FIGURES = tuple(name for panel in PANELS.values() for name in panel.figures)
+_figure = FigureCanvasAgg(Figure(figsize=(16, 9), dpi=100, layout="constrained")).figure  # drawn on again and again:
+# a discarded figure of 10 MB stays in memory until Python's next full garbage collection
+_COLORS = ("#1f77b4", "#2ca02c", "#ff7f0e", "#d62728", "#222222")
+_REDRAW_AFTER = 30  # seconds between two drawings, at least: each takes about one
+_RETRY_AFTER = 60  # seconds until a Visdom server that failed is asked again
+
+
+class LogError(ValueError):
+    """log.jsonl cannot be read; the message is one sentence that says why."""
+
+
+class MetricLogger:
+    """Gather losses and counts of training steps; nothing leaves the device, or waits for it, before `read`."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all steps and start the clock of `images_per_second`."""
+        self._rows, self._since = [], time.monotonic()
+
+    def update(self, losses: NamedTuple) -> None:
+        """Add a step: scalar tensors `LOSSES`, means over its images, and `stats` with the scalar tensors `COUNTS`."""
+        row = torch.stack([getattr(losses, n) for n in LOSSES] + [getattr(losses.stats, n) for n in COUNTS]).double()
+        row[: len(LOSSES)] *= losses.stats.n_image
+        self._rows.append(row.detach())
+
+    def read(self, all_reduce: Callable[[list[torch.Tensor]], None] | None = None) -> dict[str, float]:
+        """Return the figures since the last call, and start anew.
+
+        Args:
+            all_reduce: replaces tensors by their sums over all processes, in place; None for a single process.
+
+        Returns:
+            Means over the images of `LOSSES`; `images_per_second`; the fractions of positive and negative anchors and
+            RoIs that were classified correctly; numbers per image. NaN where there is nothing to divide by.
+        """
+        sums = torch.stack(self._rows).sum(0) if self._rows else torch.zeros(len(LOSSES) + len(COUNTS))
+        if all_reduce:
+            all_reduce([sums])
+        total = dict(zip((*LOSSES, *COUNTS), sums.tolist(), strict=True))
+        figures = {"images_per_second": total["n_image"] / (time.monotonic() - self._since)}
+        for name, (part, whole) in (dict.fromkeys(LOSSES, (None, "n_image")) | RATIOS).items():
+            figures[name] = total[part or name] / total[whole] if total[whole] else math.nan
+        self.reset()
+        return figures
+
+
+def smooth(value: np.ndarray) -> np.ndarray:
+    """Average each of (N,) values, N > 0, with its neighbours, weighting near ones most; NaN is left out."""
+    kernel = np.hanning(len(value) // 8 + 3)[1:-1]
+    known = np.isfinite(value)
+    weight = np.convolve(known, kernel, mode="same")
+    total = np.convolve(np.where(known, value, 0), kernel, mode="same")
+    return np.divide(total, weight, out=np.full(len(value), np.nan), where=weight > 0)
+
+
+def _column(rows: list[dict], key: str) -> np.ndarray:
+    return np.array([row.get(key) for row in rows], dtype=float)
+
+
+def _lines(records: list[dict], name: str) -> tuple[np.ndarray, list[tuple[str, np.ndarray, str]]]:
+    """Return the steps (N,) of a panel, and of each line the label, values (N,) and colour; the best class first."""
+    rows = [record for record in records if record["kind"] == ("eval" if name == "ap" else "train")]
+    lines = [(key, _column(rows, key), color) for key, color in zip(PANELS[name].figures, _COLORS, strict=False)]
+    if name == "ap":
+        ap = [row["ap"] for row in rows]
+        colors = {key: to_hex(np.divide(class_color(label), 255)) for label, key in enumerate(ap[-1] if ap else ())}
+        lines = [(key, _column(ap, key), color) for key, color in colors.items()]
+        lines.sort(key=lambda line: -np.nan_to_num(line[1][-1], nan=-1))
+        lines.insert(0, ("mAP", _column(rows, "map"), _COLORS[-1]))
+    return _column(rows, "step"), lines
+
+
+def plot_curves(records: list[dict], path: Path) -> None:
+    """Plot the records of log.jsonl, one plot per panel, into a PNG file that is replaced only by a complete one."""
+    look = {"axes.grid": True, "grid.alpha": 0.3, "axes.spines.top": False, "axes.spines.right": False}
+    with rc_context(look | {"text.parse_math": False}):  # a class may be called $1
+        _figure.clear()
+        mosaic = [["loss", "loss", "ap", "ap"], ["rate", "count", "speed", "lr"]]
+        for name, axes in _figure.subplot_mosaic(mosaic, height_ratios=(3, 2)).items():
+            _plot_panel(axes, name, *_lines(records, name))
+        with replacing(path) as partial:
+            _figure.savefig(partial, format="png")
+
+
+def _plot_panel(axes: Axes, name: str, step: np.ndarray, lines: list) -> None:
+    """Plot lines, faint below their local means, with the last values in the legend."""
+    panel, handles = PANELS[name], []
+    look = {"marker": "o" if len(step) <= 20 else None, "drawstyle": "steps-post" if name == "lr" else "default"}
+    for label, value, color in lines:
+        if panel.smooth and len(step):
+            axes.plot(step, value, color=color, alpha=0.18, linewidth=0.6)
+            value = smooth(value)
+        last = f"{value[-1]:.4g} " if len(step) else ""
+        handles += axes.plot(step, value, color=color, lw=3 if label == "mAP" else 1.8, label=last + label, **look)
+    if panel.log and any(np.any(line.get_ydata() > 0) for line in handles):
+        axes.set_yscale("log", nonpositive="mask")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter("{x:g}")
+    if not panel.log:
+        axes.set_ylim(-0.02, None if name == "speed" else 1.02)
+    place = {"loc": "center left", "bbox_to_anchor": (1, 0.5)} if name == "ap" else {"loc": "best"}
+    axes.legend(handles=handles[:26], fontsize="small", **place)  # of many classes the best
+    axes.set(title=panel.title, xlabel="step")
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=(1, 2, 5, 10), integer=True))
+
+
+class VisdomWriter:
+    """Windows of the environment `env` on the Visdom server at localhost:`port`."""
+
+    hint = "To start a server: make dashboard"
+
+    def __init__(self, port: int, env: str):
+        self.name, self.port, self.env = f"Visdom on localhost:{port}", port, env
+
+    def open(self, options: Mapping) -> Any:
+        """Connect to the server, show the options of the run, and return the client."""
+        import requests
+        import visdom
+
+        session = requests.Session()
+        session.trust_env = False  # no proxy between this machine and itself
+
+        class Client(visdom.Visdom):
+            def _handle_post(self, url, data=None):
+                response = session.post(url, data=data, timeout=1)  # seconds
+                response.raise_for_status()
+                return response.text
+
+        # send=False: the constructor does not warn that it goes without an incoming socket
+        client = Client(port=self.port, env=self.env, use_incoming_socket=False, raise_exceptions=True, send=False)
+        client.send = True
+        rows = "".join(f"<tr><td>{key}<td>{html.escape(str(value))}" for key, value in options.items())
+        client.text(f"<table>{rows}</table>", win="options", opts={"title": "options", "width": 330, "height": 400})
+        return client
+
+    def draw(self, client: Any, records: list[dict]) -> None:
+        """Draw all records anew, which is faster than appending points, thinned out to 200 per line."""
+        for name, panel in PANELS.items():
+            step, lines = _lines(records, name)
+            if len(step):
+                index = np.unique(np.linspace(0, len(step) - 1, 200).astype(int))
+                value = np.stack([smooth(value) if panel.smooth else value for _, value, _ in lines], axis=1)
+                opts = {"title": panel.title, "legend": [label for label, _, _ in lines], "width": 600, "height": 400}
+                opts["linecolor"] = np.array([list(bytes.fromhex(color[1:])) for _, _, color in lines])
+                opts |= {"ytype": "log" if panel.log else "linear", "markers": len(index) <= 20}
+                client.line(value[index], step[index], win=panel.title, opts=opts)
+
+    def picture(self, client: Any, name: str, img: np.ndarray, step: int) -> None:
+        """Show an image in the window `name`."""
+        client.image(img.transpose(2, 0, 1), win=name, opts={"title": f"{name}, step {step}"})
+
+    def close(self, client: Any) -> None:
+        """Have the server store the windows."""
+        client.save([self.env])
+
+
+class TensorBoardWriter:
+    """Event files in `folder`, which replace those of earlier runs."""
+
+    name, hint = "TensorBoard", "To install it: pip install tensorboard"
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def open(self, options: Mapping) -> Any:
+        """Open a file, note the options of the run, and return the writer."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        writer, self._n_drawn = SummaryWriter(self.folder, purge_step=0), 0
+        writer.add_text("options", "  \n".join(f"{key}: {value}" for key, value in options.items()))
+        return writer
+
+    def draw(self, writer: Any, records: list[dict]) -> None:
+        """Add the records since the last call."""
+        for record in records[self._n_drawn :]:
+            for name in PANELS:
+                for label, value, _ in _lines([record], name)[1]:
+                    if np.isfinite(value).any():
+                        writer.add_scalar(f"{name}/{label}", value[0], record["step"])
+        self._n_drawn = len(records)
+        writer.flush()
+
+    def picture(self, writer: Any, name: str, img: np.ndarray, step: int) -> None:
+        """Add an image."""
+        writer.add_image(name, img, step, dataformats="HWC")
+
+    def close(self, writer: Any) -> None:
+        """Close the file."""
+        writer.close()
+
+
+def _finite(value: float | None) -> float | None:
+    """Return a float, or None for NaN and infinity, which JSON lacks."""
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def _read_log(path: Path, last_step: int) -> list[dict]:
+    """Read the records up to and including `last_step`; an incomplete last line is dropped."""
+    records, lines = [], path.read_text(encoding="utf-8", errors="replace").splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+            if record["kind"] in ("train", "eval") and record["step"] <= last_step:
+                records.append(record)
+        except (ValueError, TypeError, KeyError) as error:
+            if number < len(lines):
+                raise LogError(f"{path}, line {number} is no record of a run, {line[:80]!r}: delete it") from error
+    return records
+
+
+class Logger:
+    """Log of one training run: log.jsonl, curves.png and pictures/ in its folder, Visdom and TensorBoard.
+
+    A failing disk, server or package is reported by one printed line, and training continues.
+
+    Args:
+        folder: created where missing; its name is the Visdom environment.
+        options: of the run, name -> value, to show.
+        visdom_port: of a server on this machine, which may be started or stopped at any time; None: no Visdom.
+        tensorboard: whether to write event files into `folder`/tensorboard.
+        start_step: step from which a run is resumed, whose log is kept up to there; 0 starts a new log.
+
+    Raises:
+        LogError: a line of log.jsonl other than the last is damaged.
+    """
+
+    def __init__(self, folder: Path, options: Mapping, visdom_port: int | None = None, tensorboard=False, start_step=0):
+        self.folder, self.path, self.options = Path(folder), Path(folder) / "log.jsonl", options
+        self._writers = [VisdomWriter(visdom_port, self.folder.name)] if visdom_port is not None else []
+        self._writers += [TensorBoardWriter(self.folder / "tensorboard")] if tensorboard else []
+        self._clients, self._retry_at = {}, {}  # by writer: what is open, and when to try again what failed
+        self._redraw_at, self._failed = -math.inf, set()  # names of what failed the last time
+        (self.folder / "pictures").mkdir(parents=True, exist_ok=True)
+        self.records = _read_log(self.path, start_step) if start_step and self.path.exists() else []
+        self._write_log()
+        self._show(lambda writer, client: None)
+
+    @property
+    def watched(self) -> bool:
+        """Whether Visdom or TensorBoard is there, so that pictures between evaluations are worth drawing."""
+        return bool(self._clients)
+
+    def has_eval(self, step: int) -> bool:
+        """Return whether there is an evaluation after `step` steps."""
+        return any(record["kind"] == "eval" and record["step"] == step for record in self.records)
+
+    def train(self, step: int, epoch: int, figures: Mapping[str, float]) -> None:
+        """Log the `FIGURES` of the last steps; missing ones are None."""
+        self._append({"kind": "train", "step": step, "epoch": epoch} | {k: _finite(figures.get(k)) for k in FIGURES})
+        if time.monotonic() >= self._redraw_at:
+            self._draw()
+
+    def eval(self, step: int, epoch: int, map: float, ap: Mapping[str, float | None], img: np.ndarray) -> None:
+        """Log the mean average precision and that of each class, None or NaN without objects.
+
+        `img` is a picture (H, W, 3) uint8 for pictures/, Visdom and TensorBoard.
+        """
+        ap = {name: _finite(value) for name, value in ap.items()}
+        self._append({"kind": "eval", "step": step, "epoch": epoch, "map": _finite(map), "ap": ap})
+        self._draw()
+        path = self.folder / "pictures" / f"{step:06d}.png"
+        with self._continuing(path.parent), replacing(path) as partial:
+            Image.fromarray(img).save(partial)
+        self.picture("evaluation", img, step)
+
+    def picture(self, name: str, img: np.ndarray, step: int) -> None:
+        """Show an image (H, W, 3) uint8 in Visdom and TensorBoard."""
+        self._show(lambda writer, client: writer.picture(client, name, img, step))
+
+    def close(self) -> None:
+        """Draw the curves a last time and close what is open."""
+        self._draw()
+        self._show(lambda writer, client: writer.close(client))
+
+    @contextlib.contextmanager
+    def _continuing(self, name: Any, hint: str = "") -> Iterator[None]:
+        """Report an error in the block, unless the block before failed, too, and continue."""
+        try:
+            yield
+            self._failed.discard(name)
+        except Exception as error:
+            if name not in self._failed:
+                print(f"{name} failed ({type(error).__name__}: {error}); training continues. {hint}", flush=True)
+            self._failed.add(name)
+
+    def _write_log(self) -> None:
+        write_text(self.path, "".join(json.dumps(record) + "\n" for record in self.records))
+
+    def _append(self, record: dict) -> None:
+        self.records.append(record)
+        with self._continuing(self.path, "Free some space: checkpoints need it"):
+            if self.path in self._failed:  # the last write may have left half a line
+                self._write_log()
+            else:
+                with self.path.open("a") as file:
+                    file.write(json.dumps(record) + "\n")
+
+    def _draw(self) -> None:
+        with self._continuing("curves.png"):
+            plot_curves(self.records, self.folder / "curves.png")
+        self._show(lambda writer, client: writer.draw(client, self.records))
+        self._redraw_at = time.monotonic() + _REDRAW_AFTER
+
+    def _show(self, draw: Callable) -> None:
+        """Call `draw` with each writer and what it has open; try a failed one again after a while."""
+        for writer in self._writers:
+            if time.monotonic() < self._retry_at.get(writer, 0):
+                continue
+            self._retry_at[writer] = time.monotonic() + _RETRY_AFTER
+            client = self._clients.pop(writer, None)
+            with self._continuing(writer.name, writer.hint):
+                client = client or writer.open(self.options)
+                draw(writer, client)
+                self._clients[writer], self._retry_at[writer] = client, 0
