@@ -1,26 +1,23 @@
-# make demo: trains on the embedded data set, evaluates, writes pictures (6 minutes on 2 cores, after installation)
-# make notebook: opens demo.ipynb, the paper on one image, in the browser.
-# make dashboard: a Visdom server on this machine, to which a training plots.
-# make test: the tests.  make lint: the linter.  All of these install what they need, once, into $(VENV).
+# make demo: train on the built-in data set, evaluate, draw detections (6 minutes on 2 cores, after installation)
+# make notebook: open demo.ipynb, the paper on one image, in the browser
+# make dashboard: start a Visdom server on this machine, to which a training plots
+# make test: run the tests.  make lint: run the linter.  All of these install what they need, once, into $(VENV).
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
-# old and new versions of pip read different ones
+# old and new versions of pip read different variables
 INSTALL := PIP_CONSTRAINT=build-constraints.txt PIP_BUILD_CONSTRAINT=build-constraints.txt $(BIN)/pip install -q
+# random weights on a CPU: small images and anchors, narrow fc6 and fc7, half of the RoIs positive, inputs of 0 to 255
+# because random weights pass on a weak signal
+DEMO := $(shell cat docs/demo_options.txt)
 
-# random weights on a CPU: small images, narrow fc6 and fc7, small anchors, half of the RoIs positive; inputs of 0 to
-# 255 because the signal that random weights pass on is weak
-DEMO = --pretrained=none --preprocess=caffe --head-width=1024 --min-size=144 --max-size=240 --anchor-scales=1,2,4 \
-	--rpn-min-size=4 --n-sample=64 --pos-ratio=0.5 --lr=5e-4 --lr-decay-step=850 --max-steps=1100 --epoch=99 \
-	--eval-every=3
-
-.PHONY: demo notebook notebook-outputs dashboard test lint clean
+.PHONY: demo notebook notebook-outputs dashboard options test lint clean
 
 demo: $(VENV)/run.done
 	$(BIN)/python train.py train --env=demo --data=shapes --overwrite $(DEMO)
 	$(BIN)/python eval.py --load-path=runs/demo/last.pth --json=runs/demo/eval.json
-	$(BIN)/python predict.py `ls -d datasets/shapes-* | sort -V | tail -n 1`/JPEGImages/test_*.jpg --load-path=runs/demo/last.pth \
-		--limit=16 --out=runs/demo/predictions
+	$(BIN)/python predict.py 'datasets/shapes-*/JPEGImages/test_*.jpg' --load-path=runs/demo/last.pth --limit=16 \
+		--out=runs/demo/predictions
 	@echo "pictures: runs/demo/predictions/contact_sheet.png  curves: runs/demo/curves.png  figures: runs/demo/eval.json"
 
 # the picture in the README, after make demo
@@ -30,17 +27,20 @@ docs/demo.jpg: runs/demo/predictions/contact_sheet.png
 notebook: $(VENV)/notebook.done
 	$(BIN)/jupyter lab demo.ipynb
 
-# runs it anew and keeps the outputs, without times and versions; after `make demo`, whose network they show
+# run it anew and keep the outputs, without times and versions; after `make demo`, whose network they show
 notebook-outputs: $(VENV)/test.done
 	$(BIN)/jupyter execute --inplace demo.ipynb
 	$(BIN)/python -c "import nbformat; book = nbformat.read('demo.ipynb', 4); \
 		[cell.metadata.clear() for cell in book.cells]; book.metadata.language_info = {'name': 'python'}; \
 		nbformat.write(book, 'demo.ipynb')"
 
-# the first line fetches the scripts of the page, once; without internet the server runs all the same
+# the first line downloads the scripts of the page, once; without internet the server runs all the same
 dashboard: $(VENV)/run.done
 	-timeout 60 $(BIN)/python -c "from visdom.server.build import download_scripts; download_scripts()"
 	$(BIN)/python -c "from visdom.server.run_server import main; main()" -port 8097 -bind_local -env_path runs/.visdom
+
+options: $(VENV)/run.done
+	$(BIN)/python -m tools.make_options_page
 
 test: $(VENV)/test.done
 	$(BIN)/python -m pytest

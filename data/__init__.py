@@ -1,62 +1,70 @@
-"""Data sets. `find_root` says where one lies, after drawing or fetching it; `class_names` what its classes are."""
+"""Data sets. `build` opens splits of one; each yields `Sample`s."""
+
+import importlib
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from data.check import DataError, roots_near
-from data.voc import find_classes, read_lines
+import numpy as np
 
-FOLDER = "datasets"  # what is drawn or fetched goes there
-
-
-def find_root(data, voc_data_dir, download=False):
-    """The folder in the VOC layout that the options `--data`, `--voc-data-dir` and `--download` mean."""
-    if data == "shapes":
-        from data.shapes import make_shapes
-
-        return make_shapes(FOLDER)
-    if download:
-        from data.download import download_voc2007
-
-        return download_voc2007(FOLDER)
-    root = Path(voc_data_dir).expanduser()  # a shell leaves --voc-data-dir=~/... as it is
-    missing = [name for name in ("ImageSets/Main", "Annotations", "JPEGImages") if not (root / name).is_dir()]
-    near = roots_near(root) if missing else []
-    if near:
-        raise DataError(f"there is no data set in {root} (no {missing[0]}), but there is one in "
-                        f"{', '.join(map(str, near[:5]))}: --voc-data-dir={near[0]}")
-    if "ImageSets/Main" in missing:
-        raise DataError(f"there is no data set in {root} (no ImageSets/Main): name a folder in the VOC layout "
-                        "with --voc-data-dir, fetch VOC2007 with --download, or take the embedded one, --data=shapes")
-    if missing:
-        raise DataError(f"{root} has no folder {' and no folder '.join(missing)}: the VOC layout has "
-                        "Annotations/ID.xml and JPEGImages/ID.jpg")
-    return root
+from data.validate import DataError
 
 
-def class_names(classes, root, splits, findings=None):
-    """The names that `--classes` means: see `read_names`; if it is empty, those in the annotations."""
-    return read_names(classes) or find_classes(root, splits, findings)
+class Sample(NamedTuple):
+    """One image and its G objects."""
+
+    img: np.ndarray  # (H, W, 3) uint8 RGB
+    bbox: np.ndarray  # (G, 4) float32
+    label: np.ndarray  # (G,) int64, 0 ... L - 1
+    difficult: np.ndarray  # (G,) bool
+    id: str
+    rng: np.random.Generator | None = None  # of this sample in this epoch; flip and target creators draw from it
+    roi: np.ndarray | None = None  # (R, 4) float32, proposals that come with the data
 
 
-def read_names(classes):
-    """The names in `classes`, a list of them or of one file with one name a line."""
+def build(name: str, options: Any, splits: Sequence[str], classes: Sequence[str] = (), report=None) -> list:
+    """Open splits of the data set that data/NAME_dataset.py reads, all checked together.
+
+    Args:
+        name: NAME of that file.
+        options: object with the options that the reader needs as attributes.
+        splits: names of the splits; none: the usual ones that are there.
+        classes: names of the classes; none: those found in the splits.
+        report: `ValidationReport` that receives the errors; without, they are raised.
+
+    Returns:
+        One data set per split. It has a length, yields a `Sample` per index (difficult objects included), and has the
+        attributes `classes`, `root`, `split`, `notes` (lines to print, on all splits together), and per image `ids`,
+        `sizes` (H, W), `bboxes`, `labels`, `difficults`. `without_difficult()` returns it without difficult objects.
+
+    Raises:
+        DataError: no such reader, or an unusable data set: names all offenders.
+    """
+    known = sorted(path.name.removesuffix("_dataset.py") for path in Path(__file__).parent.glob("*_dataset.py"))
+    if name not in known:
+        raise DataError(f"--data={name}: data/{name}_dataset.py does not exist; choose one of {', '.join(known)}")
+    return importlib.import_module(f"data.{name}_dataset").build(options, splits, classes, report)
+
+
+def read_class_names(classes: Sequence[str]) -> tuple[str, ...]:
+    """Return the class names in `classes`: a list of names, or of one file with a name per line."""
     where = f"--classes={','.join(classes)}"
     if len(classes) == 1 and Path(classes[0]).is_file():
         classes = [line for line in read_lines(classes[0]) if line]
         if not classes:
-            raise DataError(f"{where} names no class: write one a line")
+            raise DataError(f"{where} contains no class name: write one per line")
     elif len(classes) == 1 and classes[0].endswith(".txt"):
-        raise DataError(f"{where}: there is no such file")
-    twice = [name for name, n in Counter(classes).items() if n > 1]
-    if twice:
-        raise DataError(f"{where} names {', '.join(twice)} more than once: each class has one name, delete the others")
+        raise DataError(f"{where}: the file does not exist")
+    repeated = [name for name, n in Counter(classes).items() if n > 1]
+    if repeated:
+        raise DataError(f"{where} contains {', '.join(repeated)} more than once: delete the duplicates")
     return tuple(classes)
 
 
-def find_splits(root):
-    """The splits that a data set usually has, those that are there; if there are none, all that are there."""
-    folder = Path(root, "ImageSets", "Main")
-    there = sorted(path.stem for path in folder.glob("*.txt"))
-    if not there:
-        raise DataError(f"{folder} holds no split: write train.txt and val.txt there, one image id a line")
-    return [split for split in ("train", "val", "trainval", "test") if split in there] or there
+def read_lines(path: str | Path) -> list[str]:
+    """Return the lines of a UTF-8 file without surrounding spaces, line ends and byte order mark."""
+    try:
+        return [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines()]
+    except UnicodeDecodeError:
+        raise DataError(f"{path} is not UTF-8 text: save it as UTF-8") from None

@@ -1,57 +1,46 @@
-"""Image and boxes together: from a `Sample` of the reader to what the trainer takes.
+"""Random horizontal flips, with one random generator per sample.
 
-G: objects. H, W: sides of the image; H', W': after the resize.
+G: objects. R: proposals. H, W: sides of the image.
 """
-from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
+
+from data import Sample
 
 
-class TrainSample(NamedTuple):
-    """One image, ready for the trainer; tensors on the model's device."""
-
-    img: Tensor  # (1, 3, H', W') float32
-    bbox: Tensor  # (G, 4) float32, in pixels of `img`
-    label: Tensor  # (G,) int64, 0 ... L - 1
-    scale: float  # the resize factor
-    rng: Any  # np.random.Generator: flip and both target creators draw from it
-
-
-def scale_bbox(bbox, size, new_size):
-    """(G, 4) boxes in an image of size (H, W) as boxes in the same image resized to (H', W')."""
-    ratio = np.array([new / old for new, old in zip(new_size, size, strict=True)] * 2, np.float32)  # (4,)
-    return bbox * ratio
-
-
-def flip_bbox(bbox, width):
-    """(G, 4) boxes after their image, `width` wide, was mirrored left to right."""
+def flip_bbox(bbox: np.ndarray, width: float) -> np.ndarray:
+    """Mirror (G, 4) boxes left to right in an image of this width."""
     return np.stack((bbox[:, 0], width - bbox[:, 3], bbox[:, 2], width - bbox[:, 1]), 1)
 
 
-class TrainTransform:
-    """Resizes, normalises and flips (with probability `flip_prob`; paper 3.3 and py-faster-rcnn: 0.5).
+def random_flip(sample: Sample, rng: np.random.Generator, prob: float) -> Sample:
+    """Mirror image, boxes and proposals left to right with probability `prob`; draws one number from `rng`."""
+    if rng.random() >= prob:
+        return sample
+    width = sample.img.shape[1]
+    roi = None if sample.roi is None else flip_bbox(sample.roi, width)
+    return sample._replace(img=sample.img[:, ::-1].copy(), bbox=flip_bbox(sample.bbox, width), roi=roi)
+
+
+class TrainDataset:
+    """One epoch of a data set: samples that are flipped at random and carry their generator.
+
+    Sample i gets `np.random.default_rng([seed, epoch, i])`, from which the flip is drawn first, so that its random
+    numbers depend neither on the order of the images nor on the number of workers and processes.
 
     Args:
-        prepare: `model.prepare`: (H, W, 3) uint8 -> (1, 3, H', W') on the model's device, and the resize factor.
-        flip_prob: how often to mirror an image.
+        dataset: data set as `data.build` returns it.
+        seed: seed of the run.
+        epoch: number of the epoch, from 0.
+        flip_prob: probability of a flip.
     """
 
-    def __init__(self, prepare, flip_prob=0.5):
-        self.prepare = prepare
-        self.flip_prob = flip_prob
+    def __init__(self, dataset, seed: int, epoch: int, flip_prob: float = 0.5) -> None:
+        self.dataset, self.seed, self.epoch, self.flip_prob = dataset, seed, epoch, flip_prob
 
-    def __call__(self, sample, rng):
-        """Makes a `TrainSample` of a `Sample`; the flip is the first thing drawn from `rng`."""
-        img, scale = self.prepare(sample.img)
-        bbox = scale_bbox(sample.bbox, sample.img.shape[:2], img.shape[2:])
-        if rng.random() < self.flip_prob:
-            img, bbox = img.flip(3), flip_bbox(bbox, img.shape[3])
-        return TrainSample(img, _upload(bbox, img.device), _upload(sample.label, img.device), scale, rng)
+    def __len__(self) -> int:
+        return len(self.dataset)
 
-
-def _upload(array, device):
-    """`array` as a tensor on `device`; a GPU fetches it from pinned memory, and nobody waits."""
-    tensor = torch.from_numpy(array)
-    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+    def __getitem__(self, index: int) -> Sample:
+        rng = np.random.default_rng([self.seed, self.epoch, index])
+        return random_flip(self.dataset[index], rng, self.flip_prob)._replace(rng=rng)

@@ -8,11 +8,7 @@ from PIL import Image, ImageDraw
 from skimage.color import deltaE_ciede2000, rgb2lab
 
 from utils import vis
-<<<<<<< HEAD
-from utils.vis import class_color, contact_sheet, draw_bbox, ink_color, plot_recall, sheet_columns, side_by_side
-=======
 from utils.vis import class_color, comparison, contact_sheet, draw_bbox, plot_recall, sheet_columns, shrink
->>>>>>> logger
 
 GREY = np.full((120, 200, 3), 128, np.uint8)
 CORNERS = np.array([[-5, -9, 30, 40], [0, 170, 30, 200], [100, 0, 120, 30], [90, 160, 140, 230]], np.float32)

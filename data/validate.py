@@ -1,0 +1,174 @@
+"""What can be wrong with a data set, and how it is reported: all offenders of a kind at once, and what to do.
+
+Nothing here opens a file; readers such as voc_dataset.py pass in what they read. Sizes are written as width x height.
+
+G: objects in one image. H, W: sides of the image.
+"""
+
+import unicodedata
+from difflib import get_close_matches
+from pathlib import Path
+
+import numpy as np
+
+FAR, SLACK = 0.1, 2  # a box may extend beyond its image by this fraction of the side or by these pixels; it is clipped
+SHOWN = 20  # offenders per kind; tools.check_data lists all
+
+STORED = "pixels as stored (EXIF is not applied), otherwise rotate the images: mogrify -auto-orient"
+KINDS = {  # kind -> what it is, what to do or what was done; recorded as an error or as a note
+    "split": (
+        "unusable split files",
+        "write one image id per line, or pass another --train-split, --eval-split or --splits",
+    ),
+    "duplicate_id": ("duplicate image ids", "delete all but one; a last column of -1, 0 or 1 is no part of the id"),
+    "path": ("image ids that contain a folder", "write the name of the image alone"),
+    "no_annotation": ("missing annotations", "every image needs one; without objects if the image shows none"),
+    "annotation": ("unreadable annotations", "each object needs a name and a bndbox with xmin, ymin, xmax and ymax"),
+    "no_image": ("missing images", "add them, or delete their ids from the split file"),
+    "image": ("unreadable images", "replace them, or delete their ids from the split file"),
+    "swapped_size": ("images with swapped sides in <size>", f"correct or delete <size> if the boxes fit the {STORED}"),
+    "size": ("images with another size than <size>", "use the images that were annotated, or correct or delete <size>"),
+    "class": ("unknown classes", "correct the names, or pass --classes with all of them"),
+    "similar_classes": ("class names that differ only in case or spaces", "correct them, or pass --classes with all"),
+    "no_area": ("boxes without area", "correct them or pass --invalid-boxes=skip"),
+    "outside": ("boxes outside their image", "correct them or pass --invalid-boxes=skip"),
+    "far_outside": ("boxes that extend far beyond their image", "correct them or clip them with --invalid-boxes=skip"),
+    "skipped": ("skipped boxes", "they have no area or lie outside their image"),
+    "clipped": ("clipped boxes", "they extend beyond their image"),
+    "from_0": ("clipped boxes that start at 0", "VOC counts from 1; if these files count from 0, all are off by 1"),
+    "exif": ("images rotated by EXIF", "boxes are taken to fit the pixels as stored; check that they do"),
+}
+
+
+class DataError(ValueError):
+    """A data set cannot be used; the message names the files and says what to do."""
+
+    def __str__(self) -> str:
+        # a DataLoader re-raises the error of a worker with the text of its traceback as message
+        return super().__str__().rpartition(f"{__name__}.DataError: ")[2].rstrip("\n")
+
+
+class ValidationReport:
+    """Errors and notes found in a data set: dicts of kind -> offenders, in order of discovery, without duplicates."""
+
+    def __init__(self) -> None:
+        self.errors, self.notes = {}, {}
+
+    def error(self, kind: str, offender: object) -> None:
+        """Record `offender`, converted to text, as an error of a kind in `KINDS`."""
+        self.errors.setdefault(kind, {})[str(offender)] = None
+
+    def note(self, kind: str, offender: object) -> None:
+        """Record `offender`, converted to text, as a note of a kind in `KINDS`."""
+        self.notes.setdefault(kind, {})[str(offender)] = None
+
+    def raise_errors(self, shown: int = SHOWN) -> None:
+        """Raise a DataError with the first `shown` offenders of each kind, if there are errors."""
+        if self.errors:
+            raise DataError("\n".join(_format(self.errors, shown)))
+
+    def format_notes(self, shown: int = 0) -> list[str]:
+        """Return one text per kind of note, with the first `shown` offenders of each."""
+        return _format(self.notes, shown)
+
+
+def _format(kinds, shown):
+    texts = []
+    for kind, offenders in kinds.items():
+        what, advice = KINDS[kind]
+        lines = [f"{what} ({len(offenders)}): {advice}", *list(offenders)[:shown]]
+        if 0 < shown < len(offenders):
+            lines.append(f"and {len(offenders) - shown} more; python -m tools.check_data lists all")
+        texts.append("\n  ".join(lines))
+    return texts
+
+
+def check_objects(dataset) -> None:
+    """Raise a DataError unless a data set has an object to train on."""
+    if not any(map(len, dataset.bboxes)):
+        hint = "choose another --train-split, or pass --use-difficult if all are difficult"
+        raise DataError(f"{dataset.root}: split {dataset.split} contains no object to train on: {hint}")
+
+
+def check_size(where, annotated, image, header, report: ValidationReport) -> None:
+    """Compare the size in an annotation with the image.
+
+    Args:
+        where: file of the annotation, for messages.
+        annotated: (H, W) in the annotation, or None.
+        image: file of the image, for messages.
+        header: (H, W) of the image, and its EXIF orientation (0: none).
+        report: receives errors and notes.
+    """
+    size, orientation = header
+    rotated = orientation not in (0, 1)
+    exif = f", EXIF orientation {orientation}" if rotated else ""
+    if annotated and annotated != size:
+        sizes = f"<size> is {annotated[1]}x{annotated[0]}, {image} has {size[1]}x{size[0]} pixels"
+        report.error("swapped_size" if annotated == size[::-1] else "size", f"{where}: {sizes}{exif}")
+    elif rotated and (orientation < 5 or not annotated or annotated == annotated[::-1]):
+        report.note("exif", f"{image}{exif}")  # 5 to 8 swap the sides: then <size> confirms the pixels as stored
+
+
+def check_boxes(where, names, bbox, size, skip: bool, report: ValidationReport) -> tuple[np.ndarray, np.ndarray]:
+    """Clip the boxes of one image to it.
+
+    Args:
+        where: file of the annotation, for messages.
+        names: G class names, for messages.
+        bbox: (G, 4) boxes as annotated.
+        size: (H, W) of the image.
+        skip: skip unusable boxes instead of reporting an error.
+        report: receives errors and notes.
+
+    Returns:
+        (G, 4) clipped boxes, and a (G,) mask of those that are usable.
+    """
+    edge = np.array([*size, *size], np.float32)
+    clipped = bbox.clip(0, edge)
+    has_area = (bbox[:, 2:] > bbox[:, :2]).all(1) & np.isfinite(bbox).all(1)
+    usable = has_area & (clipped[:, 2:] > clipped[:, :2]).all(1)
+    for i in np.flatnonzero(~usable | (clipped != bbox).any(1)):
+        beyond = np.abs(bbox[i] - clipped[i])
+        numbers = "xmin {1:g}, ymin {0:g}, xmax {3:g}, ymax {2:g}".format(*bbox[i] + 1)  # as in the file
+        offender = f"{where} object {i + 1} ({names[i]}): {numbers}, in an image of {size[1]}x{size[0]}"
+        if not usable[i]:
+            error, note = "outside" if has_area[i] else "no_area", "skipped"
+        elif (beyond > np.maximum(FAR * edge, SLACK)).any():
+            error, note = "far_outside", "clipped"
+        else:
+            error, note = None, "from_0" if beyond.max() <= 1 and not beyond[2:].any() else "clipped"
+        report.error(error, offender) if error and not skip else report.note(note, offender)
+    return clipped, usable
+
+
+def check_class_names(found: dict[str, list], classes: tuple[str, ...], report: ValidationReport) -> None:
+    """Check the class names found in a data set against the known ones, or against one another if none are known.
+
+    Args:
+        found: name -> where it was found, one entry per object.
+        classes: known names, or none.
+        report: receives the errors.
+    """
+    similar = {}
+    for name in sorted(found.keys() - set(classes)):
+        offender = f"{name!r} (objects: {len(found[name])}, the first in {found[name][0]})"
+        similar.setdefault(_fold(name), []).append(offender)
+        if classes:
+            near = [known for known in classes if _fold(known) == _fold(name)] or get_close_matches(name, classes, 1)
+            advice = f"did you mean {near[0]!r}?" if near else f"the known classes are {', '.join(classes)}"
+            report.error("class", f"{offender}: {advice}")
+    for offenders in similar.values():
+        if len(offenders) > 1 and not classes:
+            report.error("similar_classes", " and ".join(offenders))
+
+
+def _fold(name):
+    """A name without case, spaces, underscores and differences of Unicode composition."""
+    return "".join(unicodedata.normalize("NFKC", name).casefold().replace("_", " ").split())
+
+
+def roots_near(folder: Path) -> list[Path]:
+    """Return the folders up to two levels above and below `folder` that hold a data set in the VOC layout."""
+    above = [root for root in folder.resolve().parents[:2] if (root / "ImageSets" / "Main").is_dir()]
+    return above + [main.parent.parent for up in ("*", "*/*") for main in sorted(folder.glob(f"{up}/ImageSets/Main"))]

@@ -1,0 +1,63 @@
+"""Check a data set and print what it contains: `python -m tools.check_data --voc-data-dir=MYDATA`."""
+
+import shlex
+import sys
+
+import fire
+import numpy as np
+from tqdm.contrib.concurrent import thread_map
+
+from data import build, read_class_names
+from data.validate import DataError, ValidationReport
+from utils.config import DatasetConfig, Names, command, option
+
+
+class CheckConfig(DatasetConfig):
+    """python -m tools.check_data: check a data set, list all errors, and print what it contains.
+
+    Training and evaluation make the same checks at their start, but only this command decodes every image.
+    """
+
+    splits: Names = option((), "Data", "splits a,b; empty: those of train, val, trainval and test that exist, else all")
+
+
+def check_data(config: CheckConfig) -> None:
+    """Print a summary and all notes; raise a DataError with all errors, if there are any."""
+    report = ValidationReport()
+    datasets = build(config.data, config, config.splits, read_class_names(config.classes), report)
+    unique = list({dataset.ids[i]: (dataset, i) for dataset in datasets for i in range(len(dataset))}.values())
+
+    def decode(image):
+        try:
+            image[0][image[1]]
+        except DataError as error:
+            report.error("image", error)
+
+    thread_map(decode, unique, desc="decode", unit="image", leave=False)
+    print(datasets[0].root, *summarize(datasets, unique), *report.format_notes(sys.maxsize), sep="\n")
+    report.raise_errors(sys.maxsize)
+    options = f"--voc-data-dir={shlex.quote(str(datasets[0].root))} --train-split={shlex.quote(datasets[0].split)}"
+    print(f"no errors found\nnext: python -m tools.fit_anchors {options}")
+
+
+def summarize(datasets, unique) -> list[str]:
+    """Describe images, sizes, and objects per class, as lines; `unique` is (data set, index) of each image once."""
+    lines = ["usable images: " + ", ".join(f"{dataset.split} {len(dataset)}" for dataset in datasets)]
+    keys = "sizes", "bboxes", "labels", "difficults"
+    sizes, bboxes, labels, difficults = ([getattr(dataset, key)[i] for dataset, i in unique] for key in keys)
+    lines.append(f"different images: {len(sizes)}, of which without objects: {sum(len(bbox) == 0 for bbox in bboxes)}")
+    if not any(map(len, bboxes)):
+        return lines
+    bbox, label, difficult = map(np.concatenate, (bboxes, labels, difficults))
+    for what, sides in ("images", np.array(sizes)), ("boxes", bbox[:, 2:] - bbox[:, :2]):
+        low, middle, high = ("{1:g}x{0:g}".format(*np.percentile(sides, share, axis=0)) for share in (0, 50, 100))
+        lines.append(f"width x height of {what}: minimum {low}, median {middle}, maximum {high}")
+    lines.append("objects  difficult  images  class")
+    for i, name in enumerate(datasets[0].classes):
+        n_image = sum(i in values for values in labels)
+        lines.append(f"{(label == i).sum():7}  {difficult[label == i].sum():9}  {n_image:6}  {name}")
+    return lines
+
+
+if __name__ == "__main__":
+    fire.Fire(command(CheckConfig, check_data, (DataError,)))
