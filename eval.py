@@ -16,8 +16,15 @@ from data.voc_dataset import VOC_CLASSES
 from utils import checkpoint as ckpt
 from utils import distributed
 from utils.config import EvalConfig, OptionError, TrainConfig, command, restore_options
-from utils.metrics import COUNTS, IOU_THRESHS, evaluate, evaluate_proposals
-from utils.metrics import format_heading, format_recall, format_results
+from utils.metrics import (
+    COUNTS,
+    IOU_THRESHS,
+    evaluate,
+    evaluate_proposals,
+    format_heading,
+    format_recall,
+    format_results,
+)
 from utils.vis import plot_recall
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tools import benchmark
-from tools.benchmark import CONTESTANTS, BenchConfig, main, measure_decoding, measure_metric, peak_memory, report
+from tools.benchmark import CONTESTANTS, BenchConfig, main, peak_memory, report
 from utils.config import OptionError
 
 CPU, SIZE = torch.device("cpu"), (64, 96)
@@ -110,8 +110,3 @@ def test_sizes_that_are_refused(size):
 def test_memory_is_that_of_a_process_of_its_own():
     peak = peak_memory("lower_bound", CPU, None, SIZE)
     assert 1.6 < peak < 10  # weights of full width, their gradients and momenta
-
-
-def test_decoding_and_metric():
-    assert measure_decoding(2) > 0
-    assert np.isfinite(measure_metric(5, 4))
