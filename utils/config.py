@@ -293,14 +293,14 @@ def _validate(config_class, values):
 def help_text(config_class: type[Config], model_values: Values | None = None) -> str:
     """Return the text of `--help`: usage, then options with default, meaning and source, by topic.
 
-    `model_values` are shown in place of defaults of None.
+    `model_values` are shown for options declared by `own`.
     """
     usage, _, purpose = config_class.__doc__.partition(": ")
-    note = f"\nDefaults that belong to the model are those of --model={MODEL}." if model_values else ""
-    topics = {}
+    topics, note = {}, ""
     for name, field in config_class.model_fields.items():
         default = None if field.is_required() else field.default
-        default = (model_values or {}).get(name) if default is None else default
+        if model_values and "own" in field.json_schema_extra:
+            default, note = model_values.get(name), f"\nDefaults that belong to the model are those of --model={MODEL}."
         source = f" ({field.json_schema_extra['source']})" if field.json_schema_extra["source"] else ""
         lines = topics.setdefault(field.json_schema_extra["topic"], [])
         lines.append(f"  --{dashed(field.alias or name)}={as_text(default)}\n        {field.description}{source}")
