@@ -412,6 +412,7 @@ def test_a_server_that_never_answers_holds_training_for_a_second(tmp_path, capfd
 def test_what_failed_is_asked_again_after_a_while(tmp_path, monkeypatch):
     asked, now = [], [100.0]
     monkeypatch.setattr(logger_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(logger_module, "_REDRAW_AFTER", 0)
     monkeypatch.setattr(logger_module.VisdomWriter, "open", lambda self, options: asked.append(now[0]) or 1 / 0)
     logger = Logger(tmp_path, {}, visdom_port=1)
     for now[0] in (101, 159, 161, 162, 222):
