@@ -31,7 +31,7 @@ import train  # noqa: E402
 from utils.checkpoint import stored_options  # noqa: E402
 from utils.config import TrainConfig, parse_options  # noqa: E402
 
-RUN = OPTIONS | {"epoch": "4", "lr_decay_step": "9"}
+RUN = OPTIONS | {"epoch": "2", "lr_decay_step": "9"}
 
 
 def run(**options):
@@ -109,20 +109,20 @@ def differences(calm, other):
     return found + [path.name for path in other.glob(".*")]
 
 
-def kill_and_resume(kills, rng):
+def kill_and_resume(kills, rng, **options):
     """Train in the current folder, with the data set in voc/; yield a line per kill and per comparison.
 
     Raises:
         AssertionError: a run failed, or ended with something else than the undisturbed one.
     """
     since = time.monotonic()
-    assert wait(start(env="undisturbed")) == 0, Path("output.txt").read_text()
+    assert wait(start(env="undisturbed", **options)) == 0, Path("output.txt").read_text()
     whole, n_killed, n_resumed = time.monotonic() - since, 0, 0
     folder = Path("runs/killed")
     yield f"undisturbed: {whole:.1f} seconds"
     while True:
         resume = (folder / "last.pth").exists() and (folder / "config.json").exists()
-        pid = start(env="killed", **{"resume" if resume else "overwrite": "True"})
+        pid = start(env="killed", **({"resume": "True"} if resume else options | {"overwrite": "True"}))
         n_resumed += resume
         if n_killed >= kills:
             code = wait(pid)
@@ -150,7 +150,7 @@ def main(kills=20, seed=0):
     with tempfile.TemporaryDirectory() as name:
         os.chdir(name)
         write_voc(Path("voc"), {"train": 6, "val": 3})
-        for line in kill_and_resume(kills, np.random.default_rng(seed)):
+        for line in kill_and_resume(kills, np.random.default_rng(seed), epoch="4"):
             print(line, flush=True)
         os.chdir(ROOT)
 

@@ -1,6 +1,7 @@
 """train.py: its small decisions one by one, then whole runs of a narrow network in this process and in forks of it."""
 
 import functools
+import itertools
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import stress_resume
 import torch
-from stress_resume import RUN, differences, log, same, start, wait
+from stress_resume import differences, log, same, start, wait
 
 import model
 import train
@@ -60,12 +61,12 @@ def test_every_image_once_per_epoch(monkeypatch, n_image, batch_size, processes,
     monkeypatch.setattr("utils.distributed.world_size", lambda: processes)
     batches = train.epoch_batches(make_config(batch_size=str(batch_size)), n_image, 0)
     assert [len(batch) for batch in batches] == sizes
-    assert sorted(sum(batches, [])) == list(range(n_image))
+    assert sorted(itertools.chain(*batches)) == list(range(n_image))
 
 
 def test_order_depends_on_seed_and_epoch_alone():
     def order(epoch, **options):
-        return sum(train.epoch_batches(make_config(**options), 50, epoch), [])
+        return [*itertools.chain(*train.epoch_batches(make_config(**options), 50, epoch))]
 
     first = order(4, seed="3")
     torch.manual_seed(1)
@@ -117,7 +118,7 @@ def test_one_epoch(num_workers):
     batches = train.epoch_batches(config, 5, 1)
     seen = run_epoch(config, 1, 3, batches)
     assert [[index for index, *_ in pairs] for pairs in seen.steps] == batches
-    for index, label, draw in sum(seen.steps, []):
+    for index, label, draw in itertools.chain(*seen.steps):
         rng = np.random.default_rng([7, 1, index])
         rng.random()  # the flip
         assert (label, draw) == (index, rng.random())
@@ -225,22 +226,6 @@ def test_options_that_contradict_the_weights(ours, options, words):
 
 
 # Whole runs
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """The current folder, with a data set in voc/; VGG16 is narrow, and one thread computes. Removed at the end."""
-    folder, n_thread = tmp_path_factory.mktemp("train"), torch.get_num_threads()
-    fixtures.write_voc(folder / "voc", {"train": 6, "val": 3})
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr("model.vgg16.LAYERS", fixtures.NARROW)
-        patch.setattr("utils.logger.plot_curves", lambda records, path: path.touch())
-        patch.setitem(RUN, "epoch", "2")
-        yield folder
-    torch.set_num_threads(n_thread)
-    shutil.rmtree(folder)  # checkpoints are large
 
 
 @pytest.fixture(scope="module")
