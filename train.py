@@ -55,21 +55,23 @@ def main(config):
     epoch_steps = math.ceil(len(train_set) / (config.batch_size * dist.world_size()))
     n_step = min(config.epoch * epoch_steps, config.max_steps or math.inf)
     print(f"{folder}: steps {step} to {n_step} on {device}, {'bf16' if trainer.dtype else 'fp32'}")
-    with dist.catch_signals() as stop:
-        while not stop:
-            if step and evaluation_due(config, logger, step, epoch_steps, n_step):
-                evaluate_and_save_best(config, trainer, eval_set, logger, run, (step - 1) // epoch_steps, step)
-            if step >= n_step:
-                break
-            epoch, done = divmod(step, epoch_steps)
-            batches = epoch_batches(config, len(train_set), epoch)[done : done + n_step - step]
+    interrupted = False
+    while not interrupted:
+        if step and evaluation_due(config, logger, step, epoch_steps, n_step):
+            evaluate_and_save_best(config, trainer, eval_set, logger, run, (step - 1) // epoch_steps, step)
+        if step >= n_step:
+            break
+        epoch, done = divmod(step, epoch_steps)
+        batches = epoch_batches(config, len(train_set), epoch)[done : done + n_step - step]
+        with dist.catch_signals() as stop:  # elsewhere nothing is lost: a signal ends the program
             step = train_one_epoch(config, trainer, train_set, batches, epoch, step, logger, stop)
             save_last(folder, trainer, run, epoch, step)
+        interrupted = dist.any_process(bool(stop))
     if logger:
         logger.close()
     dist.destroy()
-    if stop:
-        raise SystemExit(128 + stop[0])
+    if interrupted:
+        raise SystemExit(128 + (stop or [signal.SIGTERM])[0])  # SIGTERM if only another process received a signal
     print(f"written to {folder}: last.pth, best.pth, log.jsonl, curves.png, pictures/")
     print(f"next: python eval.py --load-path={folder}/last.pth")
 
@@ -98,7 +100,6 @@ def train_one_epoch(config, trainer, dataset, batches, epoch, step, logger, stop
             if logger:
                 logger.train(step, epoch, figures)
         if (log_now or dist.world_size() == 1) and dist.any_process(bool(stop)):
-            stop.append(signal.SIGTERM)  # for processes that did not get the signal themselves
             break
     return step
 
@@ -226,6 +227,8 @@ def build_logger(config, folder, step, device):
     if config.overwrite and not config.resume:
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob(".[0-9]*"):  # half-written files of a process that was killed
+        path.unlink()
     ckpt.write_text(folder / "config.json", json.dumps(config.model_dump(), indent=1))
     ckpt.write_text(folder / "environment.json", json.dumps(ckpt.describe_environment(device), indent=1))
     visdom_port = config.visdom_port if config.visdom == "auto" else None

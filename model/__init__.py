@@ -16,8 +16,8 @@ class WeightsError(ValueError):
 def find_backbone(name):
     """Return the module that builds `name`: model/NAME.py, or the sibling whose `NAMES` holds it."""
     siblings = [module.name for module in pkgutil.iter_modules(__path__)]
-    if name in siblings:
-        return importlib.import_module(f"model.{name}")
+    if name in siblings and hasattr(module := importlib.import_module(f"model.{name}"), "build"):
+        return module
     modules = [importlib.import_module(f"model.{sibling}") for sibling in siblings]
     for module in modules:
         if name in getattr(module, "NAMES", ()):

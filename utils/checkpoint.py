@@ -264,7 +264,7 @@ def resume_training(path: str | Path, model: torch.nn.Module, optimizer: torch.o
 def check_run_folder(folder: Path, resume: bool, overwrite: bool) -> None:
     """Raise OptionError for a name that is no file name, or an earlier run that is neither resumed nor replaced."""
     name = folder.name
-    if folder.parent.name != RUNS.name or name in ("", "..") or len(os.fsencode(name)) > 200:
+    if folder.parent != RUNS or name in ("", "..") or len(os.fsencode(name)) > 200:
         raise OptionError(f"--env must be a plain name of at most 200 bytes, it names the folder {RUNS}/ENV/")
     if (folder / "config.json").exists() and not (resume or overwrite):
         raise OptionError(

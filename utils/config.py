@@ -255,7 +255,10 @@ def parse_options(
         values[name] = None if nullable and text in ("", "None") else text
     if defaults and "model" in fields:
         name, pretrained = values.get("model", MODEL), values.get("pretrained", PRETRAINED)
-        model_values = defaults(name, pretrained)
+        try:
+            model_values = defaults(name, pretrained)
+        except ValueError as error:  # there is no such model
+            raise OptionError(str(error)) from None
         for own in (own for own, field in fields.items() if "own" in field.json_schema_extra):
             if own not in model_values and own in texts:
                 raise OptionError(f"--{dashed(own)}: --model={name} has no such option")
