@@ -3,6 +3,7 @@
 It needs two photographs and the figures, which lie beside the project where it is developed and are no part of it;
 elsewhere these tests skip. K: anchors. R: proposals. G: objects.
 """
+
 import zlib
 from pathlib import Path
 
@@ -26,8 +27,10 @@ PLACES = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)  # of the convolutions
 CHANNELS = (3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
 LARGE = 10**6  # nothing is sampled away
 
-pytestmark = pytest.mark.skipif(not (FIGURES.exists() and PHOTOGRAPHS.exists()),
-                                reason="the photographs of the reference are not beside this project")
+pytestmark = pytest.mark.skipif(
+    not (FIGURES.exists() and PHOTOGRAPHS.exists()),
+    reason="the photographs of the reference are not beside this project",
+)
 
 
 def weights(n_fg_class=20):
@@ -36,11 +39,19 @@ def weights(n_fg_class=20):
     Each tensor has a generator seeded by the checksum of its name: normal numbers, 0.01 wide for biases, for weights
     as wide as a gain divided by the root of the inputs; the gain is that of He et al. but for the last layers.
     """
-    shape = {f"extractor.{place}": (out, channels, 3, 3)
-             for place, channels, out in zip(PLACES, CHANNELS, CHANNELS[1:], strict=False)}
-    shape |= {"rpn.conv1": (512, 512, 3, 3), "rpn.score": (18, 512, 1, 1), "rpn.loc": (36, 512, 1, 1),
-              "head.classifier.0": (4096, 25088), "head.classifier.2": (4096, 4096),
-              "head.cls_loc": (4 * n_fg_class + 4, 4096), "head.score": (n_fg_class + 1, 4096)}
+    shape = {
+        f"extractor.{place}": (out, channels, 3, 3)
+        for place, channels, out in zip(PLACES, CHANNELS, CHANNELS[1:], strict=False)
+    }
+    shape |= {
+        "rpn.conv1": (512, 512, 3, 3),
+        "rpn.score": (18, 512, 1, 1),
+        "rpn.loc": (36, 512, 1, 1),
+        "head.classifier.0": (4096, 25088),
+        "head.classifier.2": (4096, 4096),
+        "head.cls_loc": (4 * n_fg_class + 4, 4096),
+        "head.score": (n_fg_class + 1, 4096),
+    }
     gain = {"rpn.loc": 0.25, "rpn.score": 1.5, "head.cls_loc": 0.7, "head.score": 1.8}
     state = {}
     for module, size in shape.items():
@@ -116,8 +127,9 @@ def test_detections(model, theirs):
 
 
 def test_losses_and_gradients(model, theirs):
-    trainer = FasterRCNNTrainer(model, None, AnchorTargetCreator(LARGE, pos_ratio=0.5),
-                                ProposalTargetCreator(LARGE, pos_ratio=1))
+    trainer = FasterRCNNTrainer(
+        model, None, AnchorTargetCreator(LARGE, pos_ratio=0.5), ProposalTargetCreator(LARGE, pos_ratio=1)
+    )
     img, scale = prepare(model, theirs)
     model.train()
     model.zero_grad(set_to_none=True)

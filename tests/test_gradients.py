@@ -3,6 +3,7 @@
 Proposals carry no gradient (approximate joint training), so the differences keep the RoIs, and through the seed
 the samples, of the step. R: RoIs.
 """
+
 import copy
 from functools import partial
 
@@ -115,7 +116,14 @@ def test_step_moves_weights_by_decayed_and_biases_by_doubled_gradients(trained):
 def test_everything_is_in_double_precision(trained):
     before, after, losses = trained
     rpn, roi_cls_loc, roi_score = before(*before.prepare(make_sample().img))
-    tensors = [*rpn, roi_cls_loc, roi_score, *losses[:5], *before.buffers(), *(param.grad for param in after.parameters())]
+    tensors = [
+        *rpn,
+        roi_cls_loc,
+        roi_score,
+        *losses[:5],
+        *before.buffers(),
+        *(param.grad for param in after.parameters()),
+    ]
     assert {tensor.dtype for tensor in tensors} == {torch.float64}
     torch.testing.assert_close(torch.stack(losses[:4]), torch.stack(all_losses(before, proposals(before))).detach())
 

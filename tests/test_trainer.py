@@ -1,4 +1,5 @@
 """The training step: losses by hand, which parameters learn and how fast, steps of the real network."""
+
 import copy
 import math
 
@@ -41,8 +42,9 @@ def sample(seed=0, bbox=((8, 20, 40, 90), (30, 5, 60, 45)), label=(2, 0), roi=No
     """A training sample of 64 x 96 pixels of noise; its generator starts anew with each call."""
     img = np.random.default_rng(seed).integers(0, 256, (64, 96, 3), np.uint8)
     bbox = np.array(bbox, np.float32).reshape(-1, 4)
-    return Sample(img, bbox, np.array(label, np.int64), np.zeros(len(bbox), bool), "noise",
-                  np.random.default_rng(seed), roi)
+    return Sample(
+        img, bbox, np.array(label, np.int64), np.zeros(len(bbox), bool), "noise", np.random.default_rng(seed), roi
+    )
 
 
 def make_trainer(model, lr=LR, weight_decay=5e-4, **options):
@@ -60,10 +62,10 @@ LOC = GT_LOC + torch.tensor([[0.5, -2, 0, 0.1], [9, 9, 9, 9], [9, 9, 9, 9], [0, 
 SCORE = torch.tensor([[1.0, 3, 1], [2, 1, 1], [9, 9, 9], [1, 1, 6]]).log()
 
 
-@pytest.mark.parametrize(("sigma", "loc"), [
-    (1, (0.125 + 1.5 + 0.005) + 2.5),
-    (3, (0.5 - 0.5 / 9) + (2 - 0.5 / 9) + 4.5 * 0.01 + (3 - 0.5 / 9)),
-])
+@pytest.mark.parametrize(
+    ("sigma", "loc"),
+    [(1, (0.125 + 1.5 + 0.005) + 2.5), (3, (0.5 - 0.5 / 9) + (2 - 0.5 / 9) + 4.5 * 0.01 + (3 - 0.5 / 9))],
+)
 def test_losses_by_hand(sigma, loc):
     loc_loss, cls_loss = detection_losses(LOC, SCORE, GT_LOC, LABEL, sigma)
     assert loc_loss.item() == pytest.approx(loc / 3)  # three count
@@ -75,7 +77,8 @@ def test_losses_against_torch():
     loc_loss, cls_loss = detection_losses(LOC, SCORE, GT_LOC, LABEL, 2)
     torch.testing.assert_close(cls_loss, F.cross_entropy(SCORE[counts], LABEL[counts]))
     torch.testing.assert_close(
-        loc_loss, F.smooth_l1_loss(LOC[positive], GT_LOC[positive], beta=0.25, reduction="sum") / 3)
+        loc_loss, F.smooth_l1_loss(LOC[positive], GT_LOC[positive], beta=0.25, reduction="sum") / 3
+    )
 
 
 @pytest.mark.parametrize("n", [0, 4])
@@ -112,7 +115,8 @@ def test_head_losses_by_hand():
     model = Stub(roi_cls_loc, roi_score)
     bbox = torch.tensor([[10.0, 20, 30, 60]])
     loc_loss, cls_loss, counts = make_trainer(model).head_losses(
-        None, torch.tensor([[40.0, 5, 60, 15]]), bbox, torch.tensor([1]), np.random.default_rng(0))
+        None, torch.tensor([[40.0, 5, 60, 15]]), bbox, torch.tensor([1]), np.random.default_rng(0)
+    )
     assert model.roi.tolist() == [[10, 20, 30, 60], [40, 5, 60, 15]]  # what the head looked at
     assert loc_loss.item() == pytest.approx((2.5 + 0.125) / 2)
     assert cls_loss.item() == pytest.approx(-(math.log(5 / 8) + math.log(3 / 10)) / 2)
@@ -150,7 +154,9 @@ def test_two_groups_of_parameters():
     assert weights["params"] == [trained.weight]  # the frozen layer is in neither
     assert biases["params"] == [trained.bias]
     assert [(group["lr"], group["weight_decay"], group["momentum"]) for group in (weights, biases)] == [
-        (0.01, 0.3, 0.8), (0.02, 0.0, 0.8)]
+        (0.01, 0.3, 0.8),
+        (0.02, 0.0, 0.8),
+    ]
     set_lr(optimizer, 0.001)
     assert (weights["lr"], biases["lr"]) == (0.001, 0.002)
 
@@ -165,15 +171,19 @@ def test_default_numbers():
     assert trainer.proposal_target_creator.loc_std == pytest.approx([0.1, 0.1, 0.2, 0.2])
     groups = build_optimizer(model, 1e-3).param_groups
     assert [(group["lr"], group["weight_decay"], group["momentum"]) for group in groups] == [
-        (1e-3, 5e-4, 0.9), (2e-3, 0.0, 0.9)]
+        (1e-3, 5e-4, 0.9),
+        (2e-3, 0.0, 0.9),
+    ]
 
 
 def test_all_parameters_of_the_network_are_in_a_group(model):
     weights, biases = build_optimizer(model, LR).param_groups
     assert {id(param) for param in weights["params"]} == {
-        id(layer.weight) for layer in model.modules() if hasattr(layer, "weight")}
+        id(layer.weight) for layer in model.modules() if hasattr(layer, "weight")
+    }
     assert {id(param) for param in biases["params"]} == {
-        id(layer.bias) for layer in model.modules() if hasattr(layer, "bias")}
+        id(layer.bias) for layer in model.modules() if hasattr(layer, "bias")
+    }
 
 
 def test_step_gives_four_losses_and_their_sum(model):
@@ -278,8 +288,9 @@ def test_nothing_proposed_and_nothing_sampled_trains(model):
 
 def test_same_seed_same_losses_and_weights(model, tiny_model):
     twin = copy.deepcopy(tiny_model)
-    ours, theirs = ([trainer.train_step([sample(seed)]) for seed in (0, 1)]
-                    for trainer in (make_trainer(model), make_trainer(twin)))
+    ours, theirs = (
+        [trainer.train_step([sample(seed)]) for seed in (0, 1)] for trainer in (make_trainer(model), make_trainer(twin))
+    )
     assert ours == theirs
     assert all(torch.equal(one, two) for one, two in zip(model.parameters(), twin.parameters(), strict=True))
     assert not torch.equal(model.head.fc6.weight, tiny_model.head.fc6.weight)

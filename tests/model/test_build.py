@@ -1,4 +1,5 @@
 """Building the network: its options, its weights from torchvision or a file, each failure in one sentence."""
+
 import os
 import warnings
 from http.client import IncompleteRead
@@ -30,14 +31,20 @@ def narrow(monkeypatch):
 @pytest.fixture
 def state(narrow):
     """The state that torchvision's VGG16 would have with such layers."""
-    shapes = {"features.0.weight": (4, 3, 3, 3), "features.0.bias": (4,), "features.3.weight": (512, 4, 3, 3),
-              "features.3.bias": (512,), "classifier.0.weight": (8, 25088), "classifier.0.bias": (8,),
-              "classifier.3.weight": (8, 8), "classifier.3.bias": (8,), "classifier.6.weight": (10, 8),
-              "classifier.6.bias": (10,)}
+    shapes = {
+        "features.0.weight": (4, 3, 3, 3),
+        "features.0.bias": (4,),
+        "features.3.weight": (512, 4, 3, 3),
+        "features.3.bias": (512,),
+        "classifier.0.weight": (8, 25088),
+        "classifier.0.bias": (8,),
+        "classifier.3.weight": (8, 8),
+        "classifier.3.bias": (8,),
+        "classifier.6.weight": (10, 8),
+        "classifier.6.bias": (10,),
+    }
     generator = torch.Generator().manual_seed(1)
     return {key: torch.randn(shape, generator=generator) for key, shape in shapes.items()}
-
-
 
 
 def same(ours, theirs):
@@ -54,9 +61,18 @@ def test_unknown_backbone_is_named_with_the_known_ones():
 
 
 def test_options_reach_their_parts(narrow):
-    built = build(frozen_convs=1, dropout=0.5, min_size=32, max_size=48, anchor_scales=(1, 2),
-                  anchor_ratios=(3,), loc_mean=(1, 2, 3, 4), loc_std=(5, 6, 7, 8),
-                  rpn_nms_thresh=0.6, rpn_min_size=9)
+    built = build(
+        frozen_convs=1,
+        dropout=0.5,
+        min_size=32,
+        max_size=48,
+        anchor_scales=(1, 2),
+        anchor_ratios=(3,),
+        loc_mean=(1, 2, 3, 4),
+        loc_std=(5, 6, 7, 8),
+        rpn_nms_thresh=0.6,
+        rpn_min_size=9,
+    )
     assert frozen(built) == ["extractor.0.weight", "extractor.0.bias"]
     assert built.head.dropout == 0.5
     assert built.head.fc7.weight.shape == (8, 8)
@@ -113,8 +129,12 @@ def test_a_state_fills_extractor_fc6_and_fc7(state):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         built = build(pretrained=state)
-    for ours, theirs in ((built.extractor[0], "features.0"), (built.extractor[3], "features.3"),
-                         (built.head.fc6, "classifier.0"), (built.head.fc7, "classifier.3")):
+    for ours, theirs in (
+        (built.extractor[0], "features.0"),
+        (built.extractor[3], "features.3"),
+        (built.head.fc6, "classifier.0"),
+        (built.head.fc7, "classifier.3"),
+    ):
         assert torch.equal(ours.weight, state[f"{theirs}.weight"])
         assert torch.equal(ours.bias, state[f"{theirs}.bias"])
     assert built.preprocessing == TORCHVISION
@@ -142,10 +162,13 @@ def test_classifier_of_nan_means_caffe_features(state):
     assert torch.equal(built.extractor[3].weight, state["features.3.weight"])
 
 
-@pytest.mark.parametrize("spoil", [
-    lambda state: state.pop("classifier.3.weight"),
-    lambda state: state.update({"classifier.0.weight": torch.ones(9, 25088)}),
-])
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda state: state.pop("classifier.3.weight"),
+        lambda state: state.update({"classifier.0.weight": torch.ones(9, 25088)}),
+    ],
+)
 def test_fc6_and_fc7_that_do_not_fit_stay_random(state, spoil):
     spoil(state)
     with pytest.warns(UserWarning, match="fc6 and fc7.*random"):
@@ -161,11 +184,14 @@ def test_given_preprocessing_replaces_that_of_the_weights(state):
     assert build(pretrained=state, preprocessing="caffe").preprocessing == CAFFE
 
 
-@pytest.mark.parametrize("spoil", [
-    lambda state: state.pop("features.3.bias"),
-    lambda state: state.update({"features.0.weight": torch.ones(5, 3, 3, 3)}),
-    lambda state: state.clear(),
-])
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda state: state.pop("features.3.bias"),
+        lambda state: state.update({"features.0.weight": torch.ones(5, 3, 3, 3)}),
+        lambda state: state.clear(),
+    ],
+)
 def test_other_features_are_refused(state, spoil):
     spoil(state)
     with pytest.raises(WeightsError, match=r"the pretrained weights hold \[.*features\.0\.weight"):
@@ -177,10 +203,13 @@ def test_unknown_weights_are_named():
         build(pretrained="image")
 
 
-@pytest.mark.parametrize(("name", "weights", "preprocessing"), [
-    ("imagenet", VGG16_Weights.IMAGENET1K_V1, TORCHVISION),
-    ("caffe", VGG16_Weights.IMAGENET1K_FEATURES, TORCHVISION_CAFFE),
-])
+@pytest.mark.parametrize(
+    ("name", "weights", "preprocessing"),
+    [
+        ("imagenet", VGG16_Weights.IMAGENET1K_V1, TORCHVISION),
+        ("caffe", VGG16_Weights.IMAGENET1K_FEATURES, TORCHVISION_CAFFE),
+    ],
+)
 def test_names_of_torchvisions_weights(monkeypatch, state, name, weights, preprocessing):
     if name == "caffe":
         state["classifier.0.weight"][:] = torch.nan
@@ -199,9 +228,16 @@ def test_names_of_torchvisions_weights(monkeypatch, state, name, weights, prepro
     assert torch.equal(built.extractor[0].bias, state["features.0.bias"])
 
 
-@pytest.mark.parametrize("error", [
-    URLError("Network is unreachable"), RuntimeError("invalid hash value"), IncompleteRead(b"half"), EOFError(),
-    UnpicklingError("Weights only load failed.\n(1) ...")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        URLError("Network is unreachable"),
+        RuntimeError("invalid hash value"),
+        IncompleteRead(b"half"),
+        EOFError(),
+        UnpicklingError("Weights only load failed.\n(1) ..."),
+    ],
+)
 def test_failed_download_is_one_sentence(monkeypatch, narrow, error):
     def get_state_dict(self, **options):
         raise error
@@ -210,8 +246,13 @@ def test_failed_download_is_one_sentence(monkeypatch, narrow, error):
     with pytest.raises(WeightsError) as raised:
         build(pretrained="imagenet")
     message = str(raised.value)
-    for part in ("--pretrained=imagenet", VGG16_Weights.IMAGENET1K_V1.url, str(error).split("\n")[0],
-                 "--pretrained=FILE", "--pretrained=none"):
+    for part in (
+        "--pretrained=imagenet",
+        VGG16_Weights.IMAGENET1K_V1.url,
+        str(error).split("\n")[0],
+        "--pretrained=FILE",
+        "--pretrained=none",
+    ):
         assert part in message
     assert "\n" not in message
 

@@ -1,4 +1,5 @@
 """The whole network: what `predict` makes of the outputs of stand-ins, and the real one."""
+
 import math
 
 import numpy as np
@@ -78,8 +79,9 @@ def test_boxes_are_in_the_images_own_pixels():
 def test_normalisation_of_locs_is_undone():
     loc = np.zeros((1, 2, 4))
     loc[0, 1] = 1, 2, 3, 4
-    model = detector([[10, 10, 20, 30]], [[0.2, 0.8]], loc, loc_mean=(0.1, -0.2, 0.3, 0.5),
-                     loc_std=(0.2, 0.05, 0.1, -0.2))
+    model = detector(
+        [[10, 10, 20, 30]], [[0.2, 0.8]], loc, loc_mean=(0.1, -0.2, 0.3, 0.5), loc_std=(0.2, 0.05, 0.1, -0.2)
+    )
     # (0.3, -0.1, 0.6, -0.3): from 10 x 20 around (15, 20) to a centre of (18, 18)
     half_h, half_w = 5 * math.exp(0.6), 10 * math.exp(-0.3)
     bbox, _, _ = one(model)
@@ -204,7 +206,12 @@ def test_forward_answers_alike_in_both_modes_and_keeps_no_state(tiny_model, img)
         assert type(output.rpn) is RPNOutput
         n_anchor, n_roi = 4 * 6 * 9, len(output.rpn.roi)
         assert [tuple(tensor.shape) for tensor in output.rpn] == [
-            (n_anchor, 4), (n_anchor, 2), (n_anchor,), (n_roi, 4), (n_anchor, 4)]
+            (n_anchor, 4),
+            (n_anchor, 2),
+            (n_anchor,),
+            (n_roi, 4),
+            (n_anchor, 4),
+        ]
         assert n_roi > 10
         assert output.roi_cls_loc.shape == (n_roi, 4, 4)
         assert output.roi_score.shape == (n_roi, 4)

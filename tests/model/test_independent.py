@@ -2,6 +2,7 @@
 
 Heights and widths differ everywhere, so that a y taken for an x shows.
 """
+
 from functools import partial
 from types import SimpleNamespace
 
@@ -45,6 +46,7 @@ def random_bbox(rng, n, size=(40, 90), least=2, extent=(60, 150)):
 
 def greedy_nms(bbox, score, thresh):
     """Suppression as a plain loop: the best box goes in, what overlaps it by more than `thresh` goes out."""
+
     def iou(a, b):
         inter = max(min(a[2], b[2]) - max(a[0], b[0]), 0) * max(min(a[3], b[3]) - max(a[1], b[1]), 0)
         return inter / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - inter)
@@ -62,8 +64,9 @@ def test_iou():
     iou = bbox_iou(a, b)
     assert ((iou > 0.2).sum(), (iou == 0).sum()) > (20, 20)
     np.testing.assert_allclose(iou, box_iou(xy(a), xy(b)), rtol=1e-5)
-    corner_and_size = [np.hstack((box[:, :2], box[:, 2:] - box[:, :2]))
-                       for box in (xy(a).double().numpy(), xy(b).double().numpy())]
+    corner_and_size = [
+        np.hstack((box[:, :2], box[:, 2:] - box[:, :2])) for box in (xy(a).double().numpy(), xy(b).double().numpy())
+    ]
     theirs = pycocotools.mask.iou(*corner_and_size, np.zeros(30, np.uint8))
     np.testing.assert_allclose(iou, theirs, rtol=1e-4, atol=1e-7)
 
@@ -94,7 +97,7 @@ def test_targets_of_the_head():
     np.testing.assert_array_equal(ours.sample_roi, roi[torch.cat((positive, negative))])
     np.testing.assert_array_equal(ours.gt_roi_label, [*label[nearest] + 1, *np.zeros(len(negative))])
     loc = xy(HEAD_CODER.encode_single(xy(bbox[nearest]), xy(roi[positive])))
-    np.testing.assert_allclose(ours.gt_roi_loc[:len(positive)], loc, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(ours.gt_roi_loc[: len(positive)], loc, rtol=1e-4, atol=1e-4)
 
 
 # whole numbers: IoUs are exact here and there, so that anchors that are equally near an object are equal in both
@@ -117,9 +120,13 @@ def matched(bbox, anchor, low_quality=True):
 def test_targets_of_the_rpn(seed):
     """On the inside anchors, and with objects that at least one of them touches, the conventions are the same."""
     rng = np.random.default_rng(seed)
-    bbox = np.concatenate((np.round(random_bbox(rng, 6, (60, 80), 10, (100, 170))),
-                           ANCHOR[INSIDE][rng.integers(0, INSIDE.sum(), 3)] + [2, -6, -4, 1],
-                           [[20, 30, 130, 200]])).astype(np.float32)  # the last is equally near several
+    bbox = np.concatenate(
+        (
+            np.round(random_bbox(rng, 6, (60, 80), 10, (100, 170))),
+            ANCHOR[INSIDE][rng.integers(0, INSIDE.sum(), 3)] + [2, -6, -4, 1],
+            [[20, 30, 130, 200]],
+        )
+    ).astype(np.float32)  # the last is equally near several
     anchor = ANCHOR[INSIDE]
     assert (box_iou(xy(anchor), xy(bbox)).amax(0) > 0).all()
     label, match = matched(bbox, anchor)
@@ -220,11 +227,14 @@ def plain_loss(score, roi_cls_loc, label, gt_loc, beta):
     return F.cross_entropy(score, label), F.smooth_l1_loss(loc, gt_loc[row], beta=beta, reduction="sum") / len(label)
 
 
-@pytest.mark.parametrize(("sigma", "loss"), [
-    (3, fastrcnn_loss),
-    (3, lambda *args: plain_loss(*args, beta=1 / 9)),
-    (1, lambda *args: plain_loss(*args, beta=1)),
-])
+@pytest.mark.parametrize(
+    ("sigma", "loss"),
+    [
+        (3, fastrcnn_loss),
+        (3, lambda *args: plain_loss(*args, beta=1 / 9)),
+        (1, lambda *args: plain_loss(*args, beta=1)),
+    ],
+)
 def test_losses_of_the_head(sigma, loss):
     generator, n = torch.Generator().manual_seed(5), 40
     label = torch.randint(-1, 4, (n,), generator=generator)
@@ -238,8 +248,9 @@ def test_losses_of_the_head(sigma, loss):
     counts = label >= 0  # ignored rows are not there at all
     assert 0 < counts.sum() < n
     theirs = Answers(ours.roi_cls_loc.detach(), ours.roi_score.detach())
-    theirs_cls, theirs_loc = loss(theirs.roi_score[counts], theirs.roi_cls_loc[counts].flatten(1),
-                                  [label[counts]], [gt_loc[counts]])
+    theirs_cls, theirs_loc = loss(
+        theirs.roi_score[counts], theirs.roi_cls_loc[counts].flatten(1), [label[counts]], [gt_loc[counts]]
+    )
     (theirs_loc + 3 * theirs_cls).backward()
     torch.testing.assert_close(loc_loss, theirs_loc)
     torch.testing.assert_close(cls_loss, theirs_cls)
@@ -281,8 +292,10 @@ def roi_pool_by_definition(feature, bbox, size, scale):
     """
     pool = np.zeros((len(bbox), len(feature), size, size), np.float32)
     for r, corner in enumerate(np.floor(bbox * scale + 0.5).astype(int)):
-        y, x = ([slice(max(start + i * n // size, 0), max(start - (-(i + 1) * n // size), 0)) for i in range(size)]
-                for start, n in ((corner[0], corner[2] - corner[0] + 1), (corner[1], corner[3] - corner[1] + 1)))
+        y, x = (
+            [slice(max(start + i * n // size, 0), max(start - (-(i + 1) * n // size), 0)) for i in range(size)]
+            for start, n in ((corner[0], corner[2] - corner[0] + 1), (corner[1], corner[3] - corner[1] + 1))
+        )
         for i, j in np.ndindex(size, size):
             cells = feature[:, y[i], x[j]]
             if cells.size:
@@ -296,11 +309,17 @@ def test_roi_pooling(size, scale):
     feature = rng.normal(-1, 1, (512, 9, 23)).astype(np.float32)  # mostly negative: 0 is not the least
     height, width = 9.9 / scale, 23.9 / scale  # an image whose last pixels have no cell
     corner = np.sort(rng.uniform(0, 1, (30, 2, 2)), 1) * (height, width)
-    bbox = np.concatenate((corner.reshape(-1, 4), [  # rows (y_min, x_min), (y_max, x_max)
-        [0, 0, height, width], [9.7 / scale, 0, height, width],  # the second lies below the map
-        [2.5 / scale, 3.5 / scale, 4.5 / scale, 7.5 / scale],  # halves
-        [2.6 / scale, 3.6 / scale, 2.7 / scale, 3.7 / scale],  # a single cell
-    ])).astype(np.float32)
+    bbox = np.concatenate(
+        (
+            corner.reshape(-1, 4),
+            [  # rows (y_min, x_min), (y_max, x_max)
+                [0, 0, height, width],
+                [9.7 / scale, 0, height, width],  # the second lies below the map
+                [2.5 / scale, 3.5 / scale, 4.5 / scale, 7.5 / scale],  # halves
+                [2.6 / scale, 3.6 / scale, 2.7 / scale, 3.7 / scale],  # a single cell
+            ],
+        )
+    ).astype(np.float32)
     expected = roi_pool_by_definition(feature, bbox, size, scale)
     assert not expected[31].any()
     pool = pooled(torch.from_numpy(feature)[None], bbox, size, scale)
@@ -338,16 +357,19 @@ def test_roi_pooling_against_roi_align():
 GREY = 5e-3
 
 
-@pytest.mark.parametrize(("size", "expected"), [
-    ((23, 37), (60, 97)), ((61, 87), (60, 86)), ((161, 190), (60, 71)), ((23, 61), (38, 100)), ((300, 90), (100, 30)),
-])
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((23, 37), (60, 97)), ((61, 87), (60, 86)), ((161, 190), (60, 71)), ((23, 61), (38, 100)), ((300, 90), (100, 30))],
+)
 def test_prepare(size, expected):
     """Up to the border: where scikit-image repeats the edge, torch takes the last pixel, which is the same."""
     img = np.random.default_rng(9).integers(0, 256, (*size, 3), np.uint8)
-    resized = skimage.transform.resize(img.astype(np.float64), expected, order=1, mode="edge", anti_aliasing=False,
-                                       preserve_range=True)
-    pixel = [prepare(img, preprocessing, 60, 100, "cpu")[0][0].permute(1, 2, 0)
-             for preprocessing in (TORCHVISION, CAFFE)]
+    resized = skimage.transform.resize(
+        img.astype(np.float64), expected, order=1, mode="edge", anti_aliasing=False, preserve_range=True
+    )
+    pixel = [
+        prepare(img, preprocessing, 60, 100, "cpu")[0][0].permute(1, 2, 0) for preprocessing in (TORCHVISION, CAFFE)
+    ]
     rgb = (resized / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     np.testing.assert_allclose(pixel[0], rgb, atol=GREY / 255 / 0.224)
     bgr = np.stack([resized[..., 2] - 102.9801, resized[..., 1] - 115.9465, resized[..., 0] - 122.7717], -1)
@@ -360,6 +382,6 @@ def test_anchors():
     ours = enumerate_shifted_anchor(generate_anchor_base(), stride, height, width) - stride / 2
     generator = AnchorGenerator(((128, 256, 512),), ((0.5, 1.0, 2.0),))
     img_size = (stride * height, stride * width)
-    theirs, = generator(ImageList(torch.zeros(1, 3, *img_size), [img_size]), [torch.zeros(1, 1, height, width)])
+    (theirs,) = generator(ImageList(torch.zeros(1, 3, *img_size), [img_size]), [torch.zeros(1, 1, height, width)])
     np.testing.assert_array_equal(np.round(ours), xy(theirs))
     assert np.abs(ours - xy(theirs).numpy()).max() > 0.2

@@ -1,4 +1,5 @@
 """Our box functions, creators and losses against the figures in tests/reference (see its README)."""
+
 from pathlib import Path
 
 import numpy as np
@@ -60,15 +61,17 @@ def test_anchor_targets(anchor):
 @pytest.mark.parametrize("train", [True, False])
 def test_proposals(anchor, train):
     theirs = load("proposals")
-    roi = ProposalCreator()(theirs["loc"], theirs["score"], anchor, tuple(theirs["img_size"]),
-                            float(theirs["scale"]), train)
+    roi = ProposalCreator()(
+        theirs["loc"], theirs["score"], anchor, tuple(theirs["img_size"]), float(theirs["scale"]), train
+    )
     assert_close(roi, theirs["roi_train" if train else "roi_test"])
 
 
 def test_proposal_targets():
     theirs = load("proposal_targets")
     ours = ProposalTargetCreator(n_sample=10**6, pos_ratio=1)(
-        theirs["roi"], theirs["gt_bbox"], theirs["gt_label"], np.random.default_rng(0))
+        theirs["roi"], theirs["gt_bbox"], theirs["gt_label"], np.random.default_rng(0)
+    )
     counts = ours.gt_roi_label >= 0
     ours = type(ours)(*(part[counts] for part in ours))
     order = np.lexsort(ours.sample_roi.T[::-1])

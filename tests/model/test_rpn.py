@@ -1,4 +1,5 @@
 """The region proposal network: the order of its outputs, what it proposes, its initial weights."""
+
 import pytest
 import torch
 
@@ -25,7 +26,7 @@ def test_outputs_match_their_anchors():
     out = rpn(feature, (60, 120), 1.0, True)
     assert out.rpn_loc.shape == out.anchor.shape == (3 * 7 * 6, 4)  # from the map itself, not from the image
     assert out.rpn_score.nonzero().tolist() == [[(y * 7 + x) * 6 + a, 1]]
-    (k, coordinate), = out.rpn_loc.nonzero().tolist()
+    ((k, coordinate),) = out.rpn_loc.nonzero().tolist()
     assert (k, coordinate) == ((y * 7 + x) * 6 + a, 2)
     assert out.rpn_loc[k].tolist() == [0, 0, 15, 0]
     half_h, half_w = 16 * 2**0.5, 16 / 2**0.5
@@ -54,8 +55,9 @@ def test_mode_and_scale_reach_the_proposals():
     feature = torch.zeros(1, 1, 6, 7)
     assert len(rpn(feature, (96, 112), 1.0, True).roi) == 7
     assert len(rpn(feature, (96, 112), 1.0, False).roi) == 4
-    sides = [(roi[:, 2:] - roi[:, :2]).min() for roi in
-             (rpn(feature, (96, 112), scale, True).roi for scale in (1.0, 3.3))]
+    sides = [
+        (roi[:, 2:] - roi[:, :2]).min() for roi in (rpn(feature, (96, 112), scale, True).roi for scale in (1.0, 3.3))
+    ]
     assert 10 <= sides[0] < 33 <= sides[1]
 
 
@@ -83,8 +85,9 @@ def test_gradient_flows_through_scores_and_locs_but_not_through_proposals():
 
 
 def test_initial_weights():
-    rpn, same, other = (RegionProposalNetwork(64, 64, generator=torch.Generator().manual_seed(seed))
-                        for seed in (0, 0, 1))
+    rpn, same, other = (
+        RegionProposalNetwork(64, 64, generator=torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
+    )
     for layer in (rpn.conv, rpn.score, rpn.loc):
         assert layer.weight.std().item() == pytest.approx(0.01, rel=0.1)
         assert not layer.bias.any()
@@ -96,4 +99,5 @@ def test_initial_weights():
 
 def test_anchors_are_no_weights():
     assert set(RegionProposalNetwork().state_dict()) == {
-        f"{layer}.{kind}" for layer in ("conv", "score", "loc") for kind in ("weight", "bias")}
+        f"{layer}.{kind}" for layer in ("conv", "score", "loc") for kind in ("weight", "bias")
+    }

@@ -1,4 +1,5 @@
 """VGG16's convolutions against torchvision's, and the RoI head against torchvision's own RoI pooling."""
+
 import math
 
 import pytest

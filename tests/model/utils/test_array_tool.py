@@ -1,4 +1,5 @@
 """Who owns an array, and the way between tensors and arrays; CuPy is faked but in the tests for a GPU."""
+
 import contextlib
 import sys
 import warnings
@@ -42,8 +43,11 @@ def usable_cupy():
 @pytest.fixture
 def fake_cupy(monkeypatch, usable_cupy):
     """A module in the place of CuPy that remembers the tensors and streams that it was given."""
-    fake = SimpleNamespace(arange=np.arange, from_dlpack=lambda tensor: ("cupy", tensor.values),
-                           cuda=SimpleNamespace(ExternalStream=lambda *args: ("stream", args)))
+    fake = SimpleNamespace(
+        arange=np.arange,
+        from_dlpack=lambda tensor: ("cupy", tensor.values),
+        cuda=SimpleNamespace(ExternalStream=lambda *args: ("stream", args)),
+    )
     monkeypatch.setitem(sys.modules, "cupy", fake)
     return fake
 
@@ -62,9 +66,9 @@ def test_as_array_like():
     assert tensor.dtype == torch.float32
 
 
-@pytest.mark.parametrize(("dtype", "wide"), [
-    (torch.bfloat16, torch.float32), (torch.float16, torch.float32), (torch.float64, torch.float64),
-])
+@pytest.mark.parametrize(
+    ("dtype", "wide"), [(torch.bfloat16, torch.float32), (torch.float16, torch.float32), (torch.float64, torch.float64)]
+)
 def test_to_float32(dtype, wide):
     assert array_tool.to_float32(torch.ones(2, dtype=dtype)).dtype == wide
 
@@ -106,6 +110,7 @@ def missing(monkeypatch):
 def broken(monkeypatch):
     def arange(n):
         raise RuntimeError("libnvrtc.so not found")
+
     monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(arange=arange))
 
 
@@ -113,9 +118,11 @@ def broken(monkeypatch):
 def test_numpy_serves_where_cupy_does_not_and_one_warning_says_why(monkeypatch, usable_cupy, spoil, reason):
     spoil(monkeypatch)
     with pytest.warns(UserWarning, match=f"NumPy.*{reason}") as record:
-        *arrays, stream = (array_tool.to_array(FakeGpuTensor(torch.ones(2))),
-                           array_tool.to_array(FakeGpuTensor(torch.zeros(2))),
-                           array_tool._torch_stream(torch.device("cuda", 0)))
+        *arrays, stream = (
+            array_tool.to_array(FakeGpuTensor(torch.ones(2))),
+            array_tool.to_array(FakeGpuTensor(torch.zeros(2))),
+            array_tool._torch_stream(torch.device("cuda", 0)),
+        )
     assert len(record) == 1
     np.testing.assert_array_equal(arrays, [[1, 1], [0, 0]])
     assert isinstance(stream, contextlib.nullcontext)

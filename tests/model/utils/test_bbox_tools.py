@@ -1,4 +1,5 @@
 """Box arithmetic: numbers by hand, round trips, NumPy and torch, gradients, boxes of no area, no boxes."""
+
 import math
 
 import numpy as np
@@ -14,8 +15,9 @@ both_libraries = pytest.mark.parametrize("library", [np.asarray, torch.from_nump
 # height 8, width 4, centre (5, 9)      ->  height 6, width 12, centre (1, 12)
 SRC = np.array([[10, 20, 30, 60], [1, 7, 9, 11]], np.float32)
 DST = np.array([[12, 30, 52, 40], [-2, 6, 4, 18]], np.float32)
-LOC = np.array([[12 / 20, -5 / 40, math.log(2), math.log(1 / 4)],
-                [-4 / 8, 3 / 4, math.log(3 / 4), math.log(3)]], np.float32)
+LOC = np.array(
+    [[12 / 20, -5 / 40, math.log(2), math.log(1 / 4)], [-4 / 8, 3 / 4, math.log(3 / 4), math.log(3)]], np.float32
+)
 
 
 def random_bbox(n, seed):
@@ -70,8 +72,7 @@ def test_boxes_without_area_give_finite_locs(library):
 
 # areas 200, and 600, 40 (inside), 200; the last two are apart from the first in y only, in x only
 IOU_A = np.array([[0, 0, 10, 20]], np.float32)
-IOU_B = np.array([[5, 10, 25, 40], [2, 3, 6, 13], [0, 0, 10, 20], [12, 5, 17, 15], [3, 25, 8, 30]],
-                 np.float32)
+IOU_B = np.array([[5, 10, 25, 40], [2, 3, 6, 13], [0, 0, 10, 20], [12, 5, 17, 15], [3, 25, 8, 30]], np.float32)
 IOU = [[50 / 750, 40 / 200, 1, 0, 0]]
 
 

@@ -1,4 +1,5 @@
 """Proposals: shifted, clipped, the small dropped, ranked, suppressed, and how many are left."""
+
 import math
 
 import numpy as np
@@ -27,8 +28,10 @@ def scores(*values):
 
 def test_shifted_then_clipped():
     anchor = boxes([10, 20, 30, 60], [40, 50, 60, 90])
-    loc = boxes([0.25, -0.5, math.log(2), math.log(0.5)],  # centre (25, 20), 40 x 20
-                [0.5, 0.25, 0, math.log(1.5)])  # centre (60, 80), 20 x 60
+    loc = boxes(
+        [0.25, -0.5, math.log(2), math.log(0.5)],  # centre (25, 20), 40 x 20
+        [0.5, 0.25, 0, math.log(1.5)],
+    )  # centre (60, 80), 20 x 60
     roi = ProposalCreator()(loc, scores(2, 1), anchor, IMG_SIZE, 1.0, True)
     np.testing.assert_allclose(roi, [[5, 10, 45, 30]], atol=1e-5)  # the other is only 10 high after the cut
     roi = ProposalCreator(min_size=10)(loc, scores(2, 1), anchor, IMG_SIZE, 1.0, True)

@@ -1,4 +1,5 @@
 """Sampling by keys: the smallest are drawn, and there is exactly one key a candidate."""
+
 import numpy as np
 import pytest
 import torch
@@ -11,11 +12,20 @@ NEGATIVE = np.array([False, True, False, True, False, True, False, False])
 KEY = np.array([0.5, 0.6, 0.2, 0.0, 0.999, 0.3, 0.3, 0.1], np.float32)
 
 
-@pytest.mark.parametrize(("n_sample", "pos_ratio", "positive", "negative"), [
-    (0, 0.5, [], []), (2, 0.5, [2], [3]), (4, 0.5, [2, 6], [3, 5]), (5, 0.5, [2, 6], [1, 3, 5]),
-    (4, 0.25, [2], [1, 3, 5]), (4, 1, [0, 2, 4, 6], []), (6, 0.9, [0, 2, 4, 6], [3, 5]), (4, 0, [], [1, 3, 5]),
-    (10**6, 1, [0, 2, 4, 6], [1, 3, 5]),
-])
+@pytest.mark.parametrize(
+    ("n_sample", "pos_ratio", "positive", "negative"),
+    [
+        (0, 0.5, [], []),
+        (2, 0.5, [2], [3]),
+        (4, 0.5, [2, 6], [3, 5]),
+        (5, 0.5, [2, 6], [1, 3, 5]),
+        (4, 0.25, [2], [1, 3, 5]),
+        (4, 1, [0, 2, 4, 6], []),
+        (6, 0.9, [0, 2, 4, 6], [3, 5]),
+        (4, 0, [], [1, 3, 5]),
+        (10**6, 1, [0, 2, 4, 6], [1, 3, 5]),
+    ],
+)
 def test_draws_those_with_the_smallest_keys(n_sample, pos_ratio, positive, negative):
     drawn = sample_labels(POSITIVE, NEGATIVE, KEY, n_sample, pos_ratio)
     assert drawn.dtype == np.int64

@@ -2,6 +2,7 @@
 
 Without a GPU, an array that refuses to tell stands in: values may not decide on a branch, a length or an index.
 """
+
 import numpy as np
 import pytest
 
@@ -57,7 +58,13 @@ def test_the_targets_ask_for_nothing(n_object):
 
 def test_whoever_asks_is_refused():
     array = silent([1, 2])
-    for ask in (lambda: array[array > 1], lambda: bool(array[:1] > 1), lambda: int(array[:1]),
-                lambda: np.flatnonzero(array > 1), lambda: [*array], lambda: array[:1].item()):
+    for ask in (
+        lambda: array[array > 1],
+        lambda: bool(array[:1] > 1),
+        lambda: int(array[:1]),
+        lambda: np.flatnonzero(array > 1),
+        lambda: [*array],
+        lambda: array[:1].item(),
+    ):
         with pytest.raises(Asked):
             ask()
