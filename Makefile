@@ -39,8 +39,11 @@ dashboard: $(VENV)/run.done
 	-timeout 60 $(BIN)/python -c "from visdom.server.build import download_scripts; download_scripts()"
 	$(BIN)/python -c "from visdom.server.run_server import main; main()" -port 8097 -bind_local -env_path runs/.visdom
 
+# docs/options.md: the --help of every command
 options: $(VENV)/run.done
-	$(BIN)/python -m tools.make_options_page
+	for command in "train.py train" eval.py predict.py "-m tools.check_data" "-m tools.fit_anchors" "-m tools.benchmark"; \
+		do printf '## `python %s`\n\n```\n' "$$command"; $(BIN)/python $$command --help; printf '```\n\n'; done \
+		| cat docs/options_head.md - > docs/options.md
 
 test: $(VENV)/test.done
 	$(BIN)/python -m pytest

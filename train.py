@@ -20,7 +20,7 @@ import model
 import utils.checkpoint as ckpt
 import utils.distributed as dist
 from data.transforms import TrainDataset
-from data.validate import DataError
+from data.validate import DataError, check_objects
 from model.utils.anchor_target_creator import AnchorTargetCreator
 from model.utils.proposal_target_creator import ProposalTargetCreator
 from trainer import FasterRCNNTrainer, build_optimizer, set_lr
@@ -169,10 +169,10 @@ def save_last(folder, trainer, run, epoch, step):
 
 def build_datasets(config):
     """Read and validate the data set; return the splits to train and to evaluate on."""
-    train_set, eval_set = data.build(config.data, config, (config.train_split, config.eval_split), config.classes)
+    classes = data.read_class_names(config.classes)
+    train_set, eval_set = data.build(config.data, config, (config.train_split, config.eval_split), classes)
     train_set = train_set if config.use_difficult else train_set.without_difficult()
-    if not any(map(len, train_set.bboxes)):
-        raise DataError(f"{train_set.root}: --train-split={config.train_split} has no object to train on")
+    check_objects(train_set)
     counts = f"{len(train_set)} images to train on, {len(eval_set)} to evaluate on, {len(train_set.classes)} classes"
     print(f"{train_set.root}: {counts}: {', '.join(train_set.classes)}", *train_set.notes, sep="\n")
     return train_set, eval_set

@@ -213,7 +213,7 @@ def read_header(path: Path, report: ValidationReport) -> tuple[tuple[int, int], 
     try:
         with _open_image(path) as img:
             size, orientation = (img.height, img.width), 0
-            with suppress(KeyError):  # damaged EXIF does no harm to the pixels
+            with suppress(Exception):  # damaged EXIF does no harm to the pixels
                 if "exif" in img.info:  # otherwise Pillow decodes a PNG to look for EXIF behind the pixels
                     orientation = img.getexif().get(ExifTags.Base.Orientation, 0)
             return size, orientation if orientation in range(1, 9) else 0

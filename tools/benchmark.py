@@ -13,14 +13,12 @@ medians over the rounds, and so are ratios, which are taken within a round. Memo
 import json
 import multiprocessing
 import statistics
-import tempfile
 import time
 from pathlib import Path
 
 import fire
 import numpy as np
 import torch
-from PIL import Image
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
@@ -28,12 +26,10 @@ from torchvision.ops import MultiScaleRoIAlign
 
 import model
 from data import Sample
-from data.voc_dataset import read_image
 from trainer import FasterRCNNTrainer, build_optimizer
 from utils.checkpoint import describe_environment, write_text
 from utils.config import Config, Count, OptionError, Precision, command, option
 from utils.distributed import pick_device, pick_dtype
-from utils.voc_eval import eval_detection_voc
 
 N_CLASS, WIDTH, N_FROZEN, LR = 20, 4096, 4, 1e-3  # classes of VOC; width of fc6 and fc7; conv1_1 to conv2_2
 N_ROI = {"train": 128, "predict": 300}
@@ -219,31 +215,6 @@ def _peak_memory(name, device, *args):
     return next((int(line.split()[1]) * 1024 / 1e9 for line in lines if line.startswith("VmHWM")), None)
 
 
-def measure_decoding(n_image=50):
-    """Return the images per second that one worker reads from JPEG files of 500 x 375."""
-    coarse = Image.fromarray(np.random.default_rng(0).integers(0, 256, (25, 34, 3), np.uint8))
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "0.jpg")
-        coarse.resize((500, 375), Image.Resampling.BICUBIC).save(path, quality=90)
-        start = time.perf_counter()
-        for _ in range(n_image):
-            read_image(path)
-        return n_image / (time.perf_counter() - start)
-
-
-def measure_metric(n_image=5000, n_detection=100, n_object=3):
-    """Return the seconds of `eval_detection_voc` on random boxes of 20 classes."""
-    rng = np.random.default_rng(0)
-    corners = [rng.uniform(0, 400, (n_image, n, 2)) for n in (n_detection, n_object)]
-    pred_bbox, gt_bbox = (
-        np.concatenate((corner, corner + rng.uniform(20, 200, corner.shape)), 2) for corner in corners
-    )
-    pred_label, gt_label = (rng.integers(0, N_CLASS, corner.shape[:2]) for corner in corners)
-    start = time.perf_counter()
-    eval_detection_voc(pred_bbox, pred_label, rng.random(pred_label.shape), gt_bbox, gt_label, use_07_metric=True)
-    return time.perf_counter() - start
-
-
 def report(precision, seconds, memory):
     """Print the tables of one precision; return its figures."""
     median = {name: {work: statistics.median(by_work[work]) for work in N_ROI} for name, by_work in seconds.items()}
@@ -273,9 +244,6 @@ def main(config):
         precisions = ["fp32", "bf16"] if pick_dtype("auto", device) else ["fp32"]
     results = {"size": config.size, "steps": config.steps} | describe_environment(device)
     print(", ".join(f"{key} {value}" for key, value in results.items() if value is not None))
-    results |= {"decoded_images_per_second": measure_decoding(), "metric_seconds": measure_metric()}
-    print(f"data: {results['decoded_images_per_second']:.0f} images/s decoded by one worker (JPEG, 500 x 375)")
-    print(f"metric: {results['metric_seconds']:.2f} s for 5000 images with 100 detections each")
     for precision in precisions:
         args = device, pick_dtype(precision, device), size
         memory = {name: peak_memory(name, *args) for name in CONTESTANTS}

@@ -13,10 +13,7 @@ from utils.config import DatasetConfig, Names, command, option
 
 
 class CheckConfig(DatasetConfig):
-    """python -m tools.check_data: check a data set, list all errors, and print what it contains.
-
-    Training and evaluation make the same checks at their start, but only this command decodes every image.
-    """
+    """python -m tools.check_data: Check a data set, decode every image, list all errors, and print what it contains."""
 
     splits: Names = option((), "Data", "splits a,b; empty: those of train, val, trainval and test that exist, else all")
 

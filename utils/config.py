@@ -290,28 +290,22 @@ def _validate(config_class, values):
     raise OptionError(f"--{dashed(name)} {message}, not {shown}")
 
 
-def option_rows(config_class: type[Config], model_values: Values | None = None) -> dict[str, list[tuple[str, ...]]]:
-    """Return topic -> rows (name, default, meaning, source); `model_values` replace defaults of None."""
-    topics = {}
+def help_text(config_class: type[Config], model_values: Values | None = None) -> str:
+    """Return the text of `--help`: usage, then options with default, meaning and source, by topic.
+
+    `model_values` are shown for options declared by `own`.
+    """
+    usage, _, purpose = config_class.__doc__.partition(": ")
+    topics, note = {}, ""
     for name, field in config_class.model_fields.items():
         default = None if field.is_required() else field.default
-        default = (model_values or {}).get(name) if default is None else default
-        extra = field.json_schema_extra
-        row = (dashed(field.alias or name), as_text(default), field.description, extra["source"])
-        topics.setdefault(extra["topic"], []).append(row)
-    return topics
-
-
-def help_text(config_class: type[Config], model_values: Values | None = None) -> str:
-    """Return the text of `--help`: usage, then options with default, meaning and source, by topic."""
-    usage, _, purpose = config_class.__doc__.partition(": ")
-    note = f" Defaults that belong to the model are those of --model={MODEL}." if model_values else ""
-    lines = [f"usage: {usage} [--OPTION=VALUE ...]", purpose + note]
-    for topic, rows in option_rows(config_class, model_values).items():
-        lines.append(f"\n{topic}")
-        for name, default, meaning, source in rows:
-            lines += [f"  --{name}={default}", f"        {meaning}" + f" ({source})" * bool(source)]
-    return "\n".join(lines)
+        if model_values and "own" in field.json_schema_extra:
+            default, note = model_values.get(name), f"\nDefaults that belong to the model are those of --model={MODEL}."
+        source = f" ({field.json_schema_extra['source']})" if field.json_schema_extra["source"] else ""
+        lines = topics.setdefault(field.json_schema_extra["topic"], [])
+        lines.append(f"  --{dashed(field.alias or name)}={as_text(default)}\n        {field.description}{source}")
+    blocks = ["\n".join([topic, *lines]) for topic, lines in topics.items()]
+    return "\n\n".join([f"usage: {usage} [--OPTION=VALUE ...]\n{purpose}{note}", *blocks])
 
 
 def command(

@@ -296,11 +296,6 @@ class Logger:
         self._write_log()
         self._show(lambda writer, client: None)
 
-    @property
-    def watched(self) -> bool:
-        """Whether Visdom or TensorBoard is there, so that pictures between evaluations are worth drawing."""
-        return bool(self._clients)
-
     def has_eval(self, step: int) -> bool:
         """Return whether there is an evaluation after `step` steps."""
         return any(record["kind"] == "eval" and record["step"] == step for record in self.records)
@@ -322,11 +317,7 @@ class Logger:
         path = self.folder / "pictures" / f"{step:06d}.png"
         with self._continuing(path.parent), replacing(path) as partial:
             Image.fromarray(img).save(partial)
-        self.picture("evaluation", img, step)
-
-    def picture(self, name: str, img: np.ndarray, step: int) -> None:
-        """Show an image (H, W, 3) uint8 in Visdom and TensorBoard."""
-        self._show(lambda writer, client: writer.picture(client, name, img, step))
+        self._show(lambda writer, client: writer.picture(client, "evaluation", img, step))
 
     def close(self) -> None:
         """Draw the curves a last time and close what is open."""

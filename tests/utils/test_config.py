@@ -17,7 +17,6 @@ from utils.config import (
     dashed,
     help_text,
     option,
-    option_rows,
     parse_options,
     restore_options,
 )
@@ -80,8 +79,10 @@ def test_reading(name, text, value):
 
 @pytest.mark.parametrize("config_class", NEEDED)
 def test_what_as_text_writes_is_read_back(config_class):
-    rows = [row for rows in option_rows(config_class).values() for row in rows]
-    texts = {name.replace("-", "_"): default for name, default, *_ in rows} | NEEDED[config_class]
+    fields = {
+        field.alias or name: field for name, field in config_class.model_fields.items() if not field.is_required()
+    }
+    texts = {name: as_text(field.default) for name, field in fields.items()} | NEEDED[config_class]
     assert parse_options(config_class, texts) == parse_options(config_class, NEEDED[config_class])
 
 
@@ -244,14 +245,14 @@ def test_help_lists_every_option_with_default_meaning_and_source(config_class):
     usage, *lines = help_text(config_class, model.defaults()).splitlines()
     assert usage.startswith("usage: python ")
     assert usage.endswith(" [--OPTION=VALUE ...]")
-    assert "--model=vgg16" in lines[0]
+    assert "--model=vgg16" in lines[1]
     assert len([line for line in lines if line.startswith("  --")]) == len(config_class.model_fields)
-    for topic, rows in option_rows(config_class, model.defaults()).items():
-        assert topic in lines
-        for name, default, meaning, source in rows:
-            at = lines.index(f"  --{name}={default}")
-            assert lines[at + 1] == f"        {meaning}" + (f" ({source})" if source else "")
-            assert meaning
+    for name, field in config_class.model_fields.items():
+        topic, source = field.json_schema_extra["topic"], field.json_schema_extra["source"]
+        at = next(i for i, line in enumerate(lines) if line.startswith(f"  --{dashed(field.alias or name)}="))
+        assert lines[at + 1] == f"        {field.description}" + (f" ({source})" if source else "")
+        assert [line for line in lines[:at] if line and not line.startswith(" ")][-1] == topic
+        assert field.description
 
 
 def test_help_shows_values_of_the_model_with_their_sources():

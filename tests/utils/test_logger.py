@@ -349,7 +349,6 @@ def test_visdom_shows_the_run_and_may_come_and_go(tmp_path, patient, capfd, monk
     port, folder = free_port(), tmp_path / "kept" / "here"
     logger = Logger(tmp_path / "mine", {"lr": 0.001, "note": "<b>"}, visdom_port=port)
     logger.train(40, 0, TRAINED)
-    assert not logger.watched
     out, err = capfd.readouterr()
     assert out.startswith(f"Visdom on localhost:{port} failed (ConnectionError: ")
     assert out.endswith("; training continues. To start a server: make dashboard\n")
@@ -359,7 +358,6 @@ def test_visdom_shows_the_run_and_may_come_and_go(tmp_path, patient, capfd, monk
         with pytest.raises(OSError, match=r"refused|timed out|unreachable"):
             socket.create_connection(("127.0.0.2", port), timeout=1).close()  # another address of this machine
         logger.train(80, 0, TRAINED | {"roi_cls": float("nan")})
-        assert logger.watched
         logger.eval(80, 0, 0.25, {"cat": 0.25, "dog": None}, IMG)
         logger.eval(160, 1, 0.5, {"cat": 0.5, "$1_$5": 0.75}, IMG)
         logger.close()
@@ -404,7 +402,6 @@ def test_a_server_that_never_answers_holds_training_for_a_second(tmp_path, capfd
         start = time.monotonic()
         for step in (40, 80, 120):
             logger.train(step, 0, TRAINED)  # it is asked again after a minute
-            logger.picture("training", IMG, step)
         logger.close()
         assert time.monotonic() - start < 0.5
     out, err = capfd.readouterr()
@@ -415,10 +412,11 @@ def test_a_server_that_never_answers_holds_training_for_a_second(tmp_path, capfd
 def test_what_failed_is_asked_again_after_a_while(tmp_path, monkeypatch):
     asked, now = [], [100.0]
     monkeypatch.setattr(logger_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(logger_module, "_REDRAW_AFTER", 0)
     monkeypatch.setattr(logger_module.VisdomWriter, "open", lambda self, options: asked.append(now[0]) or 1 / 0)
     logger = Logger(tmp_path, {}, visdom_port=1)
     for now[0] in (101, 159, 161, 162, 222):
-        logger.picture("training", IMG, 1)
+        logger.train(40, 0, TRAINED)
     assert asked == [100, 161, 222]
 
 

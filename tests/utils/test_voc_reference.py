@@ -12,11 +12,7 @@ PATH = Path(__file__).parents[1] / "reference" / "voc_ap.npz"
 
 @pytest.mark.parametrize(
     ("name", "use_07_metric", "with_difficult"),
-    [
-        ("ap_07", True, True),
-        ("ap_area", False, True),
-        ("ap_07_difficult_ignored_flag_absent", True, False),
-    ],
+    [("ap_07", True, True), ("ap_area", False, True), ("ap_07_difficult_ignored_flag_absent", True, False)],
 )
 def test_voc_ap(name, use_07_metric, with_difficult):
     with np.load(PATH) as arrays:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 from skimage.color import rgb2hsv
-from skimage.draw import polygon
 
-from data import shapes
-from data.shapes import CLASSES, draw_scene, make_shapes
+from data import build
+from data import shapes_dataset as shapes
+from data.shapes_dataset import CLASSES, draw_scene, make_shapes
 
 
 def read_files(folder):
@@ -21,7 +21,7 @@ def read_files(folder):
 
 @pytest.fixture(scope="module")
 def scenes():
-    return [draw_scene(np.random.default_rng([0, split, index])) for split in (0, 1) for index in range(60)]
+    return [draw_scene(np.random.default_rng([0, split, index])) for split in (0, 1) for index in range(30)]
 
 
 # What is drawn
@@ -65,7 +65,7 @@ def test_no_class_comes_again_before_all_came(scenes):
 def test_hue_is_a_hint():
     """The first colour of most objects is near the hue of their class, of some far from it."""
     off = []
-    for seed in range(400):
+    for seed in range(300):
         rng = np.random.default_rng(seed)
         obj = shapes._shape(seed % 4, np.array([30, 30]), np.array([40, 40]), 0.0, np.array([60, 60]))
         first = shapes._surface(rng, obj)[shapes._KINDS[CLASSES[obj.label]].pattern(*obj.own) == 0]
@@ -113,7 +113,7 @@ def test_truncated_objects_touch_the_border(scenes):
 
 def test_difficult_follows_from_what_is_visible():
     n_difficult = 0
-    for seed in range(30):
+    for seed in range(12):
         rng = np.random.default_rng(seed)
         img_size = rng.choice(shapes.IMAGE_SIDES, size=2)
         pile, visible = shapes._pile(rng, img_size)
@@ -132,33 +132,27 @@ def test_difficult_follows_from_what_is_visible():
 # Boxes and pixels
 
 
-def test_fill_agrees_with_skimage():
-    rng = np.random.default_rng(3)
-    for outline in (shapes._regular(3), shapes._regular(10, 0.4), shapes._SQUARE, rng.uniform(-1, 1, (7, 2))):
-        corner = outline * (23.3, 31.7) + (40.21, 37.43)
-        row, col = shapes._fill(corner)
-        expected = np.zeros((90, 90), bool)
-        expected[polygon(*(corner - 0.5).T)] = True  # there a pixel's centre has whole coordinates
-        filled = np.zeros((90, 90), bool)
-        filled[row, col] = True
-        np.testing.assert_array_equal(filled, expected)
-
-
 def test_bar_beyond_the_border_by_hand():
     # 8 x 24 pixels around (10, 30): rows 6..14, columns 18..42, of which the image holds those below 35
     bar = shapes._shape(CLASSES.index("bar"), np.array([10, 30]), np.array([8, 24]), 0.0, np.array([50, 35]))
     assert bar.bbox == (6, 18, 14, 35)
     assert bar.n_pixel == 8 * 24 * 4
     assert len(bar.row) == 8 * 17 * 4
-    stripe = shapes._stripes(*bar.own)
+    stripe = shapes._KINDS["bar"].pattern(*bar.own)
     assert len(set(stripe[bar.col == 40])) == 1
     assert set(stripe[bar.row == 20]) == {0, 1}
+
+
+def test_bar_beyond_the_top_left_corner():
+    bar = shapes._shape(CLASSES.index("bar"), np.array([2, 3]), np.array([8, 24]), 0.0, np.array([50, 35]))
+    assert bar.bbox == (0, 0, 6, 15)
+    assert (bar.n_pixel, len(bar.row)) == (8 * 24 * 4, 6 * 15 * 4)
 
 
 def test_upright_bar_has_stripes_across():
     bar = shapes._shape(CLASSES.index("bar"), np.array([30, 10]), np.array([24, 8]), np.pi / 2, np.array([60, 60]))
     assert bar.bbox == (18, 6, 42, 14)
-    stripe = shapes._stripes(*bar.own)
+    stripe = shapes._KINDS["bar"].pattern(*bar.own)
     assert len(set(stripe[bar.row == 50])) == 1
     assert set(stripe[bar.col == 20]) == {0, 1}
 
@@ -177,7 +171,7 @@ def test_boxes_are_tight_around_the_painted_pixels(monkeypatch):
     is_last = []
     monkeypatch.setattr(shapes, "_background", lambda rng, height, width: np.zeros((height, width, 3), np.float32))
     monkeypatch.setattr(shapes, "_surface", lambda rng, obj: np.full((len(obj.row), 3), float(is_last.pop(0))))
-    for seed in range(25):
+    for seed in range(12):
         rng = np.random.default_rng(seed)
         n_object = len(shapes._pile(rng, rng.choice(shapes.IMAGE_SIDES, size=2))[0])
         is_last[:] = [False] * (n_object - 1) + [True]
@@ -330,8 +324,28 @@ def test_failed_rename_is_not_hidden(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("wrong", [{"n_trainval": -1}, {"n_test": -2}, {"seed": -3}])
-def test_negative_numbers_are_refused(tmp_path, wrong):
-    (name, value), *_ = wrong.items()
-    with pytest.raises(ValueError, match=f"{name}={value}"):
-        make_shapes(tmp_path, **wrong)
+def test_scenes_are_those_of_format_version_2():
+    """Runs compare only while the data set stays the same: raise FORMAT_VERSION if it must change."""
+    assert shapes.FORMAT_VERSION == 2
+    img, bbox, label, difficult, truncated = draw_scene(np.random.default_rng([0, 0, 0]))
+    assert img.shape == (320, 280, 3)
+    np.testing.assert_allclose(img.mean((0, 1)), [115.635279, 131.458248, 125.984275], atol=1e-3)
+    np.testing.assert_allclose(img.std(), 49.590873, atol=1e-3)
+    np.testing.assert_array_equal(bbox, [[165, 127, 308.5, 251.5], [95.5, 50, 239, 163.5], [25, 116, 161, 235]])
+    assert label.tolist() == [3, 2, 0]
+    assert not (difficult | truncated).any()
+
+
+def test_build_draws_once_and_opens_splits(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(shapes, "make_shapes", lambda root: make_shapes(root, 3, 2))
+    for _ in range(2):
+        trainval, test = build("shapes", None, ["trainval", "test"])
+    assert [path.name for path in (tmp_path / "datasets").iterdir()] == ["shapes-v2-3-2-0"]
+    assert (len(trainval), len(test), trainval.classes) == (3, 2, CLASSES)
+    assert test.ids == ["test_0000", "test_0001"]
+    _, bbox, label, difficult, _ = draw_scene(np.random.default_rng([0, 1, 0]))
+    assert np.abs(test[0].bbox - bbox).max() <= 1
+    assert test[0].label.tolist() == label.tolist()
+    assert test[0].difficult.tolist() == difficult.tolist()
+    assert len(build("shapes", None, ["test"], ("ball", "bar", "diamond", "star", "cone"))[0].classes) == 5

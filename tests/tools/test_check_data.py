@@ -1,0 +1,113 @@
+"""`python -m tools.check_data` on data sets with everything wrong and with nothing wrong."""
+
+import runpy
+import sys
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+from voc_files import message, thing, write_voc
+
+from data.validate import KINDS
+from tools import check_data
+from tools.check_data import CheckConfig
+
+
+@pytest.fixture
+def broken(tmp_path):
+    """Two splits with an image in common, a fault in each, and one that only decoding finds."""
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8))
+    things = {"a": [thing()], "cut": [thing()], "flat": [thing(numbers=(3, 4, 3, 9))]}
+    write_voc(tmp_path, things, "train", noise, ".png")
+    write_voc(tmp_path, {"a": [thing()], "twice": [thing("dog"), thing("dog", (0, 4, 9, 9))], "gone": [thing()]}, "val")
+    (tmp_path / "JPEGImages/a.png").unlink()
+    (tmp_path / "JPEGImages/gone.jpg").unlink()
+    (tmp_path / "ImageSets/Main/val.txt").write_text("a\ntwice\ngone\ntwice\n../x\n")
+    path = tmp_path / "JPEGImages/cut.png"
+    path.write_bytes(path.read_bytes()[:-300])
+    return tmp_path
+
+
+def test_all_that_is_wrong_is_listed_and_the_rest_summed_up(broken, capsys):
+    error = message(check_data.check_data, CheckConfig(voc_data_dir=str(broken)))
+    printed = capsys.readouterr().out
+    main = broken / "ImageSets/Main"
+    assert [line.split(": image file is truncated")[0] for line in error.splitlines()] == [
+        f"duplicate image ids (1): {KINDS['duplicate_id'][1]}",
+        f"  {main}/val.txt lines 2 and 4: twice",
+        f"image ids that contain a folder (1): {KINDS['path'][1]}",
+        f"  {main}/val.txt line 5: '../x'",
+        "boxes without area (1): correct them or pass --invalid-boxes=skip",
+        f"  {broken}/Annotations/flat.xml object 1 (cat): xmin 4, ymin 3, xmax 9, ymax 3, in an image of 60x40",
+        f"missing images (1): {KINDS['no_image'][1]}",
+        f"  {broken}/JPEGImages/gone.jpg",
+        f"unreadable images (1): {KINDS['image'][1]}",
+        f"  {broken}/JPEGImages/cut.png is not a readable image",
+    ]
+    assert printed.splitlines()[:6] == [
+        str(broken),
+        "usable images: train 3, val 2",
+        "different images: 4, of which without objects: 1",
+        "width x height of images: minimum 60x40, median 60x40, maximum 60x40",
+        "width x height of boxes: minimum 5x8, median 51x20, maximum 51x20",
+        "objects  difficult  images  class",
+    ]
+    assert "\n      2          0       2  cat\n" in printed
+    assert "\n      2          0       1  dog\n" in printed
+    assert f"  {broken}/Annotations/twice.xml object 2 (dog): xmin 4, ymin 0, xmax 9, ymax 9, in an image" in printed
+    assert "no errors" not in printed
+
+
+def test_nothing_wrong(tmp_path, capsys):
+    write_voc(tmp_path, {"a": [thing(extra="<difficult>1</difficult>")], "b": [thing("dog")]})
+    write_voc(tmp_path, {"c": [thing()]}, "mine")
+    check_data.check_data(CheckConfig(voc_data_dir=str(tmp_path)))
+    printed = capsys.readouterr().out
+    assert "usable images: trainval 2\n" in printed
+    assert "\n      1          1       1  cat\n" in printed
+    assert printed.endswith(
+        f"\nno errors found\nnext: python -m tools.fit_anchors --voc-data-dir={tmp_path} --train-split=trainval\n"
+    )
+    classes = tmp_path / "classes.txt"
+    classes.write_text("cat\ndog\neel\n")
+    check_data.check_data(CheckConfig(voc_data_dir=str(tmp_path), splits=("mine", "trainval"), classes=(str(classes),)))
+    printed = capsys.readouterr().out
+    assert "usable images: mine 1, trainval 2\ndifferent images: 3," in printed
+    assert "\n      0          0       0  eel\n" in printed
+
+
+def test_every_offender_is_listed_and_the_next_command_can_be_pasted(tmp_path, capsys):
+    root = write_voc(tmp_path / "my data", {f"{i:02}": [thing(numbers=(0, 4, 9, 9))] for i in range(25)})
+    check_data.check_data(CheckConfig(voc_data_dir=str(root)))
+    printed = capsys.readouterr().out
+    assert f" --voc-data-dir='{root}' --train-split=trainval\n" in printed
+    assert printed.count(" object 1 (cat): ") == 25
+    for path in sorted((root / "JPEGImages").iterdir())[:22]:
+        path.unlink()
+    assert len(message(check_data.check_data, CheckConfig(voc_data_dir=str(root))).splitlines()) == 1 + 22
+
+
+def test_no_usable_image(tmp_path, capsys):
+    write_voc(tmp_path, {"a": ["<object>"]})
+    assert message(check_data.check_data, CheckConfig(voc_data_dir=str(tmp_path))).startswith("unreadable annotations")
+    assert "usable images: trainval 0\n" in capsys.readouterr().out
+
+
+def test_exif_that_nothing_confirms_is_noted(tmp_path, capsys):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 8
+    write_voc(tmp_path, {"a": [thing()], "b": ["<size><width>60</width><height>40</height></size>", thing()]})
+    for name in "ab":
+        Image.new("RGB", (60, 40)).save(tmp_path / f"JPEGImages/{name}.jpg", exif=exif)
+    check_data.check_data(CheckConfig(voc_data_dir=str(tmp_path)))
+    printed = capsys.readouterr().out
+    assert f"{KINDS['exif'][0]} (1): {KINDS['exif'][1]}\n  {tmp_path}/JPEGImages/a.jpg, EXIF orientation 8\n" in printed
+
+
+def test_the_command(broken, capsys, monkeypatch):
+    options = [f"--voc-data-dir={broken}", "--splits=train", "--invalid-boxes=skip"]
+    monkeypatch.setattr(sys, "argv", ["check_data", *options])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(check_data.__file__, run_name="__main__")
+    assert caught.value.code.startswith("error: unreadable images (1): ")
+    assert "skipped boxes (1): " in capsys.readouterr().out
