@@ -164,11 +164,12 @@ def test_two_groups_of_parameters():
 def test_default_numbers():
     model = Stub()
     model.loc_mean += torch.tensor([1, 2, 3, 4])
+    model.loc_std *= 2
     trainer = FasterRCNNTrainer(model, None)
     assert (trainer.rpn_sigma, trainer.roi_sigma) == (3, 1)
     assert (trainer.anchor_target_creator.n_sample, trainer.proposal_target_creator.n_sample) == (256, 128)
     assert trainer.proposal_target_creator.loc_mean == [1, 2, 3, 4]  # as the model undoes it
-    assert trainer.proposal_target_creator.loc_std == pytest.approx([0.1, 0.1, 0.2, 0.2])
+    assert trainer.proposal_target_creator.loc_std == pytest.approx([0.2, 0.2, 0.4, 0.4])
     groups = build_optimizer(model, 1e-3).param_groups
     assert [(group["lr"], group["weight_decay"], group["momentum"]) for group in groups] == [
         (1e-3, 5e-4, 0.9),

@@ -1,6 +1,7 @@
-"""Building the network: its options, its weights from torchvision or a file, each failure in one sentence."""
+"""Building the network: which backbone, its options, its weights; each failure in one sentence."""
 
 import os
+import sys
 import warnings
 from http.client import IncompleteRead
 from pickle import UnpicklingError
@@ -14,6 +15,9 @@ import model
 from model import WeightsError, vgg16
 from model.utils.anchors import generate_anchor_base
 from model.utils.preprocess import CAFFE, TORCHVISION, TORCHVISION_CAFFE, Preprocessing
+from model.vgg16 import roi_pool
+from trainer import FasterRCNNTrainer
+from utils.config import TrainConfig
 
 VGG16_Weights = torchvision.models.VGG16_Weights
 
@@ -55,9 +59,63 @@ def frozen(module):
     return [name for name, param in module.named_parameters() if not param.requires_grad]
 
 
-def test_unknown_backbone_is_named_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"'vgg61'.*vgg16"):
-        model.build("vgg61")
+@pytest.fixture
+def siblings(monkeypatch, tmp_path):
+    """Files beside vgg16.py: alone.py; family.py, which serves two names; parts.py, which builds nothing."""
+    build = "return name, n_fg_class, depth\n"
+    texts = {
+        "alone": f"def build(n_fg_class=20, depth=3, name='alone'):\n    {build}",
+        "family": f"NAMES = ('tiny18', 'tiny50')\nTRAINING = {{'lr': 0.5, 'depth': 9, 'frozen_convs': 2}}\n"
+        f"def build(name, n_fg_class=20, depth=4):\n    {build}",
+        "parts": "",
+    }
+    for name, text in texts.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.setattr(model, "__path__", [*model.__path__, str(tmp_path)])
+    yield
+    for name in texts:
+        sys.modules.pop(f"model.{name}", None)
+        vars(model).pop(name, None)
+
+
+def test_a_backbone_is_a_file_or_one_of_the_names_in_it(siblings):
+    found = [model.find_backbone(name).__name__ for name in ("vgg16", "alone", "family", "tiny18", "tiny50")]
+    assert found == ["model.vgg16", "model.alone", "model.family", "model.family", "model.family"]
+    assert model.build("alone", n_fg_class=2) == ("alone", 2, 3)  # not told its name
+    assert model.build("tiny50", depth=6) == ("tiny50", 20, 6)
+
+
+def test_unknown_backbone_is_named_with_the_known_ones(siblings):
+    for call in (model.build, model.find_backbone, model.defaults):
+        with pytest.raises(ValueError, match=r"'vgg61' \(--model\): .*model/, such as vgg16, alone, family$"):
+            call("vgg61")
+
+
+# section 3 of the design: the paper's and py-faster-rcnn's numbers
+VGG16_VALUES = {"min_size": 600, "max_size": 1000, "head_width": 4096, "dropout": 0, "frozen_convs": 4}
+VGG16_VALUES |= {"anchor_scales": (8, 16, 32), "anchor_ratios": (0.5, 1, 2)}
+VGG16_VALUES |= {"rpn_n_sample": 256, "rpn_pos_ratio": 0.5, "rpn_pos_iou": 0.7, "rpn_neg_iou": 0.3}
+VGG16_VALUES |= {"rpn_nms_thresh": 0.7, "rpn_min_size": 16, "n_train_pre_nms": 12000, "n_train_post_nms": 2000}
+VGG16_VALUES |= {"n_test_pre_nms": 6000, "n_test_post_nms": 300}
+VGG16_VALUES |= {"n_sample": 128, "pos_ratio": 0.25, "pos_iou": 0.5, "neg_iou_hi": 0.5, "neg_iou_lo": 0}
+VGG16_VALUES |= {"loc_mean": (0, 0, 0, 0), "loc_std": (0.1, 0.1, 0.2, 0.2), "rpn_sigma": 3, "roi_sigma": 1}
+VGG16_VALUES |= {"lr": 1e-3, "lr_decay": 0.1, "lr_decay_epoch": (10,), "lr_warmup_steps": 0, "epoch": 14}
+VGG16_VALUES |= {"momentum": 0.9, "weight_decay": 5e-4}
+VGG16_VALUES |= {"score_thresh": 0.05, "nms_thresh": 0.3, "max_detections": None}
+
+
+def test_values_of_options_that_vgg16_prefers():
+    found = model.defaults()
+    assert {name: found[name] for name in VGG16_VALUES} == VGG16_VALUES
+    assert model.defaults("vgg16", "none") == found | {"frozen_convs": 0}  # random weights are all trained
+    own = {name for name, field in TrainConfig.model_fields.items() if "own" in field.json_schema_extra}
+    assert own <= found.keys()
+
+
+def test_values_of_options_that_a_sibling_prefers(siblings):
+    assert model.defaults("alone") == {"n_fg_class": 20, "depth": 3, "name": "alone"}
+    assert model.defaults("tiny18") == {"n_fg_class": 20, "depth": 9, "lr": 0.5, "frozen_convs": 2}
+    assert model.defaults("tiny18", "none")["frozen_convs"] == 0
 
 
 def test_options_reach_their_parts(narrow):
@@ -86,6 +144,10 @@ def test_options_reach_their_parts(narrow):
     creator = built.rpn.proposal_creator
     assert (creator.nms_thresh, creator.min_size, creator.n_test_post_nms) == (0.6, 9, 300)
     assert built.preprocessing == TORCHVISION
+    assert not built.extractor[2].ceil_mode
+    assert build(ceil_mode=True).extractor[2].ceil_mode
+    assert built.head.roi_op is roi_pool
+    assert build(roi_op=abs).head.roi_op is abs
 
 
 def test_default_numbers(narrow):
@@ -114,13 +176,14 @@ def test_weights_come_from_the_generator(narrow):
 
 
 def test_restore(narrow):
-    options = {"name": "vgg16", "n_fg_class": 2, "head_width": 8, "min_size": 32}
+    options = {"name": "vgg16", "n_fg_class": 2, "head_width": 8, "min_size": 32, "loc_mean": (1, 2, 3, 4)}
     trained = model.build(**options)
     stored = Preprocessing((1.0, 2.0, 3.0), (4.0, 5.0, 6.0), 255.0, "BGR")
     checkpoint = {"build": options, "preprocessing": tuple(stored), "model": trained.state_dict()}
     restored = model.restore(checkpoint)
     assert same(restored, trained)
     assert restored.min_size == 32
+    assert FasterRCNNTrainer(restored, None).proposal_target_creator.loc_mean == [1, 2, 3, 4]
     assert restored.preprocessing == stored
     assert isinstance(restored.preprocessing, Preprocessing)
 

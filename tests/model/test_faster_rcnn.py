@@ -118,6 +118,14 @@ def test_default_thresholds():
     assert bbox.tolist() == [roi[2], roi[4], roi[0]]  # IoU 7/20 is too much, 5/20 is not
 
 
+def test_thresholds_of_the_model_itself():
+    model = detector(ROI, PROB, score_thresh=0.2, nms_thresh=0.6, max_detections=4)
+    np.testing.assert_allclose(one(model)[2], [0.85, 0.7, 0.5, 0.45], rtol=1e-5)
+    np.testing.assert_allclose(one(model, score_thresh=0.6, max_detections=9)[2], [0.85, 0.7], rtol=1e-5)
+    np.testing.assert_allclose(one(model, nms_thresh=0.2, max_detections=9)[2], [0.85, 0.7, 0.45, 0.3], rtol=1e-5)
+    np.testing.assert_allclose(one(model, max_detections=1)[2], [0.85], rtol=1e-5)
+
+
 def test_score_must_be_above_the_threshold():
     model = detector([[0, 0, 10, 20]], np.full((1, 4), 0.25))
     assert len(one(model, score_thresh=0.25)[0]) == 0
@@ -184,6 +192,19 @@ def test_prepare_uses_what_the_network_was_built_with():
     expected, _ = prepare(img, TORCHVISION, 62, 80, "cpu")
     assert scale == 80 / 50
     assert torch.equal(pixel, expected)
+
+
+@pytest.mark.parametrize("stride", [16, 32])
+def test_a_thin_image_has_a_cell_in_the_feature_map(tiny_model, stride):
+    model = detector(ROI, PROB)
+    model.extractor.stride = stride
+    for size in ((3000, 1), (1, 3000)):
+        img = np.zeros((*size, 3), np.uint8)
+        assert min(model.prepare(img)[0].shape[2:]) == stride
+        with torch.no_grad():
+            pixel, _ = tiny_model.prepare(img)
+            assert tiny_model.extractor(pixel).shape[2:] == ((6, 1) if size[1] == 1 else (1, 6))
+        assert tiny_model.predict([img], score_thresh=0)[0][0].shape[1] == 4
 
 
 @pytest.fixture

@@ -1,9 +1,12 @@
 """The region proposal network: the order of its outputs, what it proposes, its initial weights."""
 
+import math
+
 import pytest
 import torch
 
 from model.rpn import RegionProposalNetwork
+from model.utils.anchors import enumerate_shifted_anchor
 from model.utils.proposal_creator import ProposalCreator
 
 
@@ -82,6 +85,59 @@ def test_gradient_flows_through_scores_and_locs_but_not_through_proposals():
     assert not out.roi.requires_grad
     (out.rpn_loc.sum() + out.rpn_score[:, 1].sum()).backward()
     assert all(param.grad.abs().sum() > 0 for param in rpn.parameters())
+
+
+class Steps(RegionProposalNetwork):
+    """A sibling that replaces all three steps."""
+
+    def head(self, feature):
+        return feature.new_full((2, 4), 3.0), torch.tensor([[0.0, 1], [1, 0]])
+
+    def anchors(self, feature, img_size):
+        self.seen = feature, img_size
+        return torch.tensor([[1.0, 2, 3, 4], [5, 6, 7, 8]])
+
+    def propose(self, rpn_loc, fg_score, anchor, img_size, scale, train):
+        return anchor[fg_score > 0.5] + scale * rpn_loc[:1] + img_size[1] * train
+
+
+def test_a_subclass_can_replace_each_step():
+    rpn, feature = Steps(1, 1), torch.zeros(1, 1, 3, 7)
+    out = rpn(feature, (60, 120), 2.0, True)
+    assert rpn.seen == (feature, (60, 120))
+    assert out.anchor.tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]]
+    assert out.rpn_loc.tolist() == [[3] * 4] * 2
+    torch.testing.assert_close(out.fg_score, torch.tensor([1 / (1 + math.exp(-1)), 1 / (1 + math.e)]))
+    assert out.roi.tolist() == [[127, 128, 129, 130]]
+
+
+class TwoLevels(RegionProposalNetwork):
+    """A sibling whose feature is a list of maps; their strides follow from the size of the input."""
+
+    def head(self, feature):
+        return map(torch.cat, zip(*(super(TwoLevels, self).head(level) for level in feature), strict=True))
+
+    def anchors(self, feature, img_size):
+        strides = (img_size[0] // level.shape[2] for level in feature)
+        return torch.cat(
+            [
+                enumerate_shifted_anchor(self.anchor_base * s / 16, s, *level.shape[2:])
+                for s, level in zip(strides, feature, strict=True)
+            ]
+        )
+
+
+def test_a_subclass_can_have_several_levels():
+    rpn = TwoLevels(4, 8, anchor_scales=(1, 2), proposal_creator=ProposalCreator(1.0, min_size=1))
+    feature = [torch.randn(1, 4, 6, 8), torch.randn(1, 4, 3, 4)]
+    out = rpn(feature, (48, 64), 1.0, True)
+    n = [6 * 8 * 6, 3 * 4 * 6]
+    assert [len(tensor) for tensor in out[:3]] == [sum(n)] * 3
+    side = (out.anchor[:, 2:] - out.anchor[:, :2]).prod(1).sqrt()
+    torch.testing.assert_close(
+        side, torch.tensor([8.0, 16]).repeat(sum(n) // 2) * torch.tensor([1.0] * n[0] + [2.0] * n[1])
+    )
+    assert len(out.roi) > n[0]  # so of both levels
 
 
 def test_initial_weights():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torchvision.models import vgg
-from torchvision.ops import roi_pool
+from torchvision.ops import roi_align, roi_pool
 
 from model.vgg16 import VGG16, VGG16RoIHead
 
@@ -44,6 +44,14 @@ def test_extractor_is_torchvisions_up_to_conv5_3(extractor):
     torch.testing.assert_close(ours, theirs(img))
 
 
+@torch.no_grad()
+@pytest.mark.parametrize(("ceil_mode", "cells"), [(False, (2, 3)), (True, (3, 4))])
+def test_stride_and_channels_are_those_of_the_feature_map(ceil_mode, cells):
+    extractor = VGG16(ceil_mode=ceil_mode)
+    img = torch.zeros(1, 3, 2 * extractor.stride + 1, 4 * extractor.stride - 1)
+    assert extractor(img).shape == (1, extractor.channels, *cells)
+
+
 def test_first_convolutions_are_frozen(extractor):
     frozen = [name for name, param in extractor.named_parameters() if not param.requires_grad]
     assert frozen == [f"{i}.{kind}" for i in (0, 2, 5, 7) for kind in ("weight", "bias")]
@@ -77,6 +85,22 @@ def test_roi_pooling_against_torchvision(head, feature):
     yx = torch.tensor([[5.0, 30, 40, 90], [0, 0, 64, 96], [20, 3, 60, 17]])
     xy = torch.tensor([[0.0, 30, 5, 90, 40], [0, 0, 0, 96, 64], [0, 3, 20, 17, 60]])
     assert torch.equal(pooled(head, feature, yx), roi_pool(feature, xy, (7, 7), 1 / 16))
+
+
+def test_another_roi_operation(feature):
+    """The head hands feature map and RoIs to `roi_op`, and its result to fc6."""
+    seen = []
+
+    def roi_op(feature, roi):
+        seen.append((feature, roi))
+        return roi_align(feature, [roi[:, [1, 0, 3, 2]]], 7, 1 / 16)
+
+    head = VGG16RoIHead(2, width=32, roi_op=roi_op, generator=torch.Generator().manual_seed(0))
+    roi = torch.tensor([[5.0, 30, 40, 90], [0, 0, 64, 96]])
+    pool = pooled(head, feature, roi)
+    assert seen[0][0] is feature
+    assert seen[0][1] is roi
+    assert torch.equal(pool, roi_align(feature, [roi[:, [1, 0, 3, 2]]], 7, 1 / 16))
 
 
 def test_layers_in_their_order(head, feature):

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torchvision
 
-from model.utils.bbox_tools import bbox2loc, bbox_iou, clip_bbox, loc2bbox
+from model.utils.bbox_tools import bbox2loc, bbox_iou, clip_bbox, loc2bbox, resize_bbox
 
 both_libraries = pytest.mark.parametrize("library", [np.asarray, torch.from_numpy])
 
@@ -113,9 +113,18 @@ def test_clip_bbox(library):
 
 
 @both_libraries
+@pytest.mark.parametrize("size_type", [tuple, torch.Size, np.array])
+def test_resize_bbox(library, size_type):
+    bbox = np.array([[10, 20, 30, 60], [-4, 0, 40, 100]], np.float32)
+    resized = resize_bbox(library(bbox), size_type((40, 100)), size_type((20, 150)))  # half as high, 1.5 times as wide
+    assert_answer(resized, [[5, 30, 15, 90], [-2, 0, 20, 150]], library)
+
+
+@both_libraries
 def test_no_boxes(library):
     none, some = library(np.zeros((0, 4), np.float32)), library(SRC)
-    for answer in (bbox2loc(none, none), loc2bbox(none, none), clip_bbox(none, (5, 6))):
+    resized = resize_bbox(none, (5, 6), (7, 9))
+    for answer in (bbox2loc(none, none), loc2bbox(none, none), clip_bbox(none, (5, 6)), resized):
         assert_answer(answer, np.zeros((0, 4)), library)
     for a, b in ((none, some), (some, none), (none, none)):
         assert_answer(bbox_iou(a, b), np.zeros((len(a), len(b))), library)
