@@ -14,7 +14,6 @@ from torchvision.ops import box_iou
 
 from data.voc_dataset import read_image
 from model import restore
-from model.faster_rcnn import eval_mode
 from model.utils.anchor_target_creator import AnchorTargetCreator
 from model.utils.proposal_target_creator import ProposalTargetCreator
 from trainer import FasterRCNNTrainer, Losses
@@ -82,6 +81,20 @@ def theirs(request):
     return found | {"img": read_image(PHOTOGRAPHS / f"{request.param}.jpg")}
 
 
+@pytest.fixture(scope="module")
+def ours(model, theirs):
+    """Feature map, raw output and detections of the same image, all of one prediction."""
+    seen = {}
+    hooks = [
+        model.extractor.register_forward_hook(lambda module, args, out: seen.update(feature=out)),
+        model.register_forward_hook(lambda module, args, out: seen.update(output=out)),
+    ]
+    seen["detections"] = [values[0] for values in model.predict([theirs["img"]])]
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
 def assert_close(ours, theirs, tolerance=1e-4):
     np.testing.assert_allclose(ours, theirs, rtol=tolerance, atol=tolerance)
 
@@ -92,18 +105,15 @@ def prepare(model, theirs):
     return img, scale
 
 
-def test_what_the_network_sees(model, theirs):
+def test_input(model, theirs):
     img, _ = prepare(model, theirs)
     assert img.shape[1:] == tuple(theirs["input_shape"])
     assert_close(img[0, :, :8, :8], theirs["input_corner"])
     assert_close(img.mean((0, 2, 3)), theirs["input_mean"])
 
 
-def test_features_proposals_and_head(model, theirs):
-    img, scale = prepare(model, theirs)
-    with torch.no_grad(), eval_mode(model):
-        feature = model.extractor(img)
-        output = model(img, scale)
+def test_features_proposals_and_head(ours, theirs):
+    feature, output = ours["feature"], ours["output"]
     assert feature.shape == tuple(theirs["feature_shape"])
     assert_close([feature.mean(), feature.std()], [theirs["feature_mean"], theirs["feature_std"]])
     assert_close(feature[0, :4, :6, :6], theirs["feature_corner"])
@@ -118,8 +128,8 @@ def test_features_proposals_and_head(model, theirs):
     assert_close(output.roi_cls_loc[first].flatten(1)[same[:20]], theirs["roi_cls_loc_first20"][same[:20]], 1e-3)
 
 
-def test_detections(model, theirs):
-    (bbox,), (label,), (score,) = model.predict([theirs["img"]])
+def test_detections(ours, theirs):
+    bbox, label, score = ours["detections"]
     assert len(bbox) == pytest.approx(len(theirs["bbox"]), rel=0.02)
     iou = box_iou(torch.from_numpy(theirs["bbox"]), torch.from_numpy(bbox)).numpy()  # (theirs, ours)
     match = (iou > 0.99) & (theirs["label"][:, None] == label) & (abs(theirs["score"][:, None] - score) < 1e-3)
