@@ -349,7 +349,7 @@ def verdict(root, tests):
 
 
 def check(root, mutations):
-    """Apply mutations to a copy of `root`, one at a time, print a line for each, and return whether all were detected."""
+    """Apply mutations to a copy of `root`, one at a time, print a line each, and return whether all were detected."""
     start, n_detected = time.monotonic(), 0
     with tempfile.TemporaryDirectory(prefix="mutate-") as folder:
         copy = Path(folder)

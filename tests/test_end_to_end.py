@@ -1,7 +1,8 @@
 """The whole network against figures of simple-faster-rcnn-pytorch: features, proposals, detections, losses, gradients.
 
-It needs two photographs and the figures, which lie beside the project where it is developed and are no part of it;
-elsewhere these tests skip. K: anchors. R: proposals. G: objects.
+The two photographs and the figures are not part of the project; without them these tests are skipped.
+
+K: anchors. R: proposals. G: objects.
 """
 
 import zlib
@@ -24,7 +25,7 @@ FIGURES, PHOTOGRAPHS = SHARED / "oracles" / "end_to_end.npz", SHARED / "data" / 
 IMAGES = ("2007_000027", "2007_000733")
 PLACES = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)  # of the convolutions in the extractor
 CHANNELS = (3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
-LARGE = 10**6  # nothing is sampled away
+LARGE = 10**6  # larger than the number of candidates
 
 pytestmark = pytest.mark.skipif(
     not (FIGURES.exists() and PHOTOGRAPHS.exists()),
@@ -33,7 +34,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def weights(n_fg_class=20):
-    """The weights that the figures were made with, as simple-faster-rcnn-pytorch names them.
+    """Make the weights of the stored figures, named as in simple-faster-rcnn-pytorch.
 
     Each tensor has a generator seeded by the checksum of its name: normal numbers, 0.01 wide for biases, for weights
     as wide as a gain divided by the root of the inputs; the gain is that of He et al. but for the last layers.
@@ -74,7 +75,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=IMAGES)
 def theirs(request):
-    """The figures of one image, and the image itself."""
+    """Return the figures of one image, and the image itself."""
     with np.load(FIGURES) as arrays:
         prefix = f"{request.param}_"
         found = {name.removeprefix(prefix): arrays[name] for name in arrays if name.startswith(prefix)}
@@ -83,7 +84,7 @@ def theirs(request):
 
 @pytest.fixture(scope="module")
 def ours(model, theirs):
-    """Feature map, raw output and detections of the same image, all of one prediction."""
+    """Return feature map, raw output and detections of the same image, from one prediction."""
     seen = {}
     hooks = [
         model.extractor.register_forward_hook(lambda module, args, out: seen.update(feature=out)),

@@ -1,4 +1,4 @@
-"""What holds for any input: boxes of every kind and number, images from 1x1 on, scores that are equal or NaN.
+"""Properties that hold for any input: boxes of every kind and number, images from 1x1, equal scores, NaN.
 
 Coordinates are mostly small whole numbers, so that boxes overlap, touch, are equal, have no area or are inverted.
 """
@@ -67,13 +67,13 @@ def test_iou(a, b):
     iou = bbox_iou(a, b)
     assert iou.shape == (len(a), len(b))
     assert iou.dtype == np.float32
-    assert ((iou >= 0) & (iou <= 1)).all()  # so none is NaN
+    assert ((iou >= 0) & (iou <= 1)).all()  # hence no NaN
     np.testing.assert_array_equal(iou.T, bbox_iou(b, a))
     np.testing.assert_allclose(iou, bbox_iou(torch.from_numpy(a), torch.from_numpy(b)), rtol=1e-5)
     has_area = (a[:, 2:] > a[:, :2]).all(1)
     own = bbox_iou(a, a).diagonal()
     assert (own[~has_area] == 0).all()
-    large = has_area & ((a[:, 2:] - a[:, :2]).prod(1) > 1e-30)  # else the area is no normal float32
+    large = has_area & ((a[:, 2:] - a[:, :2]).prod(1) > 1e-30)  # otherwise the area is not a normal float32
     assert (own[large] == 1).all()
 
 
@@ -87,7 +87,7 @@ def test_any_box_has_a_finite_loc_to_any_other(src, dst):
 
 @fixed
 @given(rows(st.floats(0, 1000, width=32), 6, 6), rows(st.floats(0, 1000, width=32), 6, 6))
-def test_a_loc_leads_back(src, dst):
+def test_loc_round_trip(src, dst):
     src, dst = (np.concatenate((box[:, :2], box[:, :2] + 20 + box[:, 2:]), 1) for box in (src, dst))
     np.testing.assert_allclose(loc2bbox(src, bbox2loc(src, dst)), dst, rtol=1e-4, atol=0.1)
 
@@ -182,7 +182,7 @@ def test_anchor_targets(bbox, anchor, img_size, n_sample, pos_ratio, seed):
         assert (bbox_iou(anchor, bbox).max(1)[label == 0] < 0.3).all()
     else:
         assert not (label == 1).any()
-    for same in (bbox[::-1], np.concatenate((bbox, bbox))):  # neither order nor number of equals counts
+    for same in (bbox[::-1], np.concatenate((bbox, bbox))):  # invariant to order and duplicates
         np.testing.assert_array_equal(target(same).label, label)
 
 
@@ -303,7 +303,7 @@ def test_any_image_becomes_an_input_with_boxes(height, width, min_size, more, fl
 
 @st.composite
 def detections(draw_one, elements=near):
-    """Boxes, labels and scores of 0 to 3 images, and the same of their objects, with `difficult` for scores."""
+    """Boxes, labels and scores of 0 to 3 images, then boxes, labels and difficult flags of their objects."""
 
     def images(values):
         out = []
@@ -334,23 +334,23 @@ def test_average_precision(lists, use_07_metric, iou_thresh, seed):
 
     flat = np.concatenate([np.zeros(0), *scores])
     rank = np.unique(np.nan_to_num(flat, nan=-np.inf, posinf=np.inf, neginf=-np.inf), return_inverse=True)[1]
-    if not np.isneginf(flat).any():  # NaN is the last, after -inf
+    if not np.isneginf(flat).any():  # NaN ranks last, after -inf
         ranks = np.split(rank, np.cumsum([len(one) for one in scores]))[: len(scores)]
         np.testing.assert_equal(score((*lists[:2], ranks, *lists[3:])), result)  # only the order of scores counts
     order = np.random.default_rng(seed).permutation(len(scores))
-    if len(set(rank)) == len(rank):  # equal scores are taken in the order given
+    if len(set(rank)) == len(rank):  # ties are ranked in the given order
         shuffled = [[column[i] for i in order] for column in lists]
         np.testing.assert_equal(score(shuffled), result)
 
 
 @fixed
 @given(detections(st.integers(0, 30)), st.booleans())
-def test_who_finds_all_has_an_average_precision_of_1(lists, use_07_metric):
+def test_detecting_all_objects_gives_an_average_precision_of_1(lists, use_07_metric):
     *_, bboxes, labels, difficults = lists
     bboxes = [upright(bbox) for bbox in bboxes]
     for bbox, label in zip(bboxes, labels, strict=True):
-        assume(len(np.unique(np.c_[bbox, label], axis=0)) == len(bbox))  # of two equals only one is found
-    # each object is found, then each once more, then comes a box where nothing is
+        assume(len(np.unique(np.c_[bbox, label], axis=0)) == len(bbox))  # of two equal objects only one can be matched
+    # each object once, then each a second time, then false positives
     found = [np.concatenate((bbox, bbox, bbox + 1000)) for bbox in bboxes]
     found_labels = [np.tile(label, 3) for label in labels]
     scores = [np.repeat([0.9, 0.5, 0.1], len(label)) for label in labels]
@@ -374,8 +374,8 @@ def test_recall(lists, counts, threshs):
         assert np.isnan(recall).all()
         return
     assert ((recall >= 0) & (recall <= 1)).all()
-    assert (np.diff(recall, axis=0) >= 0).all()  # more proposals find no less
-    assert (np.diff(recall, axis=1) <= 0).all()  # and no more at a higher IoU
+    assert (np.diff(recall, axis=0) >= 0).all()  # not less with more proposals
+    assert (np.diff(recall, axis=1) <= 0).all()  # not more at a higher IoU
     backwards = [[one[::-1] for one in column] for column in (bboxes, difficults)]
     np.testing.assert_equal(proposal_recall(rois, *backwards, counts, threshs), result)
     solid = [one[(one[:, 2:] > one[:, :2]).all(1)] for one in map(upright, bboxes)]

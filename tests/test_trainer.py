@@ -1,4 +1,4 @@
-"""The training step: losses by hand, which parameters learn and how fast, steps of the real network."""
+"""The training step: losses by hand, parameter groups, steps of the real network."""
 
 import copy
 import math
@@ -19,7 +19,7 @@ LR = 1e-3
 
 
 class Stub(nn.Module):
-    """In the place of a network: an extractor with a frozen layer, a head that answers what it is told."""
+    """A stub of a network: an extractor with a frozen layer, a head that returns given outputs."""
 
     def __init__(self, roi_cls_loc=None, roi_score=None):
         super().__init__()
@@ -39,7 +39,7 @@ def model(tiny_model):
 
 
 def sample(seed=0, bbox=((8, 20, 40, 90), (30, 5, 60, 45)), label=(2, 0), roi=None):
-    """A training sample of 64 x 96 pixels of noise; its generator starts anew with each call."""
+    """Make a training sample of 64 x 96 pixels of noise, with a new generator."""
     img = np.random.default_rng(seed).integers(0, 256, (64, 96, 3), np.uint8)
     bbox = np.array(bbox, np.float32).reshape(-1, 4)
     return Sample(
@@ -55,7 +55,7 @@ def gradients(model):
     return [param.grad.clone() for param in model.parameters()]
 
 
-# rows: an object of class 1, background, one that does not count, an object of class 2
+# rows: an object of class 1, background, ignored, an object of class 2
 LABEL = torch.tensor([1, 0, -1, 2])
 GT_LOC = torch.tensor([[1.0, 2, 3, 4], [0, 0, 0, 0], [0, 0, 0, 0], [-1, -2, -3, -4]])
 LOC = GT_LOC + torch.tensor([[0.5, -2, 0, 0.1], [9, 9, 9, 9], [9, 9, 9, 9], [0, 0, 0, -3]])
@@ -99,7 +99,7 @@ def test_rpn_losses_by_hand():
     trainer = make_trainer(Stub(), rpn_sigma=2)
     bbox = torch.tensor([[0.0, 0, 40, 24]])
     loc_loss, cls_loss, counts = trainer.rpn_losses(rpn, bbox, (64, 96), np.random.default_rng(0))
-    dx, dw = 2 / 20, math.log(24 / 20)  # what the first anchor misses the object by
+    dx, dw = 2 / 20, math.log(24 / 20)  # from the first anchor to the object
     assert loc_loss.item() == pytest.approx((0.5 * 4 * dx**2 + (0.5 - dw - 0.5 / 4)) / 2)
     assert cls_loss.item() == pytest.approx(-(math.log(4 / 5) + math.log(3 / 5)) / 2)
     assert counts.tolist() == [1, 1, 1, 1]
@@ -117,16 +117,16 @@ def test_head_losses_by_hand():
     loc_loss, cls_loss, counts = make_trainer(model).head_losses(
         None, torch.tensor([[40.0, 5, 60, 15]]), bbox, torch.tensor([1]), np.random.default_rng(0)
     )
-    assert model.roi.tolist() == [[10, 20, 30, 60], [40, 5, 60, 15]]  # what the head looked at
+    assert model.roi.tolist() == [[10, 20, 30, 60], [40, 5, 60, 15]]  # the RoIs passed to the head
     assert loc_loss.item() == pytest.approx((2.5 + 0.125) / 2)
     assert cls_loss.item() == pytest.approx(-(math.log(5 / 8) + math.log(3 / 10)) / 2)
-    assert counts.tolist() == [1, 1, 1, 0]  # the background is taken for class 3
+    assert counts.tolist() == [1, 1, 1, 0]  # the background is classified as class 3
     loc_loss.backward()
     assert {tuple(index[:2]) for index in roi_cls_loc.grad.nonzero().tolist()} == {(0, 2)}
 
 
 def test_head_losses_take_their_own_sigma_and_padded_targets():
-    """A creator may pad with label -1; what it pads with does not count."""
+    """A creator may pad with label -1; such rows are ignored."""
     model = Stub(torch.full((3, 3, 4), 0.5), torch.zeros(3, 3))
 
     def creator(roi, bbox, label, rng):
@@ -261,7 +261,7 @@ def test_train_step_takes_the_mean_of_its_samples(model):
         torch.testing.assert_close(param.detach(), old - step, rtol=1e-4, atol=1e-6)
 
 
-def test_gradients_do_not_pile_up_from_step_to_step(model):
+def test_gradients_do_not_accumulate_over_steps(model):
     trainer = make_trainer(model, lr=0.0)
     trainer.train_step([sample()])
     first = gradients(model)
@@ -326,7 +326,7 @@ def test_bfloat16_runs_the_layers_but_not_the_boxes(model):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_bfloat16_gives_the_losses_of_float32(model, seed):
-    """From the same proposals: untrained scores are so near one another that rounding changes their order."""
+    """From the same proposals: rounding changes the order of untrained scores, which are nearly equal."""
     losses, roi = [], None
     for dtype in (None, torch.bfloat16):
         trainer, one = make_trainer(model, dtype=dtype), sample(seed)

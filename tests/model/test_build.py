@@ -28,7 +28,7 @@ def build(**options):
 
 @pytest.fixture
 def narrow(monkeypatch):
-    """Two convolutions, at 0 and 3, in the place of VGG16's thirteen."""
+    """Replace VGG16's thirteen convolutions with two, at 0 and 3."""
     monkeypatch.setattr(vgg16, "LAYERS", (4, "M", 512))
 
 
@@ -81,7 +81,7 @@ def siblings(monkeypatch, tmp_path):
 def test_a_backbone_is_a_file_or_one_of_the_names_in_it(siblings):
     found = [model.find_backbone(name).__name__ for name in ("vgg16", "alone", "family", "tiny18", "tiny50")]
     assert found == ["model.vgg16", "model.alone", "model.family", "model.family", "model.family"]
-    assert model.build("alone", n_fg_class=2) == ("alone", 2, 3)  # not told its name
+    assert model.build("alone", n_fg_class=2) == ("alone", 2, 3)  # not passed its name
     assert model.build("tiny50", depth=6) == ("tiny50", 20, 6)
 
 
@@ -335,7 +335,7 @@ def test_a_file_in_torchs_cache_runs_no_code(monkeypatch, narrow, tmp_path):
     assert not (tmp_path / "trace").exists()
 
 
-def test_none_may_be_spelt(monkeypatch, narrow):
+def test_none_may_be_spelled_out(monkeypatch, narrow):
     monkeypatch.setattr(vgg16, "_fetch", None)  # nothing is fetched
     assert same(build(pretrained="none"), build(pretrained=None))
     assert not frozen(build(pretrained="none"))

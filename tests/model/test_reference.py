@@ -54,7 +54,7 @@ def test_anchor_targets(anchor):
     np.testing.assert_array_equal(label, theirs["label"])
     np.testing.assert_array_equal(np.flatnonzero(label == 1), theirs["positive_index"])
     assert_close(loc[label == 1], theirs["loc_of_positive"])
-    without_object = creator(np.zeros((0, 4), np.float32), anchor, img_size, rng)  # all inside is 0
+    without_object = creator(np.zeros((0, 4), np.float32), anchor, img_size, rng)  # all inside anchors are 0
     np.testing.assert_array_equal(without_object.label == 0, theirs["inside"])
 
 

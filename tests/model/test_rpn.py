@@ -11,7 +11,7 @@ from model.utils.proposal_creator import ProposalCreator
 
 
 def marked_rpn(**options):
-    """An RPN whose hidden layer is the map itself and whose outputs are 0 until a weight is set."""
+    """Build an RPN whose hidden layer is the feature map and whose outputs are 0 until a weight is set."""
     rpn = RegionProposalNetwork(1, 1, feat_stride=16, ratios=(0.5, 2), anchor_scales=(1, 2, 3), **options)
     for layer in (rpn.conv, rpn.score, rpn.loc):
         torch.nn.init.zeros_(layer.weight)
@@ -27,7 +27,7 @@ def test_outputs_match_their_anchors():
     feature = torch.zeros(1, 1, 3, 7)
     feature[0, 0, y, x], feature[0, 0, 0, 3] = 5, -5  # the negative one ends at the ReLU
     out = rpn(feature, (60, 120), 1.0, True)
-    assert out.rpn_loc.shape == out.anchor.shape == (3 * 7 * 6, 4)  # from the map itself, not from the image
+    assert out.rpn_loc.shape == out.anchor.shape == (3 * 7 * 6, 4)  # from the feature map, not from the image
     assert out.rpn_score.nonzero().tolist() == [[(y * 7 + x) * 6 + a, 1]]
     ((k, coordinate),) = out.rpn_loc.nonzero().tolist()
     assert (k, coordinate) == ((y * 7 + x) * 6 + a, 2)
@@ -40,7 +40,7 @@ def test_outputs_match_their_anchors():
     torch.testing.assert_close(out.fg_score, probability)
 
 
-def test_the_surest_anchor_is_proposed_first_within_the_image():
+def test_the_anchor_of_the_highest_score_is_proposed_first_and_clipped():
     rpn = marked_rpn(proposal_creator=ProposalCreator(min_size=5))
     rpn.score.weight.data[2 * 5 + 1] = 1
     feature = torch.zeros(1, 1, 3, 7)

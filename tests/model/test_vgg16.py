@@ -27,7 +27,7 @@ def feature():
 
 
 def pooled(head, feature, roi):
-    """What the head hands to fc6: (R, 512, 7, 7)."""
+    """Return the input of fc6: (R, 512, 7, 7)."""
     seen = []
     with head.fc6.register_forward_pre_hook(lambda layer, args: seen.append(args[0])):
         head(feature, roi)
@@ -88,7 +88,7 @@ def test_roi_pooling_against_torchvision(head, feature):
 
 
 def test_another_roi_operation(feature):
-    """The head hands feature map and RoIs to `roi_op`, and its result to fc6."""
+    """The head passes feature map and RoIs to `roi_op`, and the result to fc6."""
     seen = []
 
     def roi_op(feature, roi):

@@ -1,4 +1,4 @@
-"""Anchor targets: who is positive, negative or ignored, by what loc, and who is sampled."""
+"""Anchor targets: positive, negative and ignored anchors, their locs, and sampling."""
 
 import math
 
@@ -53,7 +53,7 @@ def test_iou_exactly_at_a_threshold():
     anchor = boxes([0, 0, 40, 40], [0, 0, 40, 20], [0, 0, 40, 10])  # 1, 1/2, 1/4
     assert target(bbox, anchor, pos_iou_thresh=0.5, neg_iou_thresh=0.25).label.tolist() == [1, 1, -1]
     bbox, anchor = boxes([0, 0, 40, 100]), boxes([0, 0, 40, 100], [0, 0, 40, 70], [0, 0, 40, 30])
-    assert target(bbox, anchor).label.tolist() == [1, 1, -1]  # 0.7 and 0.3 themselves
+    assert target(bbox, anchor).label.tolist() == [1, 1, -1]  # thresholds of 0.7 and 0.3
 
 
 def test_best_anchors_of_an_object_are_positive_even_below_the_threshold_of_negatives():

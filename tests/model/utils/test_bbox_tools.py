@@ -1,4 +1,4 @@
-"""Box arithmetic: numbers by hand, round trips, NumPy and torch, gradients, boxes of no area, no boxes."""
+"""Box arithmetic: numbers by hand, round trips, NumPy and torch, gradients, boxes without area, no boxes."""
 
 import math
 
@@ -26,7 +26,7 @@ def random_bbox(n, seed):
 
 
 def assert_answer(answer, expected, library, **tolerance):
-    """Same numbers, in the library that was asked, float32."""
+    """Check numbers, library and dtype of an answer."""
     assert type(answer) is type(library(SRC))
     assert answer.dtype == library(SRC).dtype
     np.testing.assert_allclose(answer, expected, **tolerance)
@@ -108,7 +108,7 @@ def test_bbox_iou_against_torchvision():
 def test_clip_bbox(library):
     bbox = np.array([[-5, -3, 60, 90], [4, 5, 6, 7], [55, 85, 70, 95]], np.float32)
     expected = [[0, 0, 50, 80], [4, 5, 6, 7], [50, 80, 50, 80]]
-    for img_size in ((50, 80), np.array((50, 80))):  # whole numbers of either kind leave float32 alone
+    for img_size in ((50, 80), np.array((50, 80))):  # neither kind of integer widens float32
         assert_answer(clip_bbox(library(bbox), img_size), expected, library)
 
 

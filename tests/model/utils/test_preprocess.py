@@ -1,4 +1,4 @@
-"""One image made the network's input: sizes, the resize against scikit-image, what weights want."""
+"""Preprocessing of one image: sizes, the resize against scikit-image, normalisation."""
 
 import re
 
@@ -87,6 +87,6 @@ def test_mirrored_view():
         ("cat.jpg", "str"),
     ],
 )
-def test_what_is_no_image_is_named(img, found):
+def test_other_inputs_are_refused_by_name(img, found):
     with pytest.raises(ValueError, match=re.escape(f"(H, W, 3) uint8 RGB array, this is {found}")):
         prepare(img, PLAIN, 4, 6, "cpu")

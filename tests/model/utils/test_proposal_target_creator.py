@@ -1,4 +1,4 @@
-"""RoI targets: who is an object or background, by what loc, and who is sampled."""
+"""RoI targets: objects and background, their locs, and sampling."""
 
 import math
 
@@ -20,7 +20,7 @@ def labels(*values):
 
 
 def target(roi, bbox, label, seed=0, **options):
-    """The rows that count, after a look at those that fill up."""
+    """Return the sampled rows, after checking those that pad."""
     creator = ProposalTargetCreator(**options)
     padded = creator(roi, bbox, label, np.random.default_rng(seed))
     assert {len(part) for part in padded} == {min(creator.n_sample, len(roi) + len(bbox))}
@@ -157,7 +157,7 @@ def test_smallest_keys_are_sampled():
 
 
 @pytest.mark.parametrize("n_positive", [1, 4, 9])
-def test_one_key_a_candidate_whatever_comes_out(n_positive):
+def test_one_key_per_candidate_in_every_case(n_positive):
     roi, bbox, label = many(n_positive, 9 - n_positive)
     for arrays, n in (((roi, bbox, label), 9), ((roi, NONE, NO_LABEL), 8), ((NONE, bbox, label), 1)):
         rng, after = np.random.default_rng(1), np.random.default_rng(1)
