@@ -377,7 +377,7 @@ def test_prepare(size, expected):
 
 
 def test_anchors():
-    """torchvision centres anchors on the corner of a cell and rounds them; ours are centred on the cell, not rounded."""
+    """torchvision centres anchors on the corner of a cell and rounds them; ours are centred on the cell and exact."""
     height, width, stride = 5, 9, 16
     ours = enumerate_shifted_anchor(generate_anchor_base(), stride, height, width) - stride / 2
     generator = AnchorGenerator(((128, 256, 512),), ((0.5, 1.0, 2.0),))
