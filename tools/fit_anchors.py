@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 import data
 import model
-from data.validate import DataError
+from data.validate import DataError, check_objects
 from model.utils.anchors import enumerate_shifted_anchor, generate_anchor_base
 from model.utils.bbox_tools import bbox_iou, resize_bbox
 from utils.checkpoint import replacing
@@ -82,17 +82,17 @@ def main(config):
     if share > 0:
         print(f"{share:.1%} of the objects have a side below {least:g} pixels: give --rpn-min-size a smaller value")
     plot_fits(size, fits, config.out)
-    print(f"picture: {config.out}\nnext: python train.py train {given_options(config)}{anchor_options(*grid)}")
+    names = ("data", "voc_data_dir", "train_split", "invalid_boxes", "min_size", "max_size")
+    options = " ".join(f"--{dashed(name)}={shlex.quote(as_text(getattr(config, name)))}" for name in names)
+    print(f"picture: {config.out}\nnext: python train.py train {options} {anchor_options(*grid)}")
 
 
 def read_dataset(config):
-    """Read the split that an `AnchorConfig` names; raise DataError if it has no object."""
-    (dataset,) = data.build(config.data, config, [config.train_split], config.classes)
+    """Read the split that an `AnchorConfig` names."""
+    (dataset,) = data.build(config.data, config, [config.train_split], data.read_class_names(config.classes))
     dataset = dataset if config.use_difficult else dataset.without_difficult()
-    where, n_object = f"images of {config.train_split} in {dataset.root}", sum(map(len, dataset.bboxes))
-    if not n_object:
-        raise DataError(f"the {where} have no object: count difficult ones with --use-difficult or use another split")
-    print(f"{n_object} objects on {len(dataset)} {where}", *dataset.notes, sep="\n")
+    check_objects(dataset)
+    print(f"{sum(map(len, dataset.bboxes))} objects on {len(dataset)} images of {config.train_split} in {dataset.root}")
     return dataset
 
 
@@ -194,16 +194,6 @@ def format_fits(fits):
 def anchor_options(scales, ratios):
     """Format scales and ratios as options of `train.py train`."""
     return f"--anchor-scales={as_text(tuple(scales))} --anchor-ratios={as_text(tuple(ratios))}"
-
-
-def given_options(config):
-    """Format the options of `config` that training must be given, too."""
-    words, own_values = "", model.defaults(config.model)
-    for name, field in TrainInputConfig.model_fields.items():
-        value, default = getattr(config, name), own_values.get(name) if field.default is None else field.default
-        if value != default and not name.startswith("anchor_"):
-            words += f"--{dashed(name)}={shlex.quote(as_text(value))} "
-    return words
 
 
 def plot_fits(size, fits, path):

@@ -218,12 +218,8 @@ def plot_recall(recall: np.ndarray, counts: Sequence[int], iou_threshs: Sequence
         counts: (C,) numbers of proposals per image.
         iou_threshs: (K,) ascending.
         path: the file, replaced only by a complete one.
-
-    Raises:
-        ValueError: the shapes do not fit.
     """
-    if recall.shape != (len(counts), len(iou_threshs)):
-        raise ValueError(f"recall is {recall.shape} for {len(counts)} counts and {len(iou_threshs)} IoU thresholds")
+    recall = np.asarray(recall, float)  # None becomes NaN
     figure = Figure(figsize=(8, 6), dpi=100, layout="constrained")
     axes = figure.subplots()
     colors = colormaps["viridis"](np.linspace(0, 0.9, len(counts)))  # dark for few proposals

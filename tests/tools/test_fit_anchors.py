@@ -16,7 +16,6 @@ from tools.fit_anchors import (
     AnchorConfig,
     centred,
     fit_grid,
-    given_options,
     in_place,
     kmeans,
     main,
@@ -226,11 +225,6 @@ def test_the_last_line_is_a_command_that_training_takes(tmp_path, capsys):
     wanted = TrainConfig(voc_data_dir=str(root), invalid_boxes="skip", min_size=80, max_size=200)
     assert len(calls[0].anchor_scales) * len(calls[0].anchor_ratios) == 2
     assert calls[0].model_copy(update={"anchor_scales": None, "anchor_ratios": None}) == wanted
-
-
-def test_only_options_that_differ_are_given(tmp_path):
-    own = {name: model.defaults()[name] for name in ("min_size", "max_size")}
-    assert given_options(config(tmp_path, **own, seed=3)) == f"--voc-data-dir={tmp_path} --seed=3 "
 
 
 @pytest.mark.parametrize("classes", [(), ("bolt",)])
