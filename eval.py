@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 import fire
+import numpy as np
 
 import data
 import model
@@ -38,15 +39,17 @@ def main(config):
         distributed.set_deterministic()
     checkpoint = ckpt.open_checkpoint(config.load_path, config.preprocess)
     dataset = build_dataset(config, checkpoint)
+    plot = config.proposals and (config.plot or f"{Path(config.load_path).with_suffix('')}.recall.png")
+    ckpt.check_outputs(config.json_path, plot)
     with ckpt.checkpoint_error(config.load_path):
         net = model.restore(checkpoint)
     net.to(device)
-    print(f"{dataset.root}, split {dataset.split}: {min(len(dataset), config.limit or len(dataset))} images")
+    n_image = min(len(dataset), config.limit or len(dataset))
+    print(f"{dataset.root}, split {dataset.split}: {n_image} images")
     print(*dataset.notes, sep="\n", end="\n" * bool(dataset.notes))
     if config.proposals:
         results = evaluate_proposals(net, dataset, dtype, config.num_workers, config.limit)
-        plot = Path(config.plot or f"{Path(config.load_path).with_suffix('')}.recall.png")
-        plot_recall(results["recall"], COUNTS, IOU_THRESHS, plot)
+        plot_recall(np.array(results["recall"], float), COUNTS, IOU_THRESHS, plot)  # None becomes NaN
         print(f"{format_recall(results)}\ndrawn in {plot}")
     else:
         options = {name: getattr(config, name) for name in ("score_thresh", "nms_thresh", "max_detections")}
@@ -56,7 +59,7 @@ def main(config):
         results = {"metric": config.metric, "precision": "bf16" if dtype else "fp32"} | options | evaluation._asdict()
     if config.json_path:
         about = {"checkpoint": config.load_path, "step": checkpoint["step"], "data": str(dataset.root)}
-        about |= {"preprocessing": checkpoint["preprocessing"], "split": dataset.split, "limit": config.limit}
+        about |= {"preprocessing": checkpoint["preprocessing"], "split": dataset.split, "n_image": n_image}
         ckpt.write_text(config.json_path, json.dumps(about | results, indent=1, ensure_ascii=False))
         print(f"written to {config.json_path}")
 

@@ -1,6 +1,7 @@
 """One training step: an image in, four losses out, one optimizer step (approximate joint training, paper 3.2).
 
 K: anchors. R: proposals. S: sampled RoIs. G: ground-truth boxes of the image. L: foreground classes.
+C: channels of the feature map; h, w: its sides.
 """
 
 from collections import namedtuple
@@ -144,7 +145,7 @@ class FasterRCNNTrainer:
         """
         img_size = tuple(img.shape[2:])
         with torch.autocast(img.device.type, self.dtype, enabled=self.dtype is not None):
-            feature = self.model.extractor(img)  # (1, 512, h, w)
+            feature = self.model.extractor(img)  # (1, C, h, w)
             rpn = self.model.rpn(feature, img_size, scale, train=True)
             roi = rpn.roi if roi is None else roi  # (R, 4)
             rpn_loc, rpn_cls, rpn_counts = self.rpn_losses(rpn, bbox, img_size, rng)

@@ -11,6 +11,7 @@ import platform
 import re
 import shutil
 import subprocess
+import tempfile
 import zipfile
 from importlib import metadata
 from pathlib import Path
@@ -60,6 +61,19 @@ def write_text(path: str | Path, text: str) -> None:
     """Write `text` to `path` in UTF-8, whole or not at all."""
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def check_outputs(*paths: str | Path | None) -> None:
+    """Create the folders of files that a command is going to write; raise OptionError where that cannot work."""
+    for path in map(Path, filter(None, paths)):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path.parent):
+                reason = "it is a directory" if path.is_dir() else None
+        except OSError as error:
+            reason = error.strerror
+        if reason:
+            raise OptionError(f"{path} cannot be written ({reason}): choose another place")
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ class Preprocessing(NamedTuple):
 
 
 TORCHVISION = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 1.0, "RGB")
-# the original VGG16 and every network converted from Caffe
+# networks trained with Caffe, and those converted from them
 CAFFE = Preprocessing((122.7717, 115.9465, 102.9801), (1.0, 1.0, 1.0), 255.0, "BGR")
 # torchvision's copy of the Caffe features; torchvision documents its mean as 0.48235 0.45882 0.40784 of 255
 TORCHVISION_CAFFE = Preprocessing((123.0, 117.0, 104.0), (1.0, 1.0, 1.0), 255.0, "RGB")
