@@ -165,7 +165,7 @@ class TrainConfig(DetectConfig, WorkerConfig, TrainInputConfig):
     n_train_pre_nms: Count | None = own("Proposals", "number before NMS, in training", "py-faster-rcnn")
     n_train_post_nms: Count | None = own("Proposals", "number after NMS, in training", "paper 3.3")
     n_test_pre_nms: Count | None = own("Proposals", "number before NMS, at test time", "py-faster-rcnn")
-    n_test_post_nms: Count | None = own("Proposals", "number after NMS, at test time", "paper 3.3")
+    n_test_post_nms: Count | None = own("Proposals", "number after NMS, at test time", "paper 4.1")
     rpn_n_sample: Count | None = own("Targets", "anchors per mini-batch of the RPN", "paper 3.1.3")
     rpn_pos_ratio: Share | None = own("Targets", "maximum share of positive anchors", "paper 3.1.3")
     rpn_pos_iou: Share | None = own("Targets", "IoU from which an anchor is positive", "paper 3.1.2")
@@ -186,7 +186,9 @@ class TrainConfig(DetectConfig, WorkerConfig, TrainInputConfig):
         "Optimizer", "decay after these epochs: a,b; () for none", "py-faster-rcnn: 50k steps"
     )
     lr_decay_step: Times = option((), "Optimizer", "decay after these steps, not after epochs: a,b")
-    lr_warmup_steps: NonNegativeInt | None = own("Optimizer", "steps of linear warm-up of the rate", "py-faster-rcnn")
+    lr_warmup_steps: NonNegativeInt | None = own(
+        "Optimizer", "steps of linear warm-up of the rate", "py-faster-rcnn: none"
+    )
     momentum: Share | None = own("Optimizer", "momentum of SGD", "paper 3.1.3")
     weight_decay: NonNegativeFloat | None = own("Optimizer", "of weights, not of biases", "paper 3.1.3")
     eval_every: NonNegativeInt = option(1, "Logging", "epochs between evaluations; 0: only at the end")
@@ -342,7 +344,7 @@ def command(
             if words and not positional:
                 raise OptionError(f"{words[0]!r} is not an option: write --name=value; --help lists all options")
             main(parse_options(config_class, texts, stored(texts) if stored else None, defaults), *words)
-        except (OptionError, *errors) as error:
+        except (OptionError, OSError, *errors) as error:
             sys.exit(f"error: {error}")
         except KeyboardInterrupt:
             print("\ninterrupted", file=sys.stderr)
