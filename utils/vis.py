@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw, ImageFont
 from skimage.color import deltaE_ciede2000, rgb2lab
 
@@ -210,11 +211,11 @@ def comparison(samples: Sequence, detections: Sequence, class_names: Sequence[st
     return contact_sheet(imgs, titles, n_column=min(4, len(imgs)))
 
 
-def plot_recall(recall: np.ndarray, counts: Sequence[int], iou_threshs: Sequence[float], path: Path) -> None:
+def plot_recall(recall: ArrayLike, counts: Sequence[int], iou_threshs: Sequence[float], path: Path) -> None:
     """Plot the recall of proposals against the IoU threshold, one line per count, into a PNG file.
 
     Args:
-        recall: (C, K) in 0 ... 1, NaN where undefined, as returned by `proposal_recall`.
+        recall: (C, K) in 0 ... 1, NaN or None where undefined, as returned by `proposal_recall`.
         counts: (C,) numbers of proposals per image.
         iou_threshs: (K,) ascending.
         path: the file, replaced only by a complete one.
@@ -222,6 +223,7 @@ def plot_recall(recall: np.ndarray, counts: Sequence[int], iou_threshs: Sequence
     Raises:
         ValueError: the shapes do not fit.
     """
+    recall = np.asarray(recall, dtype=float)
     if recall.shape != (len(counts), len(iou_threshs)):
         raise ValueError(f"recall is {recall.shape} for {len(counts)} counts and {len(iou_threshs)} IoU thresholds")
     figure = Figure(figsize=(8, 6), dpi=100, layout="constrained")
