@@ -64,7 +64,7 @@ def start(prepare=None, output="output.txt", **options):
         os._exit(code)
 
 
-def wait(pid, kill_after=None, kill_when=None):
+def wait(pid, kill_after=600, kill_when=None):
     """Wait for a process, or kill it after some seconds or when a file matches a pattern; return its exit code.
 
     Returns:
@@ -72,8 +72,7 @@ def wait(pid, kill_after=None, kill_when=None):
     """
     since = time.monotonic()
     while (result := os.waitpid(pid, os.WNOHANG)) == (0, 0):
-        late = kill_after is not None and time.monotonic() - since > kill_after
-        if late or (kill_when and any(Path().glob(kill_when))):
+        if time.monotonic() - since > kill_after or (kill_when and any(Path().glob(kill_when))):
             os.kill(pid, signal.SIGKILL)
             result = os.waitpid(pid, 0)
             break
