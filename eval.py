@@ -30,7 +30,7 @@ from utils.vis import plot_recall
 
 
 def main(config):
-    """Evaluate as an `EvalConfig` says; print a table."""
+    """Evaluate a checkpoint and print a table; `config` is an `EvalConfig`."""
     if config.plot and not config.proposals:
         raise OptionError(f"--plot={config.plot} draws the recall of proposals: give --proposals, too")
     device = distributed.pick_device(config.device)
@@ -40,7 +40,7 @@ def main(config):
     checkpoint = ckpt.open_checkpoint(config.load_path, config.preprocess)
     dataset = build_dataset(config, checkpoint)
     plot = config.proposals and (config.plot or f"{Path(config.load_path).with_suffix('')}.recall.png")
-    ckpt.check_outputs(config.json_path, plot)
+    ckpt.check_writable(config.json_path, plot)
     with ckpt.checkpoint_error(config.load_path):
         net = model.restore(checkpoint)
     net.to(device)
@@ -68,6 +68,7 @@ def build_dataset(config, checkpoint):
     """Read the split to evaluate on; options that are not given are those of the training."""
     trained = restore_options(TrainConfig, checkpoint["config"])
     given = config.model_dump(include={"data", "voc_data_dir", "invalid_boxes"}, exclude_none=True)
+    given["download"] = trained["download"] and not config.voc_data_dir
     if config.voc_data_dir and not config.data:
         given["data"] = "voc"
     options = TrainConfig(**(trained | given | {"eval_split": config.split or trained["eval_split"]}))

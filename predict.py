@@ -28,9 +28,9 @@ def main(config, *paths):
     images = find_images(paths)[: config.limit]
     names = picture_names(images)
     out = Path(config.out)
-    for path in images:
-        if path.resolve() in {(out / f"{name}.png").resolve() for name in [*names, SHEET]}:
-            raise OptionError(f"a picture would replace the image {path}: choose another directory with --out")
+    pictures = {(out / f"{name}.png").resolve() for name in [*names, SHEET]}
+    if replaced := pictures & {path.resolve() for path in images}:
+        raise OptionError(f"a picture would replace the image {replaced.pop()}: choose another directory with --out")
     device = distributed.pick_device(config.device)
     dtype = distributed.pick_dtype(config.precision, device)
     if config.deterministic:
@@ -41,7 +41,7 @@ def main(config, *paths):
         net = model.restore(checkpoint)
     net.to(device)
     options = {name: getattr(config, name) for name in ("score_thresh", "nms_thresh", "max_detections")}
-    ckpt.check_outputs(out / "predictions.json", config.coco_json)
+    ckpt.check_writable(out / "predictions.json", config.coco_json)
     rows, sheet, unreadable = [], {}, []
     side = SHEET_WIDTH // sheet_columns(min(N_SHEET, len(images)))
     for path, name in zip(tqdm(images, desc="predict", unit="img", dynamic_ncols=True), names, strict=True):
@@ -132,9 +132,8 @@ def coco_results(rows, image_ids):
     results = []
     for row in rows:
         y_min, x_min, y_max, x_max = row["bbox"]
-        bbox = [x_min, y_min, round(x_max - x_min, 2), round(y_max - y_min, 2)]
-        image_id, category_id = image_ids[row["image"]], row["label"] + 1
-        results.append({"image_id": image_id, "category_id": category_id, "bbox": bbox, "score": row["score"]})
+        result = {"image_id": image_ids[row["image"]], "category_id": row["label"] + 1, "score": row["score"]}
+        results.append(result | {"bbox": [x_min, y_min, round(x_max - x_min, 2), round(y_max - y_min, 2)]})
     return results
 
 

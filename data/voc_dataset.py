@@ -12,8 +12,6 @@ G: objects in one image. H, W: sides of the image as its pixels are stored; the 
 
 import copy
 import re
-import tarfile
-import tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -21,8 +19,7 @@ from typing import NamedTuple
 import defusedxml.ElementTree
 import numpy as np
 from PIL import ExifTags, Image
-from torchvision.datasets.utils import download_url
-from torchvision.datasets.voc import DATASET_YEAR_DICT
+from torchvision.datasets import VOCDetection
 
 from data import Sample, read_lines
 from data.validate import DataError, ValidationReport, check_boxes, check_class_names, check_size, roots_near
@@ -245,18 +242,14 @@ def _check_root(root):
 
 
 def _download(folder):
-    """Download VOC2007 into `folder`, unless it is there, and return its root, which appears only when complete."""
+    """Download VOC2007 into `folder`, unless it is there, and return its root."""
     root = folder / "VOCdevkit" / "VOC2007"
-    if root.is_dir():
-        return root
-    try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            for archive in (DATASET_YEAR_DICT["2007"], DATASET_YEAR_DICT["2007-test"]):
-                download_url(archive["url"], folder, archive["filename"], archive["md5"])
-                with tarfile.open(folder / archive["filename"], "r:") as tar:
-                    tar.extractall(scratch, filter="data")
-            Path(scratch, "VOCdevkit", "VOC2007").rename(root)
-    except Exception as error:  # of the network, the server, the disk or the archive
-        raise DataError(f"cannot download VOC2007 ({error}): name a copy with --voc-data-dir, {USE_SHAPES}") from None
+    if not (root / "ImageSets" / "Main" / "test.txt").is_file():
+        try:
+            for image_set in ("trainval", "test"):
+                VOCDetection(folder, "2007", image_set, download=True)
+        except Exception as error:  # of the network, the server, the disk or the archive
+            raise DataError(
+                f"cannot download VOC2007 ({error}): name a copy with --voc-data-dir, {USE_SHAPES}"
+            ) from None
     return root

@@ -2,6 +2,7 @@
 
 It trains its own network here, for two steps; so its assertions must hold for a bad network as well.
 """
+
 import re
 from pathlib import Path
 
@@ -44,9 +45,11 @@ def test_it_runs_from_top_to_bottom(execute):
 
 def test_an_assertion_that_fails_is_noticed(execute):
     cell = next(cell for cell in CODE if "(228, 16)" in cell.source)
-    wrong = nbformat.v4.new_code_cell("from model.vgg16 import VGG16\n"
-                                      "from model.utils.receptive_field import receptive_field, window_layers\n"
-                                      + cell.source.replace("model.extractor", "VGG16()").replace("228, 16", "196, 16"))
+    wrong = nbformat.v4.new_code_cell(
+        "from model.vgg16 import VGG16\n"
+        "from model.utils.receptive_field import receptive_field, window_layers\n"
+        + cell.source.replace("model.extractor", "VGG16()").replace("228, 16", "196, 16")
+    )
     with pytest.raises(CellExecutionError, match="AssertionError"):
         execute(nbformat.v4.new_notebook(cells=[wrong]))
 

@@ -2,7 +2,7 @@
 
 Every box is (y_min, x_min, y_max, x_max) in continuous pixel coordinates: its height is y_max - y_min.
 A loc is (dy, dx, dh, dw): the shift of the centre divided by the size of the source box, the log of the size ratio.
-Functions take NumPy, CuPy or torch (where they stay differentiable) and answer in kind.
+Functions take NumPy, CuPy or torch (where they stay differentiable) and return the same type.
 
 N, M: numbers of boxes.
 """
@@ -26,8 +26,8 @@ def bbox2loc(src_bbox, dst_bbox):
     """Encode destination boxes relative to source boxes (paper 3.1.2, equation 2).
 
     Args:
-        src_bbox: (N, 4) anchors or RoIs. A side of length 0 counts as the smallest positive number.
-        dst_bbox: (N, 4) ground-truth boxes. The same holds for their sides.
+        src_bbox: (N, 4) anchors or RoIs; sides are clamped to at least the machine epsilon of their type.
+        dst_bbox: (N, 4) ground-truth boxes; their sides likewise.
 
     Returns:
         (N, 4) locs (dy, dx, dh, dw), not normalised.
