@@ -129,6 +129,11 @@ def test_growing_prefixes_keep_what_one_call_keeps(n):
     assert nms(bbox, 0.3, n).tolist() == keep[:n].tolist()
 
 
+def test_a_prefix_that_keeps_one_box_too_few_grows():
+    bbox = apart(3)[[0, 0, 0, 1, 1, 1, 1, 2]]  # the first prefix, of 6 boxes, keeps 2
+    assert nms(bbox, 0.7, 3).tolist() == [0, 3, 7]
+
+
 def test_equal_boxes_and_no_boxes():
     anchor = np.tile(apart(40), (20, 1))
     assert nms(anchor, 0.7, 10**6).tolist() == list(range(40))
