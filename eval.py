@@ -8,7 +8,6 @@ import json
 from pathlib import Path
 
 import fire
-import numpy as np
 
 import data
 import model
@@ -49,7 +48,7 @@ def main(config):
     print(*dataset.notes, sep="\n", end="\n" * bool(dataset.notes))
     if config.proposals:
         results = evaluate_proposals(net, dataset, dtype, config.num_workers, config.limit)
-        plot_recall(np.array(results["recall"], float), COUNTS, IOU_THRESHS, plot)  # None becomes NaN
+        plot_recall(results["recall"], COUNTS, IOU_THRESHS, plot)
         print(f"{format_recall(results)}\ndrawn in {plot}")
     else:
         options = {name: getattr(config, name) for name in ("score_thresh", "nms_thresh", "max_detections")}

@@ -187,7 +187,9 @@ def _fetch(pretrained):
     except Exception as error:  # no network, a partial or wrong file, more than tensors
         reason = str(error).partition("\n")[0]
         what = f"--pretrained={pretrained}: {known[pretrained].url} cannot be fetched ({reason})"
-        raise WeightsError(f"{what}; fetch that file elsewhere and pass --pretrained=FILE, or none") from None
+        raise WeightsError(
+            f"{what}; fetch that file elsewhere and pass --pretrained=FILE or --pretrained=none"
+        ) from None
 
 
 def _load_pretrained(extractor, head, pretrained):

@@ -64,7 +64,7 @@ def siblings(monkeypatch, tmp_path):
     """Files beside vgg16.py: alone.py; family.py, which serves two names; parts.py, which builds nothing."""
     build = "return name, n_fg_class, depth\n"
     texts = {
-        "alone": f"def build(n_fg_class=20, depth=3, name='alone'):\n    {build}",
+        "alone": f"TRAINING = {{}}\ndef build(n_fg_class=20, depth=3, name='alone'):\n    {build}",
         "family": f"NAMES = ('tiny18', 'tiny50')\nTRAINING = {{'lr': 0.5, 'depth': 9, 'frozen_convs': 2}}\n"
         f"def build(name, n_fg_class=20, depth=4):\n    {build}",
         "parts": "",
@@ -257,12 +257,12 @@ def test_given_preprocessing_replaces_that_of_the_weights(state):
 )
 def test_other_features_are_refused(state, spoil):
     spoil(state)
-    with pytest.raises(WeightsError, match=r"the pretrained weights hold \[.*features\.0\.weight"):
+    with pytest.raises(WeightsError, match=r"are not those of torchvision's VGG16"):
         build(pretrained=state)
 
 
 def test_unknown_weights_are_named():
-    with pytest.raises(WeightsError, match="there are no weights 'image'"):
+    with pytest.raises(WeightsError, match="--pretrained=image is neither a file nor one of imagenet"):
         build(pretrained="image")
 
 
@@ -330,7 +330,7 @@ def test_a_file_in_torchs_cache_runs_no_code(monkeypatch, narrow, tmp_path):
     cache = tmp_path / "hub" / "checkpoints"
     cache.mkdir(parents=True)
     torch.save(RunsCode(), cache / VGG16_Weights.IMAGENET1K_V1.url.rsplit("/", 1)[1])
-    with pytest.raises(WeightsError, match=r"cannot be fetched from .*Weights only load failed"):
+    with pytest.raises(WeightsError, match=r"cannot be fetched \(Weights only load failed"):
         build(pretrained="imagenet")
     assert not (tmp_path / "trace").exists()
 

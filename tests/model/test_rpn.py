@@ -66,7 +66,7 @@ def test_mode_and_scale_reach_the_proposals():
 
 @pytest.mark.parametrize("autocast", [False, True])
 def test_boxes_and_scores_are_float32(autocast):
-    rpn = RegionProposalNetwork(4, 8, anchor_scales=(1, 2))
+    rpn = RegionProposalNetwork(4, 8, 16, anchor_scales=(1, 2))
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         hidden = rpn.conv(torch.randn(1, 4, 3, 5))
         out = rpn(torch.randn(1, 4, 3, 5), (48, 80), 1.0, True)
@@ -79,7 +79,7 @@ def test_boxes_and_scores_are_float32(autocast):
 
 
 def test_gradient_flows_through_scores_and_locs_but_not_through_proposals():
-    rpn = RegionProposalNetwork(4, 8, anchor_scales=(1, 2))
+    rpn = RegionProposalNetwork(4, 8, 16, anchor_scales=(1, 2))
     out = rpn(torch.randn(1, 4, 3, 5), (48, 80), 1.0, True)
     assert len(out.roi)
     assert not out.roi.requires_grad
@@ -142,7 +142,7 @@ def test_a_subclass_can_have_several_levels():
 
 def test_initial_weights():
     rpn, same, other = (
-        RegionProposalNetwork(64, 64, generator=torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
+        RegionProposalNetwork(64, 64, 16, generator=torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
     )
     for layer in (rpn.conv, rpn.score, rpn.loc):
         assert layer.weight.std().item() == pytest.approx(0.01, rel=0.1)
@@ -154,6 +154,6 @@ def test_initial_weights():
 
 
 def test_anchors_are_no_weights():
-    assert set(RegionProposalNetwork().state_dict()) == {
+    assert set(RegionProposalNetwork(8, 8, 16).state_dict()) == {
         f"{layer}.{kind}" for layer in ("conv", "score", "loc") for kind in ("weight", "bias")
     }
