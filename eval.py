@@ -24,6 +24,7 @@ from utils.metrics import (
     format_heading,
     format_recall,
     format_results,
+    predict_options,
 )
 from utils.vis import plot_recall
 
@@ -51,8 +52,7 @@ def main(config):
         plot_recall(results["recall"], COUNTS, IOU_THRESHS, plot)
         print(f"{format_recall(results)}\ndrawn in {plot}")
     else:
-        options = {name: getattr(config, name) for name in ("score_thresh", "nms_thresh", "max_detections")}
-        options = {name: getattr(net, name) if value is None else value for name, value in options.items()}
+        options = predict_options(config, net)
         evaluation = evaluate(net, dataset, config.metric, dtype, config.num_workers, config.limit, **options)
         print(f"{format_heading(config.metric, dtype, **options)}\n{format_results(evaluation)}")
         results = {"metric": config.metric, "precision": "bf16" if dtype else "fp32"} | options | evaluation._asdict()
