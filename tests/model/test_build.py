@@ -333,9 +333,3 @@ def test_a_file_in_torchs_cache_runs_no_code(monkeypatch, narrow, tmp_path):
     with pytest.raises(WeightsError, match=r"cannot be fetched \(Weights only load failed"):
         build(pretrained="imagenet")
     assert not (tmp_path / "trace").exists()
-
-
-def test_none_may_be_spelled_out(monkeypatch, narrow):
-    monkeypatch.setattr(vgg16, "_fetch", None)  # nothing is fetched
-    assert same(build(pretrained="none"), build(pretrained=None))
-    assert not frozen(build(pretrained="none"))

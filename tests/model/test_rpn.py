@@ -102,7 +102,7 @@ class Steps(RegionProposalNetwork):
 
 
 def test_a_subclass_can_replace_each_step():
-    rpn, feature = Steps(1, 1), torch.zeros(1, 1, 3, 7)
+    rpn, feature = Steps(1, 1, 16), torch.zeros(1, 1, 3, 7)
     out = rpn(feature, (60, 120), 2.0, True)
     assert rpn.seen == (feature, (60, 120))
     assert out.anchor.tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]]
@@ -128,7 +128,7 @@ class TwoLevels(RegionProposalNetwork):
 
 
 def test_a_subclass_can_have_several_levels():
-    rpn = TwoLevels(4, 8, anchor_scales=(1, 2), proposal_creator=ProposalCreator(1.0, min_size=1))
+    rpn = TwoLevels(4, 8, 16, anchor_scales=(1, 2), proposal_creator=ProposalCreator(1.0, min_size=1))
     feature = [torch.randn(1, 4, 6, 8), torch.randn(1, 4, 3, 4)]
     out = rpn(feature, (48, 64), 1.0, True)
     n = [6 * 8 * 6, 3 * 4 * 6]
