@@ -164,12 +164,12 @@ MUTATIONS = (
         "model/utils/preprocess.py",
         (
             "preprocessing: mean not permuted with the channels",
-            "    pixel = (pixel * (preprocessing.value_range / 255) - mean) / std\n"
+            "    x = (x * (preprocessing.value_range / 255) - mean) / std\n"
             '    if preprocessing.channel_order == "BGR":\n'
-            "        pixel = pixel.flip(1)\n",
+            "        x = x.flip(1)\n",
             '    if preprocessing.channel_order == "BGR":\n'
-            "        pixel = pixel.flip(1)\n"
-            "    pixel = (pixel * (preprocessing.value_range / 255) - mean) / std\n",
+            "        x = x.flip(1)\n"
+            "    x = (x * (preprocessing.value_range / 255) - mean) / std\n",
         ),
         ("preprocessing: the larger factor wins", "scale = min(", "scale = max("),
         ("preprocessing: a thin image vanishes", "max(round(width * scale), min_side)", "round(width * scale)"),
@@ -232,12 +232,12 @@ MUTATIONS = (
             "gt_label.device), gt_label.clamp(min=0)]",
             "gt_label.device), 0 * gt_label]",
         ),
-        ("step: sum instead of mean", "(loss[-1] / n_sample).backward()", "loss[-1].backward()"),
+        ("step: sum instead of mean", "(losses.total / n_sample).backward()", "losses.total.backward()"),
         ("step: gradients of the last step stay", "        self.optimizer.zero_grad(set_to_none=True)\n", ""),
         (
             "step: boxes not resized with the image",
-            "_upload(resize_bbox(sample.bbox, *sizes), device)",
-            "_upload(sample.bbox, device)",
+            "upload(resize_bbox(sample.bbox, *sizes), device)",
+            "upload(sample.bbox, device)",
         ),
         ("step: given proposals ignored", "roi = rpn.roi if roi is None else roi", "roi = rpn.roi"),
         ("step: loc normalisation of the model ignored", "loc_mean=model.loc_mean.tolist(), ", ""),
@@ -292,11 +292,7 @@ MUTATIONS = (
             "train_set if config.use_difficult else train_set.without_difficult()",
             "train_set",
         ),
-        (
-            "schedule: decay one epoch late",
-            "epoch >= at for at in config.lr_decay_epoch",
-            "epoch > at for at in config.lr_decay_epoch",
-        ),
+        ("schedule: decay one epoch late", "epoch >= milestone", "epoch > milestone"),
     ),
 )
 
