@@ -132,6 +132,7 @@ def bars(*panels: tuple[str, Sequence[str], ArrayLike], size: tuple[float, float
     for axes, (title, names, values) in zip(all_axes, panels, strict=True):
         axes.bar_label(axes.barh(names, np.asarray(values, float)), fmt="%.3g", fontsize=8, padding=2)
         axes.tick_params(axis="y", labelsize=9)
+        axes.locator_params(axis="x", nbins=4)
         axes.invert_yaxis()
         axes.margins(x=0.18)
         axes.spines[["top", "right"]].set_visible(False)
@@ -162,10 +163,11 @@ def gradient_flow(parts: dict[str, tuple[float, float]], arrows: Sequence[tuple[
     figure = Figure(figsize=(12, 4), dpi=DPI)
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, 12), ylim=(0, 4))
     axes.axis("off")
-    text = {"ha": "center", "va": "center", "fontsize": 12, "zorder": 3}
+    text = {"ha": "center", "va": "center", "fontsize": 12}
     text |= {"bbox": {"boxstyle": "round,pad=0.45", "facecolor": "#eef3fb", "edgecolor": NAVY}}
     drawn = {name: axes.text(x, y, name, **text).get_bbox_patch() for name, (x, y) in parts.items()}
     arrow = {"arrowstyle": "-|>", "mutation_scale": 14, "linewidth": 1.8, "shrinkA": 3, "shrinkB": 3}
+    arrow["zorder"] = 4  # after the parts, whose drawing computes the borders that arrows end at
     for start, end, has_gradient in arrows:
         look = {"linestyle": "-", "color": NAVY} if has_gradient else {"linestyle": (0, (4, 3)), "color": RED}
         ends = {"patchA": drawn[start], "patchB": drawn[end]}
