@@ -27,7 +27,7 @@ def workspace(tmp_path, monkeypatch):
     Its data set has the images that the notebook needs, of the 300 that it would draw.
     """
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("NOTEBOOK_OPTIONS", "--max-steps=2 --head-width=64")
+    monkeypatch.setenv("NOTEBOOK_OPTIONS", "--max-steps=2 --head-width=64 --eval-split=trainval")
     for name in ("JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "IPYTHONDIR"):
         monkeypatch.setenv(name, str(tmp_path / name))
     folder = tmp_path / "workspace"
