@@ -14,17 +14,8 @@ import model
 from data.validate import DataError
 from data.voc_dataset import VOC_CLASSES
 from utils import checkpoint as ckpt
-from utils import distributed
+from utils import distributed, metrics
 from utils.config import EvalConfig, OptionError, TrainConfig, command, restore_options
-from utils.metrics import (
-    COUNTS,
-    IOU_THRESHS,
-    evaluate,
-    evaluate_proposals,
-    format_heading,
-    format_recall,
-    format_results,
-)
 from utils.vis import plot_recall
 
 
@@ -47,14 +38,13 @@ def main(config):
     print(f"{dataset.root}, split {dataset.split}: {n_image} images")
     print(*dataset.notes, sep="\n", end="\n" * bool(dataset.notes))
     if config.proposals:
-        results = evaluate_proposals(net, dataset, dtype, config.num_workers, config.limit)
-        plot_recall(results["recall"], COUNTS, IOU_THRESHS, plot)
-        print(f"{format_recall(results)}\ndrawn in {plot}")
+        results = metrics.evaluate_proposals(net, dataset, dtype, config.num_workers, config.limit)
+        plot_recall(results["recall"], metrics.COUNTS, metrics.IOU_THRESHS, plot)
+        print(f"{metrics.format_recall(results)}\ndrawn in {plot}")
     else:
-        options = {name: getattr(config, name) for name in ("score_thresh", "nms_thresh", "max_detections")}
-        options = {name: getattr(net, name) if value is None else value for name, value in options.items()}
-        evaluation = evaluate(net, dataset, config.metric, dtype, config.num_workers, config.limit, **options)
-        print(f"{format_heading(config.metric, dtype, **options)}\n{format_results(evaluation)}")
+        options = metrics.predict_options(config, net)
+        evaluation = metrics.evaluate(net, dataset, config.metric, dtype, config.num_workers, config.limit, **options)
+        print(f"{metrics.format_heading(config.metric, dtype, **options)}\n{metrics.format_results(evaluation)}")
         results = {"metric": config.metric, "precision": "bf16" if dtype else "fp32"} | options | evaluation._asdict()
     if config.json_path:
         about = {"checkpoint": config.load_path, "step": checkpoint["step"], "data": str(dataset.root)}

@@ -30,7 +30,7 @@ def main(config, *paths):
     out = Path(config.out)
     pictures = {(out / f"{name}.png").resolve() for name in [*names, SHEET]}
     if replaced := pictures & {path.resolve() for path in images}:
-        raise OptionError(f"a picture would replace the image {replaced.pop()}: choose another directory with --out")
+        raise OptionError(f"a picture would replace {replaced.pop()}: choose another directory with --out")
     device = distributed.pick_device(config.device)
     dtype = distributed.pick_dtype(config.precision, device)
     if config.deterministic:

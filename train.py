@@ -27,7 +27,7 @@ from model.utils.proposal_target_creator import ProposalTargetCreator
 from trainer import FasterRCNNTrainer, build_optimizer, set_lr
 from utils.config import OptionError, TrainConfig, command
 from utils.logger import Logger, MetricLogger
-from utils.metrics import evaluate, format_heading, format_results, worker_count
+from utils.metrics import evaluate, format_heading, format_results, predict_options, worker_count
 from utils.vis import comparison
 
 PICTURE_SCORE, N_PICTURE = 0.5, 6  # lowest score, and number of images, of the pictures drawn after an evaluation
@@ -142,7 +142,7 @@ def evaluation_due(config, logger, step, epoch_steps, n_step):
 def evaluate_and_save_best(config, trainer, dataset, logger, run, epoch, step):
     """Evaluate on `dataset`, log the results, and write best.pth if the mAP is the highest so far."""
     net, dtype = trainer.model, trainer.dtype
-    options = {name: getattr(config, name) for name in ("score_thresh", "nms_thresh", "max_detections")}
+    options = predict_options(config, net)
     evaluation = evaluate(net, dataset, "voc07", dtype, config.num_workers, **options)
     if logger is None:
         return

@@ -447,6 +447,7 @@ def test_two_processes_are_one_with_twice_the_batch(place, run, two, on_step):
             r"the classes differ, \['box', 'bar'\] in the checkpoint, \['bar', 'box'\] in",
         ),
         ({"optimizer": {"state": {}}}, "last.pth cannot be used: "),
+        ({"format": 1}, r"last\.pth is of an earlier version: start another run with --load-path="),
         ({"rng": {}}, "last.pth cannot be used: 'cpu' is missing"),
         ({"preprocessing": (1, 2, 3, 4, 5)}, "last.pth cannot be used: "),
     ],

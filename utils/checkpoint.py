@@ -244,6 +244,8 @@ def resume_training(path: str | Path, model: torch.nn.Module, optimizer: torch.o
         CheckpointError: The file cannot be read, or classes, images or number of processes differ.
     """
     stored = load_checkpoint(path, resume=True)
+    if stored["format"] < FORMAT:
+        raise CheckpointError(f"{path} is of an earlier version: start another run with --load-path={path}")
     for name, what in (("class_names", "classes"), ("ids", "training images"), ("processes", "number of processes")):
         before, now = stored.get(name, run[name]), run[name]
         if before != now:
