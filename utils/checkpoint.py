@@ -12,19 +12,21 @@ import re
 import shutil
 import subprocess
 import zipfile
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from utils.config import OptionError, TrainConfig, as_text, dashed, restore_options
+from utils.config import OptionError, TrainConfig, as_text, counted, dashed, parse_options, restore_options
 from utils.convert_weights import convert_backbone, convert_detector
 
 RUNS = Path("runs")
 # options that a resumed run keeps: they define its weights, its data or the order of its images
 FIXED_OPTIONS = ("model", "load_path", "reset_head", "pretrained", "preprocess", "seed", "classes", "train_split")
 FIXED_OPTIONS += ("batch_size", "head_width", "frozen_convs", "anchor_scales", "anchor_ratios")
+RUN_OPTIONS = ("resume", "overwrite", "download")  # how a run is started, not what it does
 FORMAT = 2
 RESUME_KEYS = ("optimizer", "rng")
 KEYS = ("model", "build", "class_names", "preprocessing", "config", "epoch", "step")
@@ -59,14 +61,14 @@ def replacing(path: str | Path):
 def write_text(path: str | Path, text: str) -> None:
     """Write `text` to `path` in UTF-8, whole or not at all."""
     with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # of file names that are not UTF-8
 
 
 def check_writable(*paths: str | Path | None) -> None:
     """Create files that a command will write, empty, and their folders; raise OSError where that fails."""
     for path in map(Path, filter(None, paths)):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.open("a").close()
+        path.open("ab").close()
 
 
 @contextlib.contextmanager
@@ -179,7 +181,7 @@ def open_checkpoint(path: str | Path, preprocess: str = "auto") -> dict:
         source = "as its file says"
     else:
         checkpoint["preprocessing"], source = "torchvision", "assumed (the other is --preprocess=caffe-rgb-mean)"
-    what = f"a detector of {checkpoint['layout']}, {checkpoint['build']['n_fg_class']} classes"
+    what = f"a detector of {checkpoint['layout']}, {counted(checkpoint['build']['n_fg_class'], 'class')}"
     print(f"{path}: {what}, preprocessing {checkpoint['preprocessing']}, {source}")
     return checkpoint
 
@@ -196,8 +198,10 @@ def resolve_class_names(checkpoint: dict, given: tuple[str, ...], default: tuple
         raise OptionError(f"the checkpoint's classes are {known}: leave out --classes={','.join(given)}, which differs")
     names = own or tuple(given) or (tuple(default) if n_class == len(default) else ())
     if len(names) != n_class:
-        there = ", ".join([f"{len(names)} names", *names])
-        raise OptionError(f"the checkpoint has {n_class} classes, but there are {there}: pass --classes=a,b,c")
+        given = ", ".join([counted(len(names), "name"), *names])
+        raise OptionError(
+            f"the checkpoint has {counted(n_class, 'class')}, but there are {given}: pass --classes=a,b,c"
+        )
     return names
 
 
@@ -216,7 +220,8 @@ def check_compatible(path: str, checkpoint: dict, classes: tuple, build_kwargs: 
     """
     old, names = checkpoint["build"], checkpoint["class_names"]
     if not reset_head and (old["n_fg_class"] != len(classes) or (names and names != list(classes))):
-        what = f"has {old['n_fg_class']} classes {', '.join(names)}, the data have {len(classes)}: {', '.join(classes)}"
+        what = f"has {counted(old['n_fg_class'], 'class')} {', '.join(names)}"
+        what += f", the data have {len(classes)}: {', '.join(classes)}"
         raise CheckpointError(f"{path} {what}; --reset-head initializes the last layers for other classes")
     for name in ("name", "head_width", "anchor_scales", "anchor_ratios", "min_size", "max_size"):
         then, now = as_text(old.get(name)), as_text(build_kwargs.get(name))  # empty where not stated
@@ -279,14 +284,27 @@ def stored_options(texts: dict) -> dict:
     if not (path.is_file() and path.with_name("last.pth").is_file()):
         raise OptionError(f"--resume: {path.parent} lacks config.json or last.pth: start again with --overwrite")
     try:
-        stored = restore_options(TrainConfig, json.loads(path.read_text(encoding="utf-8")))
+        return restore_options(TrainConfig, json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, AttributeError) as error:
         raise OptionError(f"{path} is damaged ({error}): last.pth has the same options under 'config'") from None
+
+
+def changed_options(config: TrainConfig, defaults: Callable[[str, str], dict]) -> dict[str, list]:
+    """Return the options that a resumed run changes, name -> [before, now]; `defaults`: see `config.command`.
+
+    Raises:
+        OptionError: One of FIXED_OPTIONS changes.
+    """
+    stored = stored_options({"env": config.env, "resume": str(config.resume)})
+    before = parse_options(TrainConfig, {}, stored, defaults).model_dump() if stored else {}
+    changed = {name: [value, getattr(config, name)] for name, value in before.items()}
+    changed = {name: pair for name, pair in changed.items() if pair[0] != pair[1] and name not in RUN_OPTIONS}
     for name in FIXED_OPTIONS:
-        if texts.get(name, as_text(stored[name])).lower() != as_text(stored[name]).lower():
-            what = f"the run was started with {as_text(stored[name]) or 'none'}, which cannot change"
-            raise OptionError(f"--{dashed(name)}={texts[name]}: {what}; start another run with --env")
-    return stored
+        if name in changed:
+            old, new = map(as_text, changed[name])
+            what = f"the run was started with {old or 'none'}, which cannot change"
+            raise OptionError(f"--{dashed(name)}={new}: {what}; start another run with --env")
+    return changed
 
 
 def rng_state() -> dict:
