@@ -199,7 +199,7 @@ def plot_fits(size, fits, path):
     set_log_scale(sizes, "x")
     set_log_scale(sizes, "y")
     for panel in (sizes, recall):
-        panel.legend(fontsize="small")
+        panel.legend(fontsize="small", loc="best" if panel is sizes else "lower left")
         panel.grid(alpha=0.3)
     save_figure(figure, path)
 

@@ -254,7 +254,9 @@ def resume_training(path: str | Path, model: torch.nn.Module, optimizer: torch.o
     for name, what in (("class_names", "classes"), ("ids", "training images"), ("processes", "number of processes")):
         before, now = stored.get(name, run[name]), run[name]
         if before != now:
-            before, now = (f"{len(value)} images" if name == "ids" else value for value in (before, now))
+            if name == "ids":  # too many to show
+                k = next((i for i, pair in enumerate(zip(before, now, strict=False)) if pair[0] != pair[1]), -1)
+                before, now = (f"{counted(len(ids), 'image')}, e.g. {ids[k]}" for ids in (before, now))
             what = f"the {what} differ ({before} in the checkpoint, {now} in this run)"
             raise CheckpointError(f"{path}: {what}: resume with the same, or start another run with --load-path={path}")
     load_weights(model, stored, path)
