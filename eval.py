@@ -35,8 +35,7 @@ def main(config):
         net = model.restore(checkpoint)
     net.to(device)
     n_image = min(len(dataset), config.limit or len(dataset))
-    print(f"{dataset.root}, split {dataset.split}: {n_image} images")
-    print(*dataset.notes, sep="\n", end="\n" * bool(dataset.notes))
+    print(f"{dataset.root}, split {dataset.split}: {n_image} images", *dataset.notes, sep="\n")
     if config.proposals:
         results = metrics.evaluate_proposals(net, dataset, dtype, config.num_workers, config.limit)
         plot_recall(results["recall"], metrics.COUNTS, metrics.IOU_THRESHS, plot)
