@@ -224,8 +224,10 @@ def check_compatible(path: str, checkpoint: dict, classes: tuple, build_kwargs: 
     """
     old, names = checkpoint["build"], checkpoint["class_names"]
     if not reset_head and (old["n_fg_class"] != len(classes) or (names and names != list(classes))):
-        what = f"has {old['n_fg_class']} classes {', '.join(names)}, the data have {len(classes)}: {', '.join(classes)}"
-        raise CheckpointError(f"{path} {what}; --reset-head initializes the last layers for other classes")
+        before, now = ", ".join([f"{old['n_fg_class']} classes", *names]), ", ".join([str(len(classes)), *classes])
+        raise CheckpointError(
+            f"{path} has {before}, the data have {now}: --reset-head initializes the last layers anew"
+        )
     for name in ("name", "head_width", "anchor_scales", "anchor_ratios", "min_size", "max_size"):
         then, now = as_text(old.get(name)), as_text(build_kwargs.get(name))  # empty where not stated
         if then and now and then != now:
@@ -312,13 +314,15 @@ def set_rng_state(state: dict) -> None:
 
 def describe_environment(device: torch.device) -> dict:
     """Return what results depend on besides the options: versions, device, threads and the git commit."""
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    root = Path(__file__).parent.parent
+    git = ["git", f"--git-dir={root / '.git'}", f"--work-tree={root}"]  # not the repository of a folder above
+    git += ["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     done = subprocess.run(git, capture_output=True, text=True) if shutil.which("git") else None
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     versions = {name: metadata.version(name) for name in ("torch", "torchvision", "numpy")}
     machine = {"device": gpu or f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"}
     machine |= {"threads": torch.get_num_threads(), "python": platform.python_version()}
-    return versions | machine | {"commit": done.stdout.strip() if done else None}
+    return versions | machine | {"commit": (done and done.stdout.strip()) or None}
 
 
 def _read(path):
