@@ -81,9 +81,8 @@ def read_samples(dataset, limit, num_workers, device):
 
 def worker_count(num_workers: int | None, device: torch.device) -> int:
     """Resolve `--num-workers`: None means up to 4 with a GPU, and 0 on a CPU, which the network needs itself."""
-    if num_workers is not None:
-        return num_workers
-    return min(4, os.cpu_count() or 1) if device.type == "cuda" else 0
+    default = min(4, os.cpu_count() or 1) if device.type == "cuda" else 0
+    return default if num_workers is None else num_workers
 
 
 def predict_options(config, model) -> dict:
