@@ -43,7 +43,7 @@ dashboard: $(VENV)/run.done
 options: $(VENV)/run.done
 	for command in "train.py train" eval.py predict.py "-m tools.check_data" "-m tools.fit_anchors" "-m tools.benchmark"; \
 		do printf '## `python %s`\n\n```\n' "$$command"; $(BIN)/python $$command --help; printf '```\n\n'; done \
-		| cat docs/options_head.md - > docs/options.md
+		| cat docs/options_head.txt - > docs/options.md
 
 test: $(VENV)/test.done
 	$(BIN)/python -m pytest

@@ -14,22 +14,13 @@ import model
 from data.validate import DataError
 from data.voc_dataset import VOC_CLASSES
 from utils import checkpoint as ckpt
-from utils import distributed
+from utils import distributed, metrics
 from utils.config import EvalConfig, OptionError, TrainConfig, command, restore_options
-from utils.metrics import (
-    COUNTS,
-    IOU_THRESHS,
-    evaluate,
-    evaluate_proposals,
-    format_heading,
-    format_recall,
-    format_results,
-)
 from utils.vis import plot_recall
 
 
 def main(config):
-    """Evaluate as an `EvalConfig` says; print a table."""
+    """Evaluate a checkpoint and print a table; `config` is an `EvalConfig`."""
     if config.plot and not config.proposals:
         raise OptionError(f"--plot={config.plot} draws the recall of proposals: give --proposals, too")
     device = distributed.pick_device(config.device)
@@ -38,25 +29,26 @@ def main(config):
         distributed.set_deterministic()
     checkpoint = ckpt.open_checkpoint(config.load_path, config.preprocess)
     dataset = build_dataset(config, checkpoint)
+    plot = config.proposals and (config.plot or f"{Path(config.load_path).with_suffix('')}.recall.png")
+    ckpt.check_writable(config.json_path, plot)
     with ckpt.checkpoint_error(config.load_path):
         net = model.restore(checkpoint)
     net.to(device)
-    print(f"{dataset.root}, split {dataset.split}: {min(len(dataset), config.limit or len(dataset))} images")
+    n_image = min(len(dataset), config.limit or len(dataset))
+    print(f"{dataset.root}, split {dataset.split}: {n_image} images")
     print(*dataset.notes, sep="\n", end="\n" * bool(dataset.notes))
     if config.proposals:
-        results = evaluate_proposals(net, dataset, dtype, config.num_workers, config.limit)
-        plot = Path(config.plot or f"{Path(config.load_path).with_suffix('')}.recall.png")
-        plot_recall(results["recall"], COUNTS, IOU_THRESHS, plot)
-        print(f"{format_recall(results)}\ndrawn in {plot}")
+        results = metrics.evaluate_proposals(net, dataset, dtype, config.num_workers, config.limit)
+        plot_recall(results["recall"], metrics.COUNTS, metrics.IOU_THRESHS, plot)
+        print(f"{metrics.format_recall(results)}\ndrawn in {plot}")
     else:
-        options = {name: getattr(config, name) for name in ("score_thresh", "nms_thresh", "max_detections")}
-        options = {name: getattr(net, name) if value is None else value for name, value in options.items()}
-        evaluation = evaluate(net, dataset, config.metric, dtype, config.num_workers, config.limit, **options)
-        print(f"{format_heading(config.metric, dtype, **options)}\n{format_results(evaluation)}")
+        options = metrics.predict_options(config, net)
+        evaluation = metrics.evaluate(net, dataset, config.metric, dtype, config.num_workers, config.limit, **options)
+        print(f"{metrics.format_heading(config.metric, dtype, **options)}\n{metrics.format_results(evaluation)}")
         results = {"metric": config.metric, "precision": "bf16" if dtype else "fp32"} | options | evaluation._asdict()
     if config.json_path:
         about = {"checkpoint": config.load_path, "step": checkpoint["step"], "data": str(dataset.root)}
-        about |= {"preprocessing": checkpoint["preprocessing"], "split": dataset.split, "limit": config.limit}
+        about |= {"preprocessing": checkpoint["preprocessing"], "split": dataset.split, "n_image": n_image}
         ckpt.write_text(config.json_path, json.dumps(about | results, indent=1, ensure_ascii=False))
         print(f"written to {config.json_path}")
 
@@ -65,6 +57,7 @@ def build_dataset(config, checkpoint):
     """Read the split to evaluate on; options that are not given are those of the training."""
     trained = restore_options(TrainConfig, checkpoint["config"])
     given = config.model_dump(include={"data", "voc_data_dir", "invalid_boxes"}, exclude_none=True)
+    given["download"] = trained["download"] and not config.voc_data_dir
     if config.voc_data_dir and not config.data:
         given["data"] = "voc"
     options = TrainConfig(**(trained | given | {"eval_split": config.split or trained["eval_split"]}))

@@ -18,9 +18,9 @@ from data.voc_dataset import IMAGE_SUFFIXES, VOC_CLASSES, read_image
 from utils import checkpoint as ckpt
 from utils import distributed
 from utils.config import OptionError, PredictConfig, command
-from utils.vis import contact_sheet, draw_bbox
+from utils.vis import contact_sheet, draw_bbox, sheet_columns, shrink
 
-SHEET, N_SHEET = "contact_sheet", 16  # name of the contact sheet, number of images on it
+SHEET, N_SHEET, SHEET_WIDTH = "contact_sheet", 16, 1600  # its name, number of images, about its width in pixels
 
 
 def main(config, *paths):
@@ -28,9 +28,9 @@ def main(config, *paths):
     images = find_images(paths)[: config.limit]
     names = picture_names(images)
     out = Path(config.out)
-    for path in images:
-        if path.resolve() in {(out / f"{name}.png").resolve() for name in [*names, SHEET]}:
-            raise OptionError(f"a picture would replace the image {path}: choose another directory with --out")
+    pictures = {(out / f"{name}.png").resolve() for name in [*names, SHEET]}
+    if replaced := pictures & {path.resolve() for path in images}:
+        raise OptionError(f"a picture would replace {replaced.pop()}: choose another directory with --out")
     device = distributed.pick_device(config.device)
     dtype = distributed.pick_dtype(config.precision, device)
     if config.deterministic:
@@ -41,8 +41,9 @@ def main(config, *paths):
         net = model.restore(checkpoint)
     net.to(device)
     options = {name: getattr(config, name) for name in ("score_thresh", "nms_thresh", "max_detections")}
-    out.mkdir(parents=True, exist_ok=True)
-    rows, pictures, unreadable = [], {}, []
+    ckpt.check_writable(out / "predictions.json", config.coco_json)
+    rows, sheet, unreadable = [], {}, []
+    side = SHEET_WIDTH // sheet_columns(min(N_SHEET, len(images)))
     for path, name in zip(tqdm(images, desc="predict", unit="img", dynamic_ncols=True), names, strict=True):
         try:
             img = read_image(path)
@@ -51,28 +52,25 @@ def main(config, *paths):
             continue
         with torch.autocast(device.type, dtype, enabled=dtype is not None):
             bbox, label, score = (values[0] for values in net.predict([img], **options))
-        picture = draw_bbox(img, bbox, label, score, classes)
-        with ckpt.replacing(out / f"{name}.png") as partial:
-            Image.fromarray(picture).save(partial, compress_level=1)  # a fourth of the time of level 6
+        save_picture(out / f"{name}.png", draw_bbox(img, bbox, label, score, classes))
         rows += [
             {"image": str(path), "bbox": b.round(2).tolist(), "label": int(i), "name": classes[i], "score": float(s)}
             for b, i, s in zip(bbox.astype(float), label, score.astype(float).round(6), strict=True)
         ]
-        if len(pictures) < N_SHEET:
-            pictures[name] = picture
+        if len(sheet) < N_SHEET:
+            sheet[name] = draw_bbox(*shrink(img, bbox, side), label, score, classes)
     ckpt.write_text(out / "predictions.json", json.dumps(rows, indent=1, ensure_ascii=False))
     if config.coco_json:
-        ids = coco_ids(images, names)
+        ids = dict(zip(map(str, images), coco_ids(names), strict=True))
         ckpt.write_text(config.coco_json, json.dumps(coco_results(rows, ids)))
-    if pictures:
-        with ckpt.replacing(out / f"{SHEET}.png") as partial:
-            Image.fromarray(contact_sheet(list(pictures.values()), list(pictures))).save(partial)
+    if sheet:
+        save_picture(out / f"{SHEET}.png", contact_sheet(list(sheet.values()), list(sheet)))
         print(
             f"{len(rows)} objects in {len(images) - len(unreadable)} images, written to {out}: NAME.png, {SHEET}.png, "
             "predictions.json (boxes are [y_min, x_min, y_max, x_max])"
         )
-    if not rows:
-        print(f"nothing has a score above {config.score_thresh:g}: try a lower --score-thresh")
+        if not rows:
+            print(f"nothing has a score above {config.score_thresh:g}: try a lower --score-thresh")
     if unreadable:
         raise DataError("\n".join([f"{len(unreadable)} of {len(images)} images cannot be read:", *unreadable]))
 
@@ -92,25 +90,41 @@ def find_images(paths):
         inside = path.iterdir() if path.is_dir() else map(Path, glob.glob(str(path), recursive=True))
         inside = sorted(file for file in inside if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
         if not inside:
-            raise DataError(f"{path}: there is no image here ({', '.join(IMAGE_SUFFIXES)})")
+            what = "contains" if path.is_dir() else "does not exist, and as a pattern it matches"
+            raise DataError(f"{path} {what} no image ({', '.join(IMAGE_SUFFIXES)})")
         found += inside
     return list(dict.fromkeys(found))
 
 
 def picture_names(images):
-    """Name the picture of each image: its stem; its relative path, joined by "_", where others have that stem."""
-    folder = os.path.commonpath([path.absolute().parent for path in images])
-    counts = Counter(path.stem.casefold() for path in images) + Counter([SHEET])
-    return [
-        path.stem if counts[path.stem.casefold()] == 1 else "_".join(path.absolute().relative_to(folder).parts)
-        for path in images
+    """Name the picture of each image by its stem; where several have it, prepend the folders, then append the suffix.
+
+    Folders are those below the folder that all images share: cam1_a and cam2_a; a.jpg and a.png.
+    """
+    absolute = [Path(os.path.abspath(path)) for path in images]
+    shared = os.path.commonpath([path.parent for path in absolute])
+    below = [path.relative_to(shared) for path in absolute]
+    options = [(path.stem, "_".join(path.with_suffix("").parts), "_".join(path.parts)) for path in below]
+    counts = [Counter(map(str.casefold, column)) + Counter([SHEET]) for column in zip(*options, strict=True)]
+    names = [
+        next((n for n, count in zip(row, counts, strict=True) if count[n.casefold()] == 1), row[-1]) for row in options
     ]
+    repeated = [name for name, n in Counter(map(str.casefold, names)).items() if n > 1]
+    if repeated:
+        raise OptionError(f"several images would have the picture {repeated[0]}.png: rename one of them")
+    return names
 
 
-def coco_ids(images, names):
-    """Return image path -> COCO's image_id: a number if the names of all pictures are digits, else the name."""
-    digits = all(name.isdecimal() for name in names)
-    return {str(path): int(name) if digits else name for path, name in zip(images, names, strict=True)}
+def save_picture(path, img):
+    """Write an (H, W, 3) uint8 array as a PNG file; level 1 takes a fourth of the time of level 6."""
+    with ckpt.replacing(path) as partial:
+        Image.fromarray(img).save(partial, compress_level=1)
+
+
+def coco_ids(names):
+    """Return COCO's image_id of each name: a number if all are digits and differ as numbers, else the name itself."""
+    numbers = [int(name) for name in names if name.isdecimal()]
+    return numbers if len(set(numbers)) == len(names) else names
 
 
 def coco_results(rows, image_ids):
@@ -118,9 +132,8 @@ def coco_results(rows, image_ids):
     results = []
     for row in rows:
         y_min, x_min, y_max, x_max = row["bbox"]
-        bbox = [x_min, y_min, round(x_max - x_min, 2), round(y_max - y_min, 2)]
-        image_id, category_id = image_ids[row["image"]], row["label"] + 1
-        results.append({"image_id": image_id, "category_id": category_id, "bbox": bbox, "score": row["score"]})
+        result = {"image_id": image_ids[row["image"]], "category_id": row["label"] + 1, "score": row["score"]}
+        results.append(result | {"bbox": [x_min, y_min, round(x_max - x_min, 2), round(y_max - y_min, 2)]})
     return results
 
 

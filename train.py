@@ -8,6 +8,7 @@ import json
 import math
 import shutil
 import signal
+from pathlib import Path
 
 import fire
 import numpy as np
@@ -25,8 +26,8 @@ from model.utils.anchor_target_creator import AnchorTargetCreator
 from model.utils.proposal_target_creator import ProposalTargetCreator
 from trainer import FasterRCNNTrainer, build_optimizer, set_lr
 from utils.config import OptionError, TrainConfig, command
-from utils.logger import LogError, Logger, MetricLogger
-from utils.metrics import evaluate, format_heading, format_results, worker_count
+from utils.logger import Logger, MetricLogger
+from utils.metrics import evaluate, format_heading, format_results, predict_options, worker_count
 from utils.vis import comparison
 
 PICTURE_SCORE, N_PICTURE = 0.5, 6  # lowest score, and number of images, of the pictures drawn after an evaluation
@@ -37,13 +38,13 @@ class TrainingError(RuntimeError):
 
 
 def main(config):
-    """Train as a `TrainConfig` says, evaluate, and write everything to runs/ENV/."""
+    """Train, evaluate, and write everything to runs/ENV/; `config` is a `TrainConfig`."""
     device, folder = dist.pick_device(config.device), ckpt.RUNS / config.env
     if config.deterministic:
         dist.set_deterministic()
     ckpt.check_run_folder(folder, config.resume, config.overwrite)
     dist.init_distributed(device)
-    with dist.main_process_first():  # it downloads or draws what is missing
+    with dist.main_process_first():  # it downloads or generates what is missing
         train_set, eval_set = build_datasets(config)
         net, build_kwargs = build_model(config, train_set.classes)
     trainer = build_trainer(config, net.to(device))
@@ -55,32 +56,36 @@ def main(config):
     epoch_steps = math.ceil(len(train_set) / (config.batch_size * dist.world_size()))
     n_step = min(config.epoch * epoch_steps, config.max_steps or math.inf)
     print(f"{folder}: steps {step} to {n_step} on {device}, {'bf16' if trainer.dtype else 'fp32'}")
-    with dist.catch_signals() as stop:
-        while not stop:
-            if step and evaluation_due(config, logger, step, epoch_steps, n_step):
-                evaluate_and_save_best(config, trainer, eval_set, logger, run, (step - 1) // epoch_steps, step)
-            if step >= n_step:
-                break
-            epoch, done = divmod(step, epoch_steps)
-            batches = epoch_batches(config, len(train_set), epoch)[done : done + n_step - step]
+    interrupted = False
+    while not interrupted:
+        if step and evaluation_due(config, logger, step, epoch_steps, n_step):
+            evaluate_and_save_best(config, trainer, eval_set, logger, run, (step - 1) // epoch_steps, step)
+        if step >= n_step:
+            break
+        epoch, done = divmod(step, epoch_steps)
+        batches = epoch_batches(config, len(train_set), epoch)[done : done + n_step - step]
+        with dist.catch_signals() as stop:  # elsewhere nothing is lost: a signal ends the program
             step = train_one_epoch(config, trainer, train_set, batches, epoch, step, logger, stop)
             save_last(folder, trainer, run, epoch, step)
+        interrupted = dist.any_process(bool(stop))
     if logger:
         logger.close()
     dist.destroy()
-    if stop:
-        raise SystemExit(128 + stop[0])
+    if interrupted:
+        raise SystemExit(128 + (stop or [signal.SIGTERM])[0])  # SIGTERM if only another process received a signal
     print(f"written to {folder}: last.pth, best.pth, log.jsonl, curves.png, pictures/")
     print(f"next: python eval.py --load-path={folder}/last.pth")
 
 
 def train_one_epoch(config, trainer, dataset, batches, epoch, step, logger, stop):
-    """Train on `batches`, lists of image indices with one per optimizer step; return the number of steps in all."""
-    own = [batch[dist.rank() :: dist.world_size()] for batch in batches]  # may be empty in the last step of an epoch
+    """Train on `batches`, lists of image indices with one per optimizer step; return the global step."""
+    local_batches = [
+        batch[dist.rank() :: dist.world_size()] for batch in batches
+    ]  # may be empty in the last step of an epoch
     dataset = TrainDataset(dataset, config.seed, epoch, config.flip_prob)
     workers = {"num_workers": worker_count(config.num_workers, trainer.model.device)}
-    workers |= {"worker_init_fn": dist.ignore_signals, "generator": torch.Generator()}  # torch's own is for dropout
-    loader = DataLoader(dataset, batch_sampler=own, collate_fn=list, **workers)
+    workers |= {"worker_init_fn": dist.ignore_signals, "generator": torch.Generator()}  # the global one is for dropout
+    loader = DataLoader(dataset, batch_sampler=local_batches, collate_fn=list, **workers)
     metrics = MetricLogger()
     bar = tqdm(loader, f"epoch {epoch + 1}", unit="step", leave=False, disable=dist.rank() > 0, dynamic_ncols=True)
     for batch, samples in zip(batches, bar, strict=True):
@@ -90,15 +95,14 @@ def train_one_epoch(config, trainer, dataset, batches, epoch, step, logger, stop
         step += 1
         metrics.update(losses)
         log_now = step % config.plot_every == 0
-        if log_now or losses.total.is_cpu or batch is batches[-1]:  # a GPU waits for nothing in other steps
+        if log_now or losses.total.is_cpu or batch is batches[-1]:  # other steps do not synchronize a GPU
             check_finite(losses, step, samples)
             bar.set_postfix(loss=f"{losses.total:.3f}", refresh=False)
         if log_now:
-            figures = metrics.read(dist.all_reduce) | {"lr": lr}
+            means = metrics.read(dist.all_reduce) | {"lr": lr}
             if logger:
-                logger.train(step, epoch, figures)
-        if (log_now or dist.world_size() == 1) and dist.any_process(bool(stop)):
-            stop.append(signal.SIGTERM)  # for processes that did not get the signal themselves
+                logger.train(step, epoch, means)
+        if (log_now or losses.total.is_cpu or dist.world_size() == 1) and dist.any_process(bool(stop)):
             break
     return step
 
@@ -107,37 +111,38 @@ def check_finite(losses, step, samples):
     """Raise `TrainingError` if the losses of a step are not finite."""
     if not losses.total.isfinite():
         values = ", ".join(f"{name} {value:g}" for name, value in zip(losses._fields[:4], losses[:4], strict=True))
-        raise TrainingError(
-            f"step {step}: the loss is not finite ({values}), image {', '.join(sample.id for sample in samples)}; "
-            "last.pth is as it was. Lower --lr, or check the annotation of the image"
-        )
+        since = "" if losses.total.is_cpu else " or since the last point of the curves"  # a GPU is asked only there
+        ids = ", ".join(sample.id for sample in samples)
+        what = f"step {step}{since}: the loss is not finite ({values}), image {ids}"
+        raise TrainingError(f"{what}; last.pth is as it was. Lower --lr, or check the image")
 
 
 def learning_rate(config, step, epoch):
     """Return the learning rate of step `step` in epoch `epoch`, both counted from 0."""
-    passed = [step >= at for at in config.lr_decay_step] or [epoch >= at for at in config.lr_decay_epoch]
+    passed = [step >= milestone for milestone in config.lr_decay_step]
+    passed = passed or [epoch >= milestone for milestone in config.lr_decay_epoch]
     warmup = min(1, (step + 1) / config.lr_warmup_steps) if config.lr_warmup_steps else 1
     return config.lr * warmup * config.lr_decay ** sum(passed)
 
 
 def epoch_batches(config, n_image, epoch):
-    """Return the order of an epoch as lists of image indices, one per optimizer step of all processes."""
+    """Shuffle the images of an epoch and split their indices into one batch per optimizer step of all processes."""
     order = np.random.default_rng([config.seed, epoch, n_image]).permutation(n_image).tolist()
     size = config.batch_size * dist.world_size()
     return [order[i : i + size] for i in range(0, n_image, size)]
 
 
 def evaluation_due(config, logger, step, epoch_steps, n_step):
-    """Whether to evaluate: after the last step and every `--eval-every` epochs, unless the log has the figures."""
-    epoch, rest = divmod(step, epoch_steps)
-    due = step >= n_step or (rest == 0 and config.eval_every and epoch % config.eval_every == 0)
+    """Whether to evaluate now: after the last step and every `--eval-every` epochs, unless the log has the result."""
+    epoch, remainder = divmod(step, epoch_steps)
+    due = step >= n_step or (remainder == 0 and config.eval_every and epoch % config.eval_every == 0)
     return due and dist.any_process(logger is not None and not logger.has_eval(step))
 
 
 def evaluate_and_save_best(config, trainer, dataset, logger, run, epoch, step):
-    """Evaluate on `dataset`, log the figures, and write best.pth if the mAP is the highest so far."""
+    """Evaluate on `dataset`, log the results, and write best.pth if the mAP is the highest so far."""
     net, dtype = trainer.model, trainer.dtype
-    options = {name: getattr(config, name) for name in ("score_thresh", "nms_thresh", "max_detections")}
+    options = predict_options(config, net)
     evaluation = evaluate(net, dataset, "voc07", dtype, config.num_workers, **options)
     if logger is None:
         return
@@ -153,7 +158,7 @@ def evaluate_and_save_best(config, trainer, dataset, logger, run, epoch, step):
 
 
 def snapshot(trainer, run, epoch, step):
-    """Return the checkpoint of this moment, without what only resuming needs."""
+    """Return a checkpoint without the states of optimizer and random generators."""
     model_state = {"model": trainer.model.state_dict(), "preprocessing": tuple(trainer.model.preprocessing)}
     return run | model_state | {"epoch": epoch, "step": step}
 
@@ -188,20 +193,20 @@ def build_model(config, classes):
     pretrained = loaded = None
     if config.reset_head and not config.load_path:
         raise OptionError("--reset-head re-initializes the last layers of a detector: name it with --load-path=FILE")
-    if config.resume:  # resume_training restores weights and preprocessing
-        pass
+    if config.resume:
+        pass  # resume_training restores weights and preprocessing
     elif config.load_path:
         loaded = ckpt.open_checkpoint(config.load_path, config.preprocess)
         preprocessing = loaded["preprocessing"]
         ckpt.check_compatible(config.load_path, loaded, classes, kwargs, config.reset_head)
-    elif config.pretrained in ("imagenet", "caffe"):
-        pretrained = config.pretrained
-        if preprocessing:
-            raise OptionError(f"--preprocess={preprocessing}: these weights state their own, leave it at auto")
-    elif config.pretrained != "none":
+    elif Path(config.pretrained).is_file():
         backbone = ckpt.load_backbone(config.pretrained)
         pretrained, preprocessing = backbone["model"], preprocessing or backbone["preprocessing"]
         print(f"{config.pretrained}: {backbone['layout']} layout, preprocessing {preprocessing or 'torchvision'}")
+    elif config.pretrained != "none":  # a name that the backbone knows
+        pretrained = config.pretrained
+        if preprocessing:
+            raise OptionError(f"--preprocess={preprocessing}: these weights state their own, leave it at auto")
     net = model.build(**kwargs, pretrained=pretrained, preprocessing=preprocessing)
     if loaded:
         ckpt.load_weights(net, loaded, config.load_path, config.reset_head)
@@ -226,6 +231,8 @@ def build_logger(config, folder, step, device):
     if config.overwrite and not config.resume:
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob(".[0-9]*"):  # half-written files of a process that was killed
+        path.unlink()
     ckpt.write_text(folder / "config.json", json.dumps(config.model_dump(), indent=1))
     ckpt.write_text(folder / "environment.json", json.dumps(ckpt.describe_environment(device), indent=1))
     visdom_port = config.visdom_port if config.visdom == "auto" else None
@@ -233,5 +240,5 @@ def build_logger(config, folder, step, device):
 
 
 if __name__ == "__main__":
-    errors = (DataError, ckpt.CheckpointError, model.WeightsError, LogError, TrainingError)
+    errors = (DataError, ckpt.CheckpointError, model.WeightsError, TrainingError)
     fire.Fire({"train": command(TrainConfig, main, errors, stored=ckpt.stored_options, defaults=model.defaults)})

@@ -1,6 +1,7 @@
 """One training step: an image in, four losses out, one optimizer step (approximate joint training, paper 3.2).
 
 K: anchors. R: proposals. S: sampled RoIs. G: ground-truth boxes of the image. L: foreground classes.
+C: channels of the feature map; h, w: its sides.
 """
 
 from collections import namedtuple
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.utils.anchor_target_creator import AnchorTargetCreator
-from model.utils.array_tool import call_creator
+from model.utils.array_tool import call_creator, upload
 from model.utils.bbox_tools import resize_bbox
 from model.utils.proposal_target_creator import ProposalTargetCreator
 
@@ -35,9 +36,9 @@ class Losses(NamedTuple):
 
 
 def build_optimizer(model, lr, momentum=0.9, weight_decay=5e-4):
-    """Build SGD (paper 3.1.3) with two groups: weights, and biases at twice the rate and without decay.
+    """Build SGD (paper 3.1.3) with two groups, weights and biases.
 
-    py-faster-rcnn also decays biases: a deviation.
+    Biases have twice the rate (py-faster-rcnn) and no weight decay (a deviation: py-faster-rcnn decays them).
     """
     trained = [(name, param) for name, param in model.named_parameters() if param.requires_grad]
     weights = [param for name, param in trained if not name.endswith("bias")]
@@ -63,8 +64,8 @@ class FasterRCNNTrainer:
     Args:
         model: a `FasterRCNN`, on its device.
         optimizer: of its parameters.
-        anchor_target_creator, proposal_target_creator: None for those of the paper; the latter then normalises locs
-            as `model` undoes it.
+        anchor_target_creator, proposal_target_creator: None for those of the paper, with the model's loc_mean and
+            loc_std.
         rpn_sigma, roi_sigma: smooth L1 is quadratic below 1 / sigma² (py-faster-rcnn: 3 and 1).
         dtype: torch.bfloat16 runs the layers under autocast; boxes and losses stay float32. None: no autocast.
     """
@@ -95,7 +96,7 @@ class FasterRCNNTrainer:
         With torch.distributed, losses and gradients are summed over the processes, `Stats` are not.
 
         Args:
-            samples: list of `data.Sample`, with generators; may be empty where other processes have samples.
+            samples: list of `data.Sample` with `rng`; may be empty where other processes have samples.
             n_sample: number of samples in all processes together; None: those given.
 
         Returns:
@@ -104,35 +105,35 @@ class FasterRCNNTrainer:
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
         n_sample = n_sample or len(samples)
-        losses = self.model.loc_std.new_zeros(5)
+        mean_losses = self.model.loc_std.new_zeros(5)
         stats = torch.zeros(len(Stats._fields), dtype=torch.int64, device=self.model.device)
         for sample in samples:
-            *loss, sample_stats = self.compute_losses(sample)
-            (loss[-1] / n_sample).backward()
-            losses += torch.stack(loss).detach() / n_sample
-            stats += torch.stack(sample_stats)
-        if torch.distributed.is_initialized():
-            torch.distributed.all_reduce(losses)
+            losses = self.compute_losses(sample)
+            (losses.total / n_sample).backward()
+            mean_losses += torch.stack(losses[:5]).detach() / n_sample
+            stats += torch.stack(losses.stats)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(mean_losses)
             for group in self.optimizer.param_groups:
                 for param in group["params"]:
                     param.grad = torch.zeros_like(param) if param.grad is None else param.grad
                     torch.distributed.all_reduce(param.grad)
         self.optimizer.step()
-        return Losses(*losses, Stats(*stats))
+        return Losses(*mean_losses, Stats(*stats))
 
     def compute_losses(self, sample):
         """Prepare a `data.Sample` with a generator and compute its losses; its proposals, if any, replace the RPN's."""
-        img, scale = self.model.prepare(sample.img)  # (1, 3, H', W')
-        sizes, device = (sample.img.shape[:2], img.shape[2:]), img.device
-        bbox, label = _upload(resize_bbox(sample.bbox, *sizes), device), _upload(sample.label, device)  # (G, 4), (G,)
-        roi = None if sample.roi is None else _upload(resize_bbox(sample.roi, *sizes), device)  # (R, 4)
-        return self.forward(img, bbox, label, scale, sample.rng, roi)
+        x, scale = self.model.prepare(sample.img)  # (1, 3, H', W')
+        sizes, device = (sample.img.shape[:2], x.shape[2:]), x.device
+        bbox, label = upload(resize_bbox(sample.bbox, *sizes), device), upload(sample.label, device)  # (G, 4), (G,)
+        roi = None if sample.roi is None else upload(resize_bbox(sample.roi, *sizes), device)  # (R, 4)
+        return self.forward(x, bbox, label, scale, sample.rng, roi)
 
-    def forward(self, img, bbox, label, scale, rng, roi=None):
+    def forward(self, x, bbox, label, scale, rng, roi=None):
         """Compute the losses of one image, with their graph.
 
         Args:
-            img: (1, 3, H', W') input of the network.
+            x: (1, 3, H', W') input of the network.
             bbox: (G, 4) ground-truth boxes in its pixels.
             label: (G,) their classes, 0 ... L - 1.
             scale: the resize factor.
@@ -142,9 +143,9 @@ class FasterRCNNTrainer:
         Returns:
             `Losses`.
         """
-        img_size = tuple(img.shape[2:])
-        with torch.autocast(img.device.type, self.dtype, enabled=self.dtype is not None):
-            feature = self.model.extractor(img)  # (1, 512, h, w)
+        img_size = tuple(x.shape[2:])
+        with torch.autocast(x.device.type, self.dtype, enabled=self.dtype is not None):
+            feature = self.model.extractor(x)  # (1, C, h, w)
             rpn = self.model.rpn(feature, img_size, scale, train=True)
             roi = rpn.roi if roi is None else roi  # (R, 4)
             rpn_loc, rpn_cls, rpn_counts = self.rpn_losses(rpn, bbox, img_size, rng)
@@ -153,13 +154,33 @@ class FasterRCNNTrainer:
         return Losses(rpn_loc, rpn_cls, roi_loc, roi_cls, rpn_loc + rpn_cls + roi_loc + roi_cls, stats)
 
     def rpn_losses(self, rpn, bbox, img_size, rng):
-        """Compute the RPN's losses: `RPNOutput`, (G, 4) boxes, (H', W'), generator -> loc, cls, four counts."""
+        """Compute the losses of the RPN.
+
+        Args:
+            rpn: `RPNOutput`.
+            bbox: (G, 4) ground-truth boxes.
+            img_size: (H', W') of the network's input.
+            rng: np.random.Generator.
+
+        Returns:
+            loc loss, cls loss, (4,) of `count_correct`.
+        """
         target = call_creator(self.anchor_target_creator, bbox, rpn.anchor, img_size, rng)
         losses = detection_losses(rpn.rpn_loc, rpn.rpn_score, target.loc, target.label, self.rpn_sigma)
         return *losses, count_correct(rpn.rpn_score, target.label)
 
     def head_losses(self, feature, roi, bbox, label, rng):
-        """Compute the head's losses: feature map, (R, 4), (G, 4), (G,), generator -> loc, cls, four counts."""
+        """Compute the losses of the RoI head.
+
+        Args:
+            feature: (1, C, h, w) feature map.
+            roi: (R, 4) proposals.
+            bbox, label: (G, 4) ground-truth boxes, (G,) classes 0 ... L - 1.
+            rng: np.random.Generator.
+
+        Returns:
+            loc loss, cls loss, (4,) of `count_correct`.
+        """
         target = call_creator(self.proposal_target_creator, roi, bbox, label, rng)
         gt_label = target.gt_roi_label  # (S,)
         roi_cls_loc, roi_score = self.model.head(feature, target.sample_roi)  # (S, L + 1, 4), (S, L + 1)
@@ -170,6 +191,9 @@ class FasterRCNNTrainer:
 
 def detection_losses(loc, score, gt_loc, gt_label, sigma):
     """Compute smooth L1 over positives and cross entropy, each divided by the number of labels >= 0, at least 1.
+
+    This is py-faster-rcnn's normalization; equation 1 of the paper divides the loc loss by the number of anchor
+    positions and multiplies it by lambda = 10.
 
     Args:
         loc, gt_loc: (N, 4) prediction and target of N anchors or RoIs.
@@ -187,12 +211,9 @@ def detection_losses(loc, score, gt_loc, gt_label, sigma):
 
 
 def count_correct(score, label):
-    """Count positives, positives whose class has the highest of (N, classes) scores, and the same of negatives."""
+    """Return (4,) int64: positives, correct positives, negatives, correct negatives.
+
+    Correct: the argmax of (N, classes) `score` equals the (N,) `label`.
+    """
     correct, positive, negative = score.argmax(1) == label, label > 0, label == 0  # (N,)
     return torch.stack((positive, positive & correct, negative, negative & correct)).sum(1)
-
-
-def _upload(array, device):
-    """Copy `array` to `device`; a GPU fetches it from pinned memory, so that nothing waits."""
-    tensor = torch.from_numpy(array)
-    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)

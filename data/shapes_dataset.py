@@ -268,9 +268,5 @@ def make_shapes(root: str | Path, n_trainval: int = 240, n_test: int = 60, seed:
             for index, name in enumerate(names):
                 _write(folder, name, np.random.default_rng([seed, number, index]))
             (folder / "ImageSets" / "Main" / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
-        try:
-            folder.rename(final)
-        except OSError:
-            if not final.is_dir():  # not drawn by another process in the meantime
-                raise
+        folder.rename(final)
     return final

@@ -8,16 +8,13 @@ G: objects in one image. H, W: sides of the image as its pixels are stored; the 
 
 import copy
 import io
-import tarfile
-import tempfile
 import warnings
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image
-from torchvision.datasets.utils import download_url
-from torchvision.datasets.voc import DATASET_YEAR_DICT
+from torchvision.datasets import VOCDetection
 from tqdm import tqdm
 
 from data import Sample
@@ -207,20 +204,12 @@ def _open_image(path, file=None):
 
 
 def _download(folder):
-    """Download VOC2007 into `folder`, unless it is there, and return its root, which appears only when complete."""
+    """Download VOC2007 into `folder`, unless it is there, and return its root."""
     root = folder / "VOCdevkit" / "VOC2007"
-    if root.is_dir():
-        return root
-    try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            for archive in (DATASET_YEAR_DICT["2007"], DATASET_YEAR_DICT["2007-test"]):
-                download_url(archive["url"], folder, archive["filename"], archive["md5"])
-                with tarfile.open(folder / archive["filename"], "r:") as tar:
-                    tar.extractall(scratch, filter="data")
-            Path(scratch, "VOCdevkit", "VOC2007").rename(root)
-    except Exception as error:  # of the network, the server, the disk or the archive
-        raise DataError(
-            f"cannot download VOC2007 ({error}): name a copy with --voc-data-dir, or use --data=shapes"
-        ) from None
+    if not (root / "ImageSets" / "Main" / "test.txt").is_file():
+        try:
+            for image_set in ("trainval", "test"):
+                VOCDetection(folder, "2007", image_set, download=True)
+        except Exception as error:  # of the network, the server, the disk or the archive
+            raise DataError(f"cannot download VOC2007 ({error}): name a copy with --voc-data-dir") from None
     return root

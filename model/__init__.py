@@ -1,7 +1,8 @@
 """The network and its parts: `build` makes one, `restore` reads one from a checkpoint.
 
-A backbone is a file beside this one with `build(**kwargs) -> FasterRCNN`. It may state `NAMES`, if it serves several
-names, and `TRAINING`, the values of training options that suit it.
+A backbone is a file beside this one. It states `build`, whose parameters are options by name, with `n_fg_class`,
+`pretrained` and `preprocessing` (and `name`, if the file lists several `NAMES`), and `TRAINING`, its own values of the
+options of training. Its head has the layers `cls_loc` and `score`, which `--reset-head` initializes.
 """
 
 import importlib
@@ -16,8 +17,8 @@ class WeightsError(ValueError):
 def find_backbone(name):
     """Return the module that builds `name`: model/NAME.py, or the sibling whose `NAMES` holds it."""
     siblings = [module.name for module in pkgutil.iter_modules(__path__)]
-    if name in siblings:
-        return importlib.import_module(f"model.{name}")
+    if name in siblings and hasattr(module := importlib.import_module(f"model.{name}"), "build"):
+        return module
     modules = [importlib.import_module(f"model.{sibling}") for sibling in siblings]
     for module in modules:
         if name in getattr(module, "NAMES", ()):
@@ -41,7 +42,7 @@ def defaults(name="vgg16", pretrained="imagenet"):
     module = find_backbone(name)
     parameters = inspect.signature(module.build).parameters.values()
     own = {parameter.name: parameter.default for parameter in parameters if parameter.default is not parameter.empty}
-    return own | getattr(module, "TRAINING", {}) | ({"frozen_convs": 0} if pretrained == "none" else {})
+    return own | module.TRAINING | ({"frozen_convs": 0} if pretrained == "none" else {})
 
 
 def restore(checkpoint):

@@ -1,7 +1,8 @@
 """Faster R-CNN: prepare -> extractor -> RPN -> RoI head, and the detections decoded from their outputs.
 
-K: anchors. R: proposals (RoIs). L: foreground classes; in the head 0 is the background and they are shifted by one.
-D: detections. H, W: sides of the image; H', W': of the network's input; h, w: of the feature map.
+K: anchors. R: proposals (RoIs). D: detections. L: foreground classes; class 0 of the head is background, foreground
+class c is c + 1. loc: box regression offsets, see bbox_tools. H, W: sides of the image; H', W': of the network's input;
+h, w: of the feature map.
 """
 
 import contextlib
@@ -25,7 +26,7 @@ class FasterRCNNOutput(NamedTuple):
 
 
 class FasterRCNN(nn.Module):
-    """The detector (paper, figure 2). It processes one image at a time, as in the paper.
+    """The detector (paper, figure 2). It processes one image at a time.
 
     Args:
         extractor: (1, 3, H', W') image -> (1, C, h, w) feature map; states its `stride` and `channels`.
@@ -95,7 +96,7 @@ class FasterRCNN(nn.Module):
 
         Args:
             imgs: list of (H, W, 3) uint8 RGB arrays, of any sizes.
-            score_thresh: keep detections with a score above this, 0 ... 1; None: the model's own, as below.
+            score_thresh: keep detections with a score above this, 0 ... 1. None, here and below: the model's own value.
             nms_thresh: IoU above which the lower-scored of two detections of a class is dropped, 0 ... 1.
             max_detections: best detections to keep per image.
 
@@ -109,9 +110,8 @@ class FasterRCNN(nn.Module):
         results = []
         with eval_mode(self):
             for img in imgs:
-                pixel, scale = self.prepare(img)
-                output = self(pixel, scale)
-                detection = self.decode(output, pixel.shape[2:], img.shape[:2], score_thresh, nms_thresh)
+                x, scale = self.prepare(img)  # (1, 3, H', W')
+                detection = self.decode(self(x, scale), x.shape[2:], img.shape[:2], score_thresh, nms_thresh)
                 results.append([tensor[:max_detections].cpu().numpy() for tensor in detection])
         return tuple([result[i] for result in results] for i in range(3))
 
@@ -132,7 +132,8 @@ class FasterRCNN(nn.Module):
         score = prob[roi_index, label + 1]
         loc = output.roi_cls_loc[roi_index, label + 1] * self.loc_std + self.loc_mean  # (D, 4)
         bbox = loc2bbox(output.rpn.roi[roi_index], loc)
-        bbox = clip_bbox(resize_bbox(bbox, img_size, original_size), original_size)  # clip last: rounding
+        bbox = resize_bbox(bbox, img_size, original_size)
+        bbox = clip_bbox(bbox, original_size)  # after resizing, which may round past the border
         keep = batched_nms(bbox, score, label, nms_thresh)
         return bbox[keep], label[keep], score[keep]
 

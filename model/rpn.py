@@ -33,14 +33,14 @@ class RegionProposalNetwork(nn.Module):
         feat_stride: pixels of the input from one cell of the feature map to the next.
         ratios, anchor_scales: shapes of the anchors (3.1.1).
         proposal_creator: a `ProposalCreator`; None for the paper's.
-        generator: a torch.Generator for the initial weights, N(0, 0.01) as in 3.1.3; biases are 0.
+        generator: a torch.Generator for the initial weights, Gaussian with std 0.01 (3.1.3); biases are 0.
     """
 
     def __init__(
         self,
-        in_channels=512,
-        mid_channels=512,
-        feat_stride=16,
+        in_channels,
+        mid_channels,
+        feat_stride,
         ratios=(0.5, 1, 2),
         anchor_scales=(8, 16, 32),
         proposal_creator=None,
@@ -65,7 +65,7 @@ class RegionProposalNetwork(nn.Module):
             feature: (1, C, h, w) feature map.
             img_size: (H', W') of the network's input.
             scale: its resize factor.
-            train: whether to propose as in training or as in prediction.
+            train: propose as in training instead of as in prediction.
 
         Returns:
             `RPNOutput`.
@@ -79,14 +79,14 @@ class RegionProposalNetwork(nn.Module):
     def head(self, feature):
         """Predict the locs (K, 4) and the logits (K, 2) of every anchor."""
         hidden = F.relu(self.conv(feature))  # (1, mid_channels, h, w)
-        rpn_loc = self.loc(hidden).permute(0, 2, 3, 1).reshape(-1, 4)  # (K, 4)
-        rpn_score = self.score(hidden).permute(0, 2, 3, 1).reshape(-1, 2)  # (K, 2)
+        rpn_loc = self.loc(hidden).permute(0, 2, 3, 1).reshape(-1, 4)  # (1, 4A, h, w) -> (K, 4)
+        rpn_score = self.score(hidden).permute(0, 2, 3, 1).reshape(-1, 2)  # (1, 2A, h, w) -> (K, 2)
         return to_float32(rpn_loc), to_float32(rpn_score)
 
     def anchors(self, feature, img_size):
-        """Place the anchors, (K, 4), in an input of `img_size` with the feature map `feature`, of which shapes count.
+        """Generate the anchors (K, 4) of a feature map (1, C, h, w).
 
-        One map of a known stride does not need `img_size`; several maps, or a padded input, do.
+        `img_size` is not used here; siblings with several levels or padded inputs need it.
         """
         return enumerate_shifted_anchor(self.anchor_base, self.feat_stride, *feature.shape[2:])
 

@@ -1,6 +1,7 @@
 """VGG16 (arXiv 1409.1556) as Faster R-CNN uses it: its convolutions on the image, fc6 and fc7 on each RoI.
 
-R: RoIs. L: foreground classes; in the head 0 is the background. h, w: sides of the feature map, H'/16 and W'/16.
+R: RoIs. L: foreground classes; class 0 of the head is background. loc: box regression offsets, see bbox_tools.
+h, w: sides of the feature map, H'/16 and W'/16.
 """
 
 import warnings
@@ -21,12 +22,11 @@ from model.utils.proposal_creator import ProposalCreator
 LAYERS = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512)
 STRIDE = 16  # four poolings by 2
 CHANNELS = LAYERS[-1]
-# values of training and detection options that suit this network; their sources stand beside the options
+# its values of the training options; sources: utils/config.py
 TRAINING = {"frozen_convs": 4, "epoch": 14, "lr": 1e-3, "lr_decay": 0.1, "lr_decay_epoch": (10,), "lr_warmup_steps": 0}
 TRAINING |= {"momentum": 0.9, "weight_decay": 5e-4, "rpn_sigma": 3.0, "roi_sigma": 1.0}
 TRAINING |= {"rpn_n_sample": 256, "rpn_pos_ratio": 0.5, "rpn_pos_iou": 0.7, "rpn_neg_iou": 0.3}
 TRAINING |= {"n_sample": 128, "pos_ratio": 0.25, "pos_iou": 0.5, "neg_iou_hi": 0.5, "neg_iou_lo": 0.0}
-TRAINING |= {"score_thresh": 0.05, "nms_thresh": 0.3, "max_detections": None}
 
 
 class VGG16(nn.Sequential):
@@ -80,9 +80,9 @@ class VGG16RoIHead(nn.Module):
     Args:
         n_fg_class: L.
         width: of fc6 and fc7, 4096 in VGG16.
-        dropout: probability after fc6 and fc7; the reference trains with 0.5.
+        dropout: probability after fc6 and fc7; py-faster-rcnn trains with 0.5.
         roi_op: the RoI operation: (1, 512, h, w) feature map, (R, 4) RoIs -> (R, 512, 7, 7).
-        generator: a torch.Generator for the initial weights: N(0, 0.01), and N(0, 0.001) for `cls_loc`
+        generator: a torch.Generator for the initial weights: Gaussian with std 0.01, of `cls_loc` 0.001
             (Fast R-CNN 2.3); biases are 0.
     """
 
@@ -110,8 +110,8 @@ class VGG16RoIHead(nn.Module):
             (R, L + 1, 4) normalised locs, background first, and (R, L + 1) logits, in float32.
         """
         pool = self.roi_op(feature, roi)  # (R, 512, 7, 7)
-        fc6 = F.dropout(F.relu(self.fc6(pool.flatten(1))), self.dropout, self.training)  # (R, 4096)
-        fc7 = F.dropout(F.relu(self.fc7(fc6)), self.dropout, self.training)  # (R, 4096)
+        fc6 = F.dropout(F.relu(self.fc6(pool.flatten(1))), self.dropout, self.training)  # (R, width)
+        fc7 = F.dropout(F.relu(self.fc7(fc6)), self.dropout, self.training)  # (R, width)
         roi_cls_loc = self.cls_loc(fc7).reshape(-1, self.n_class, 4)  # (R, L + 1, 4)
         return to_float32(roi_cls_loc), to_float32(self.score(fc7))
 
@@ -134,6 +134,9 @@ def build(
     n_test_post_nms=300,
     loc_mean=(0, 0, 0, 0),
     loc_std=(0.1, 0.1, 0.2, 0.2),
+    score_thresh=0.05,
+    nms_thresh=0.3,
+    max_detections=None,
     ceil_mode=False,
     roi_op=roi_pool,
     preprocessing=None,
@@ -147,7 +150,9 @@ def build(
             torchvision's VGG16, or None for random weights.
         head_width: of fc6 and fc7; a width other than 4096 leaves them random.
         frozen_convs: convolutions that are not trained; None: 4 with pretrained weights, else 0.
-        dropout, min_size, max_size, anchor_scales, anchor_ratios, loc_mean, loc_std, ceil_mode, roi_op: see the parts.
+        dropout, ceil_mode, roi_op: see `VGG16RoIHead`, `VGG16`.
+        min_size, max_size, loc_mean, loc_std, score_thresh, nms_thresh, max_detections: see `FasterRCNN`.
+        anchor_scales, anchor_ratios: see `RegionProposalNetwork`.
         rpn_nms_thresh, rpn_min_size, n_train_pre_nms, ...: see `ProposalCreator`.
         preprocessing: replaces that of the weights: the four values of a `Preprocessing`, or a name of `BY_NAME`.
         generator: a torch.Generator for the initial weights.
@@ -155,7 +160,6 @@ def build(
     Raises:
         WeightsError: the weights cannot be fetched, or the tensors are not VGG16's.
     """
-    pretrained = None if pretrained == "none" else pretrained
     if frozen_convs is None:
         frozen_convs = 0 if pretrained is None else TRAINING["frozen_convs"]
     proposal_creator = ProposalCreator(
@@ -167,8 +171,9 @@ def build(
     own_preprocessing = TORCHVISION if pretrained is None else _load_pretrained(extractor, head, pretrained)
     if preprocessing:
         own_preprocessing = BY_NAME[preprocessing] if isinstance(preprocessing, str) else Preprocessing(*preprocessing)
-    model = FasterRCNN(extractor, rpn, head, own_preprocessing, min_size, max_size, loc_mean, loc_std)
-    return model.to(memory_format=torch.channels_last)  # convolutions are faster this way, on CPU and GPU
+    thresholds = score_thresh, nms_thresh, max_detections
+    model = FasterRCNN(extractor, rpn, head, own_preprocessing, min_size, max_size, loc_mean, loc_std, *thresholds)
+    return model.to(memory_format=torch.channels_last)  # faster convolutions
 
 
 def _fetch(pretrained):
@@ -176,14 +181,14 @@ def _fetch(pretrained):
     weights = torchvision.models.VGG16_Weights
     known = {"imagenet": weights.IMAGENET1K_V1, "caffe": weights.IMAGENET1K_FEATURES}
     if pretrained not in known:
-        raise WeightsError(f"there are no weights {pretrained!r}: choose from imagenet, caffe and none")
+        raise WeightsError(f"--pretrained={pretrained} is neither a file nor one of imagenet, caffe and none")
     try:
         return known[pretrained].get_state_dict(progress=True, check_hash=True, weights_only=True)
     except Exception as error:  # no network, a partial or wrong file, more than tensors
         reason = str(error).partition("\n")[0]
+        what = f"--pretrained={pretrained}: {known[pretrained].url} cannot be fetched ({reason})"
         raise WeightsError(
-            f"the weights --pretrained={pretrained} cannot be fetched from {known[pretrained].url} ({reason}): "
-            "fetch that file elsewhere and name it, --pretrained=FILE, or start from --pretrained=none"
+            f"{what}; fetch that file elsewhere and pass --pretrained=FILE or --pretrained=none"
         ) from None
 
 
@@ -193,10 +198,7 @@ def _load_pretrained(extractor, head, pretrained):
     try:
         extractor.load_state_dict({key: state.get(f"features.{key}") for key in extractor.state_dict()})
     except RuntimeError:
-        raise WeightsError(
-            f"the pretrained weights hold {list(state)[:4]} ..., not the state of torchvision's VGG16 with "
-            "features.0.weight to features.28.bias in their shapes"
-        ) from None
+        raise WeightsError(f"the weights {list(state)[:4]} ... are not those of torchvision's VGG16") from None
     fc = {
         f"{name}.{kind}": state.get(f"classifier.{index}.{kind}")
         for name, index in (("fc6", 0), ("fc7", 3))

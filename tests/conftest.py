@@ -1,30 +1,33 @@
-"""What several tests share."""
-import json
-from dataclasses import asdict
+"""Fixtures that several tests share."""
 
+import shutil
+
+import fixtures
 import pytest
 import torch
 
 import model
-from utils.config import TrainConfig
 
 
 @pytest.fixture(scope="session")
 def tiny_model():
     """Faster R-CNN with VGG16's convolutions and a narrow head, for 64 x 96. Copy it to change it."""
     generator = torch.Generator().manual_seed(0)
-    return model.build(n_fg_class=3, head_width=16, min_size=64, max_size=96, anchor_scales=(1, 2, 4),
-                       generator=generator)
+    return model.build(
+        n_fg_class=3, head_width=16, min_size=64, max_size=96, anchor_scales=(1, 2, 4), generator=generator
+    )
 
 
-@pytest.fixture
-def earlier_run(tmp_path, monkeypatch):
-    """runs/old with a config.json, a last.pth and a file of its own."""
-    monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "runs" / "old"
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(asdict(TrainConfig(
-        env="old", lr=0.5, anchor_scales=(2, 4), overwrite=True, load_path="a.pth"))))
-    (folder / "last.pth").touch()
-    (folder / "note").touch()
-    return folder
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """The current folder, with a data set in voc/; VGG16 is narrow, and one thread computes. Removed at the end."""
+    folder, n_thread = tmp_path_factory.mktemp("place"), torch.get_num_threads()
+    fixtures.write_voc(folder / "voc", {"train": 6, "val": 3})
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr("model.vgg16.LAYERS", fixtures.NARROW)
+        patch.setattr("utils.logger.plot_curves", lambda records, path: path.touch())
+        yield folder
+    torch.set_num_threads(n_thread)
+    shutil.rmtree(folder)  # checkpoints are large

@@ -1,8 +1,10 @@
 """The whole network against figures of simple-faster-rcnn-pytorch: features, proposals, detections, losses, gradients.
 
-It needs two photographs and the figures, which lie beside the project where it is developed and are no part of it;
-elsewhere these tests skip. K: anchors. R: proposals. G: objects.
+The two photographs and the figures are not part of the project; without them these tests are skipped.
+
+K: anchors. R: proposals. G: objects.
 """
+
 import zlib
 from pathlib import Path
 
@@ -13,7 +15,6 @@ from torchvision.ops import box_iou
 
 from data.voc_dataset import read_image
 from model import restore
-from model.faster_rcnn import eval_mode
 from model.utils.anchor_target_creator import AnchorTargetCreator
 from model.utils.proposal_target_creator import ProposalTargetCreator
 from trainer import FasterRCNNTrainer, Losses
@@ -24,23 +25,33 @@ FIGURES, PHOTOGRAPHS = SHARED / "oracles" / "end_to_end.npz", SHARED / "data" / 
 IMAGES = ("2007_000027", "2007_000733")
 PLACES = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)  # of the convolutions in the extractor
 CHANNELS = (3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
-LARGE = 10**6  # nothing is sampled away
+LARGE = 10**6  # larger than the number of candidates
 
-pytestmark = pytest.mark.skipif(not (FIGURES.exists() and PHOTOGRAPHS.exists()),
-                                reason="the photographs of the reference are not beside this project")
+pytestmark = pytest.mark.skipif(
+    not (FIGURES.exists() and PHOTOGRAPHS.exists()),
+    reason="the photographs of the reference are not beside this project",
+)
 
 
 def weights(n_fg_class=20):
-    """The weights that the figures were made with, as simple-faster-rcnn-pytorch names them.
+    """Make the weights of the stored figures, named as in simple-faster-rcnn-pytorch.
 
     Each tensor has a generator seeded by the checksum of its name: normal numbers, 0.01 wide for biases, for weights
     as wide as a gain divided by the root of the inputs; the gain is that of He et al. but for the last layers.
     """
-    shape = {f"extractor.{place}": (out, channels, 3, 3)
-             for place, channels, out in zip(PLACES, CHANNELS, CHANNELS[1:], strict=False)}
-    shape |= {"rpn.conv1": (512, 512, 3, 3), "rpn.score": (18, 512, 1, 1), "rpn.loc": (36, 512, 1, 1),
-              "head.classifier.0": (4096, 25088), "head.classifier.2": (4096, 4096),
-              "head.cls_loc": (4 * n_fg_class + 4, 4096), "head.score": (n_fg_class + 1, 4096)}
+    shape = {
+        f"extractor.{place}": (out, channels, 3, 3)
+        for place, channels, out in zip(PLACES, CHANNELS, CHANNELS[1:], strict=False)
+    }
+    shape |= {
+        "rpn.conv1": (512, 512, 3, 3),
+        "rpn.score": (18, 512, 1, 1),
+        "rpn.loc": (36, 512, 1, 1),
+        "head.classifier.0": (4096, 25088),
+        "head.classifier.2": (4096, 4096),
+        "head.cls_loc": (4 * n_fg_class + 4, 4096),
+        "head.score": (n_fg_class + 1, 4096),
+    }
     gain = {"rpn.loc": 0.25, "rpn.score": 1.5, "head.cls_loc": 0.7, "head.score": 1.8}
     state = {}
     for module, size in shape.items():
@@ -64,11 +75,25 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=IMAGES)
 def theirs(request):
-    """The figures of one image, and the image itself."""
+    """Return the figures of one image, and the image itself."""
     with np.load(FIGURES) as arrays:
         prefix = f"{request.param}_"
         found = {name.removeprefix(prefix): arrays[name] for name in arrays if name.startswith(prefix)}
     return found | {"img": read_image(PHOTOGRAPHS / f"{request.param}.jpg")}
+
+
+@pytest.fixture(scope="module")
+def ours(model, theirs):
+    """Return feature map, raw output and detections of the same image, from one prediction."""
+    seen = {}
+    hooks = [
+        model.extractor.register_forward_hook(lambda module, args, out: seen.update(feature=out)),
+        model.register_forward_hook(lambda module, args, out: seen.update(output=out)),
+    ]
+    seen["detections"] = [values[0] for values in model.predict([theirs["img"]])]
+    for hook in hooks:
+        hook.remove()
+    return seen
 
 
 def assert_close(ours, theirs, tolerance=1e-4):
@@ -81,18 +106,15 @@ def prepare(model, theirs):
     return img, scale
 
 
-def test_what_the_network_sees(model, theirs):
+def test_input(model, theirs):
     img, _ = prepare(model, theirs)
     assert img.shape[1:] == tuple(theirs["input_shape"])
     assert_close(img[0, :, :8, :8], theirs["input_corner"])
     assert_close(img.mean((0, 2, 3)), theirs["input_mean"])
 
 
-def test_features_proposals_and_head(model, theirs):
-    img, scale = prepare(model, theirs)
-    with torch.no_grad(), eval_mode(model):
-        feature = model.extractor(img)
-        output = model(img, scale)
+def test_features_proposals_and_head(ours, theirs):
+    feature, output = ours["feature"], ours["output"]
     assert feature.shape == tuple(theirs["feature_shape"])
     assert_close([feature.mean(), feature.std()], [theirs["feature_mean"], theirs["feature_std"]])
     assert_close(feature[0, :4, :6, :6], theirs["feature_corner"])
@@ -107,8 +129,8 @@ def test_features_proposals_and_head(model, theirs):
     assert_close(output.roi_cls_loc[first].flatten(1)[same[:20]], theirs["roi_cls_loc_first20"][same[:20]], 1e-3)
 
 
-def test_detections(model, theirs):
-    (bbox,), (label,), (score,) = model.predict([theirs["img"]])
+def test_detections(ours, theirs):
+    bbox, label, score = ours["detections"]
     assert len(bbox) == pytest.approx(len(theirs["bbox"]), rel=0.02)
     iou = box_iou(torch.from_numpy(theirs["bbox"]), torch.from_numpy(bbox)).numpy()  # (theirs, ours)
     match = (iou > 0.99) & (theirs["label"][:, None] == label) & (abs(theirs["score"][:, None] - score) < 1e-3)
@@ -116,8 +138,9 @@ def test_detections(model, theirs):
 
 
 def test_losses_and_gradients(model, theirs):
-    trainer = FasterRCNNTrainer(model, None, AnchorTargetCreator(LARGE, pos_ratio=0.5),
-                                ProposalTargetCreator(LARGE, pos_ratio=1))
+    trainer = FasterRCNNTrainer(
+        model, None, AnchorTargetCreator(LARGE, pos_ratio=0.5), ProposalTargetCreator(LARGE, pos_ratio=1)
+    )
     img, scale = prepare(model, theirs)
     model.train()
     model.zero_grad(set_to_none=True)

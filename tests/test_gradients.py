@@ -1,8 +1,9 @@
-"""One training step in double precision: its gradients against finite differences, its step against arithmetic.
+"""One training step in double precision: gradients against finite differences, the update by arithmetic.
 
 Proposals carry no gradient (approximate joint training), so the differences keep the RoIs, and through the seed
 the samples, of the step. R: RoIs.
 """
+
 import copy
 from functools import partial
 
@@ -25,7 +26,7 @@ LR, WEIGHT_DECAY, STEP = 0.02, 0.3, 1e-6
 
 
 def make_model():
-    """All of Faster R-CNN with few channels (but for the head's 512) and weights large enough to matter."""
+    """Build a Faster R-CNN with few channels (except the head's 512) and large weights."""
     layers, channels = [], 3
     for out in (4, 6, 8, 512):
         layers += [nn.Conv2d(channels, out, 3, stride=2, padding=1), nn.Tanh()]  # no kinks
@@ -43,7 +44,7 @@ def make_model():
 
 
 def make_sample():
-    """64 x 112 pixels of noise with two objects; its generator starts anew with each call."""
+    """Make a sample of 64 x 112 pixels of noise with two objects and a new generator."""
     bbox = np.array([[7, 15, 41, 93], [30, 4, 59, 33]], np.float64)
     img = np.random.default_rng(1).normal(size=(64, 112, 3))
     return Sample(img, bbox, np.array([2, 0]), np.zeros(2, bool), "noise", np.random.default_rng(2))
@@ -60,13 +61,13 @@ def proposals(model):
 
 
 def all_losses(model, roi):
-    """The four losses, with the head looking at `roi` (R, 4) whatever the RPN proposes."""
+    """Compute the four losses, with `roi` (R, 4) in place of the RPN's proposals."""
     return make_trainer(model).compute_losses(make_sample()._replace(roi=roi.numpy()))[:4]
 
 
 @torch.no_grad()
 def difference(loss, param, index):
-    """The slope of `loss`, a function without arguments, along one number of `param`."""
+    """Return the slope of `loss`, a function without arguments, along one element of `param`."""
     flat, value = param.view(-1), param.view(-1)[index].item()
     flat[index] = value + STEP
     above = loss()
@@ -78,7 +79,7 @@ def difference(loss, param, index):
 
 @pytest.fixture(scope="module")
 def trained():
-    """(the network before a step, the same after it, with the step's gradients; the losses)."""
+    """Return the network before a step, the network after it, with gradients, and the losses."""
     before = make_model()
     after = copy.deepcopy(before)
     losses = make_trainer(after).train_step([make_sample()])
@@ -96,14 +97,14 @@ def test_gradient_is_the_finite_difference(trained, name):
     rng = np.random.default_rng(3)
     nonzero = grad.nonzero()[:, 0].numpy()
     assert len(nonzero)
-    index = {*rng.integers(0, len(grad), 2), *rng.choice(nonzero, 4)}  # the first may be 0, and then rightly so
+    index = {*rng.integers(0, len(grad), 2), *rng.choice(nonzero, 4)}  # gradients of the first two may be 0
     slope = [difference(lambda: sum(all_losses(model, roi)), model.get_parameter(name), i) for i in index]
     np.testing.assert_allclose(grad[list(index)], slope, rtol=1e-5, atol=1e-8)
     assert np.abs(slope).max() > 1e-5  # far above the noise of a difference
 
 
 def test_step_moves_weights_by_decayed_and_biases_by_doubled_gradients(trained):
-    """The first step: the momentum is the gradient itself."""
+    """In the first step, the momentum buffer is the gradient."""
     before, after, _ = trained
     for name, old in before.named_parameters():
         new = after.get_parameter(name)
@@ -115,13 +116,20 @@ def test_step_moves_weights_by_decayed_and_biases_by_doubled_gradients(trained):
 def test_everything_is_in_double_precision(trained):
     before, after, losses = trained
     rpn, roi_cls_loc, roi_score = before(*before.prepare(make_sample().img))
-    tensors = [*rpn, roi_cls_loc, roi_score, *losses[:5], *before.buffers(), *(param.grad for param in after.parameters())]
+    tensors = [
+        *rpn,
+        roi_cls_loc,
+        roi_score,
+        *losses[:5],
+        *before.buffers(),
+        *(param.grad for param in after.parameters()),
+    ]
     assert {tensor.dtype for tensor in tensors} == {torch.float64}
     torch.testing.assert_close(torch.stack(losses[:4]), torch.stack(all_losses(before, proposals(before))).detach())
 
 
-def test_the_head_teaches_the_rpn_nothing_through_its_boxes(trained):
-    """That is the approximation: the loss of the head does change with the RPN's locs, by what the RoIs move."""
+def test_no_gradient_flows_through_the_proposals(trained):
+    """The approximation of joint training: the head's loss does depend on the RPN's locs, which move the RoIs."""
     model = copy.deepcopy(trained[0])
     layers = [model.rpn.loc.weight, model.rpn.loc.bias, model.rpn.score.weight, model.rpn.conv.weight]
     roi_loc, roi_cls = all_losses(model, proposals(model))[2:]

@@ -1,25 +1,34 @@
-"""The layers of the house, read from its syntax trees: `model`, `data`, `utils`; above them trainer and scripts."""
+"""Which file may import which, read from the syntax trees; and that no backbone is named outside its own file.
+
+`model`, `data` and `utils` never import one another; trainer.py imports only `model.utils`; scripts and `tools` wire
+them and are imported by nobody. Only utils/logger.py imports visdom, inside a function.
+"""
+
 import ast
+import re
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ROOMS = ("model", "data", "utils")
-KNOW_VISDOM = ("utils/boards.py", "utils/dashboard.py")
+LAYERS = ("model", "data", "utils")
+WIRING = ("tools", "docs")  # folders whose files may import the layers and the trainer
+LOGGER = "utils/logger.py"
+BACKBONES = re.compile(r"vgg|resnet|resnext|alexnet|mobilenet|swin|\bzf", re.IGNORECASE)
+GENERIC = ("trainer.py", "train.py", "model/utils")  # these work for every backbone
 
 
 def sources(root):
-    """The files of the house: those at the top, which are scripts and the trainer, and those of the rooms."""
-    return [*sorted(root.glob("*.py")), *(path for room in ROOMS for path in sorted((root / room).rglob("*.py")))]
+    """Return the files that the rules are about: scripts and trainer at the top, and those of the folders."""
+    return [*sorted(root.glob("*.py")), *(path for name in (*LAYERS, *WIRING) for path in (root / name).rglob("*.py"))]
 
 
 def imported(node, package):
-    """The full names that a node of a syntax tree imports, if it is an import; `package` is that of its file."""
+    """Return the full names that a node of a syntax tree imports; `package` is that of its file."""
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
     if isinstance(node, ast.ImportFrom):
-        base = [*package[:len(package) - node.level + 1]] if node.level else []
+        base = [*package[: len(package) - node.level + 1]] if node.level else []
         base += [node.module] if node.module else []
         return [".".join([*base, alias.name]) for alias in node.names]
     if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__"):
@@ -28,98 +37,129 @@ def imported(node, package):
     return []
 
 
-def faults(root):
-    """One line for each place that breaks a rule; so only scripts can import scripts."""
-    files = sources(root)
-    ours = {*ROOMS, *(path.stem for path in root.glob("*.py"))}
-    found = []
-    for path in files:
-        where = path.relative_to(root)
-        package = where.parts[:-1]
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        inside = {id(node) for function in ast.walk(tree) if isinstance(function, ast.FunctionDef | ast.Lambda)
-                  for node in ast.walk(function)}
+def import_violation(where, name, ours, in_function):
+    """Return the rule that the file `where` breaks by importing `name`, or None."""
+    top, package = name.split(".")[0], where.parts[:-1]
+    if top == "visdom":
+        allowed = where.as_posix() == LOGGER and in_function
+        return None if allowed else f"only {LOGGER} imports visdom, inside a function"
+    if top not in ours:
+        return None
+    if package[:1] and package[0] in LAYERS and top != package[0]:
+        return "a layer imports only itself"
+    if where.as_posix() == "utils/voc_eval.py":
+        return "the metric stands alone"
+    if where.as_posix() == "trainer.py" and name.split(".")[:2] != ["model", "utils"]:
+        return "the trainer imports only model.utils"
+    own = package[:1] == (top,)
+    return f"{top} is a script or a tool: nobody imports it" if top not in (*LAYERS, "trainer") and not own else None
+
+
+def violations(root):
+    """Return one line per place that breaks a rule."""
+    ours, found = {*LAYERS, *WIRING, *(path.stem for path in root.glob("*.py"))}, []
+    for path in sources(root):
+        where, tree = path.relative_to(root), ast.parse(path.read_text(encoding="utf-8"))
+        functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.Lambda)]
+        in_function = {id(node) for function in functions for node in ast.walk(function)}
         for node in ast.walk(tree):
-            for name in imported(node, package):
-                top = name.split(".")[0]
-                line = f"{where}:{node.lineno}: {name}"
-                if package and top in ours - {package[0]}:
-                    found.append(f"{line}: a room knows only itself")
-                if where == Path("utils/voc_eval.py") and top in ours:
-                    found.append(f"{line}: the metric stands alone")
-                if where == Path("trainer.py") and top in ours and name.split(".")[:2] != ["model", "utils"]:
-                    found.append(f"{line}: the trainer knows only model.utils")
-                if top == "visdom" and (str(where) not in KNOW_VISDOM or id(node) not in inside):
-                    found.append(f"{line}: only {' and '.join(KNOW_VISDOM)} know visdom, inside a function")
+            for name in imported(node, where.parts[:-1]):
+                if rule := import_violation(where, name, ours, id(node) in in_function):
+                    found.append(f"{where}:{node.lineno}: {name}: {rule}")
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "cuda":
                 found.append(f"{where}:{node.lineno}: .cuda() decides on a device")
     return found
 
 
-def test_the_house_is_in_order():
-    assert faults(ROOT) == []
+def backbones_named(root):
+    """Return one line per place in the generic files that names a backbone."""
+    files = [path for name in GENERIC for path in ([root / name] if name.endswith(".py") else (root / name).glob("*"))]
+    return [
+        f"{path.relative_to(root)}:{number}: {line.strip()}"
+        for path in files
+        if path.suffix == ".py"
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        if BACKBONES.search(line)
+    ]
 
 
-def test_the_checker_reads_the_whole_house():
-    read = {str(path.relative_to(ROOT)) for path in sources(ROOT)}
-    assert {"train.py", "trainer.py", "data/voc.py", "utils/voc_eval.py", "model/utils/bbox_tools.py"} <= read
-    assert len(read) > 20
+def test_layers():
+    assert violations(ROOT) == []
 
 
-@pytest.mark.parametrize(("where", "text"), [
-    ("model/vgg16.py", "import utils.log"),
-    ("model/utils/anchors.py", "from data.voc import CLASSES"),
-    ("model/rpn.py", "def f():\n    from utils import files"),
-    ("model/__init__.py", "importlib.import_module(f'utils.{name}')"),
-    ("data/voc.py", "from model import build"),
-    ("data/transforms.py", "import numpy, model.faster_rcnn"),
-    ("data/shapes.py", "from utils.files import write_text"),
-    ("data/voc.py", "from trainer import Losses"),
-    ("utils/log.py", "import data"),
-    ("utils/vis.py", "__import__('model')"),
-    ("utils/config.py", "import train"),
-    ("model/new.py", "if True:\n    from eval import evaluate"),
-    ("data/voc.py", "import predict as p"),
-    ("utils/voc_eval.py", "from utils.files import write_text"),
-    ("utils/voc_eval.py", "from .files import write_text"),
-    ("utils/voc_eval.py", "from . import files"),
-    ("trainer.py", "from model import build"),
-    ("trainer.py", "from model.faster_rcnn import FasterRCNN"),
-    ("trainer.py", "import utils.log"),
-    ("trainer.py", "from data.transforms import flip_bbox"),
-    ("trainer.py", "from train import train"),
-    ("train.py", "import visdom"),
-    ("utils/vis.py", "def f():\n    from visdom import Visdom"),
-    ("utils/log.py", "def f():\n    import visdom"),
-    ("utils/boards.py", "import visdom"),
-    ("model/rpn.py", "x = y.cuda()"),
-    ("predict.py", "net.to(1).cuda(0)"),
-])
-def test_the_checker_finds_a_planted_fault(tmp_path, where, text):
-    plant(tmp_path, where, text)
-    found = faults(tmp_path)
-    assert found
-    for line in found:
-        assert line.startswith(f"{where}:")
+def test_all_files_are_checked():
+    checked = {path.relative_to(ROOT).as_posix() for path in sources(ROOT)}
+    assert {"train.py", "trainer.py", "data/voc_dataset.py", "model/utils/anchors.py", LOGGER} <= checked
+    assert len(checked) > 20
 
 
-@pytest.mark.parametrize(("where", "text"), [
-    ("model/vgg16.py", "from model.utils.array import on_arrays\nfrom torchvision.models import vgg16"),
-    ("model/rpn.py", "from .utils import array\nimport torch.utils.data"),
-    ("data/__init__.py", "from data.voc import CLASSES"),
-    ("utils/boards.py", "def f():\n    import visdom"),
-    ("trainer.py", "from model.utils.array import on_arrays\nfrom model.utils import array\nimport model.utils.array"),
-    ("train.py", "from eval import evaluate\nfrom model import build\nfrom data import find_root\nimport trainer"),
-    ("utils/config.py", "torch.cuda.is_available()\nx = torch.device('cuda')"),
-])
-def test_the_checker_lets_pass_what_is_allowed(tmp_path, where, text):
-    plant(tmp_path, where, text)
-    assert faults(tmp_path) == []
+def test_generic_files_name_no_backbone():
+    assert backbones_named(ROOT) == []
 
 
-def plant(root, where, text):
-    """A house of empty files, but for one."""
-    for path in map(root.joinpath, ("train.py", "eval.py", "predict.py", "trainer.py", where)):
+def test_every_backbone_is_looked_for():
+    backbones = [path.stem for path in ROOT.glob("model/*.py") if re.search(r"^def build\(", path.read_text(), re.M)]
+    assert "vgg16" in backbones
+    assert [name for name in backbones if not BACKBONES.search(name) and name != "__init__"] == []
+
+
+@pytest.mark.parametrize("where", ["trainer.py", "train.py", "model/utils/anchors.py"])
+def test_a_named_backbone_is_found(tmp_path, where):
+    write_project(tmp_path, where, "x = 1\nVGG16_SIZE = 2  # conv\n")
+    assert backbones_named(tmp_path) == [f"{where}:2: VGG16_SIZE = 2  # conv"]
+
+
+@pytest.mark.parametrize(
+    ("where", "text"),
+    [
+        ("model/utils/anchors.py", "from data import Sample"),
+        ("model/__init__.py", "importlib.import_module(f'utils.{name}')"),
+        ("data/voc_dataset.py", "def f():\n    from model import build"),
+        ("utils/vis.py", "import numpy, data"),
+        ("utils/config.py", "import train"),
+        ("model/new.py", "from trainer import Losses"),
+        ("utils/voc_eval.py", "from . import checkpoint"),
+        ("trainer.py", "from model.faster_rcnn import FasterRCNN"),
+        ("trainer.py", "import utils.logger"),
+        ("trainer.py", "from data import Sample"),
+        ("train.py", "from eval import main"),
+        ("tools/new.py", "from predict import find_images"),
+        ("train.py", "from tools.check_data import main"),
+        ("train.py", "def f():\n    import visdom"),
+        (LOGGER, "import visdom"),
+        ("predict.py", "net.to(1).cuda(0)"),
+    ],
+)
+def test_a_violation_is_found(tmp_path, where, text):
+    write_project(tmp_path, where, text)
+    (line,) = violations(tmp_path)
+    assert line.startswith(f"{where}:{1 + text.count(chr(10))}: ")
+
+
+@pytest.mark.parametrize(
+    ("where", "text"),
+    [
+        ("model/rpn.py", "from .utils import anchors\nimport torch.utils.data\nfrom torchvision.models import vgg16"),
+        ("data/__init__.py", "importlib.import_module(f'data.{name}_dataset')"),
+        (LOGGER, "def f():\n    import visdom"),
+        (
+            "trainer.py",
+            "from model.utils.anchors import f\nfrom model.utils import anchors\nimport model.utils.anchors",
+        ),
+        ("train.py", "from model import build\nfrom data import Sample\nimport trainer"),
+        ("tools/new.py", "import tools.benchmark\nfrom trainer import Losses\nimport data, model, utils.vis"),
+        ("utils/config.py", "torch.cuda.is_available()\nx = torch.device('cuda')"),
+    ],
+)
+def test_what_is_allowed_is_no_violation(tmp_path, where, text):
+    write_project(tmp_path, where, text)
+    assert violations(tmp_path) == []
+
+
+def write_project(root, where, text):
+    """Write a project of empty files, and the file `where` with `text`."""
+    files = ("train.py", "eval.py", "predict.py", "trainer.py", "tools/check_data.py", "model/utils/anchors.py", where)
+    for path in map(root.joinpath, files):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("")
     (root / where).write_text(text)

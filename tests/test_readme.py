@@ -84,16 +84,16 @@ def test_the_python_api(tmp_path, monkeypatch, tiny_model):
     (tmp_path / "runs/voc").mkdir(parents=True)
     (tmp_path / "runs/voc/last.pth").touch()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(torch, "load", lambda path, weights_only: {"path": path, "weights_only": weights_only})
+    monkeypatch.setattr("utils.checkpoint.load_checkpoint", lambda path: {"path": path})
     monkeypatch.setattr(model, "restore", lambda checkpoint: tiny_model)
     names = {"img": np.zeros((40, 60, 3), np.uint8)}
-    exec(block("import torch, model"), names)
+    exec(block("import model"), names)
     for result, shape in zip(("bboxes", "labels", "scores"), ((4,), (), ()), strict=True):
         assert [value.shape[1:] for value in names[result]] == [shape], result
 
 
 def test_the_other_way_of_the_python_api():
-    call = re.search(r"# or: net = (.*)", block("import torch, model"))[1]
+    call = re.search(r"# or: net = (.*)", block("import model"))[1]
     assert 'pretrained="imagenet"' in call
     net = eval(call.replace('"imagenet"', "None, head_width=16"), {"model": model})
     assert isinstance(net, model.faster_rcnn.FasterRCNN)

@@ -1,294 +1,580 @@
-"""The small decisions of train.py: learning rate, order of the images, one epoch, where the weights come from."""
+"""train.py: its small decisions one by one, then whole runs of a narrow network in this process and in forks of it."""
 
+import functools
+import itertools
+import json
+import os
+import shutil
+import signal
+import socket
+from pathlib import Path
+from types import SimpleNamespace
+
+import fixtures
 import numpy as np
 import pytest
+import stress_resume
 import torch
-from PIL import Image
+from stress_resume import differences, log, same, start, wait
 
+import model
 import train
-from data.voc import Sample
-from model.utils.preprocess import BY_NAME, CAFFE, TORCHVISION
-from train import Run, batches, learning_rate, open_model, train_epoch
-from trainer import Losses
-from utils.checkpoint import CheckpointError, load_weights, save_checkpoint
-from utils.config import OptionError, TrainConfig
-from utils.faults import Guard
-from utils.meter import Meter
+from data import Sample
+from data.validate import DataError
+from model.utils.preprocess import CAFFE, TORCHVISION
+from trainer import FasterRCNNTrainer, Losses, Stats
+from utils.checkpoint import CheckpointError, check_run_folder, load_checkpoint, save_checkpoint, stored_options
+from utils.config import OptionError, TrainConfig, parse_options
+
+
+def make_config(**options):
+    """The options of a run of VGG16, resolved."""
+    return parse_options(TrainConfig, {"device": "cpu"} | options, defaults=model.defaults)
+
 
 # Learning rate
 
 
-def rates(config, at):
-    """Rates at (step, epoch) pairs, in units of the first."""
-    return [learning_rate(config, step, epoch) / config.lr for step, epoch in at]
-
-
-def test_rate_decays_after_ten_epochs():
-    config = TrainConfig(lr=3e-3)
-    assert learning_rate(config, 0, 0) == 3e-3
-    assert rates(config, [(10**6, 9), (0, 10), (0, 13)]) == pytest.approx([1, 0.1, 0.1])
-
-
-def test_rate_decays_after_several_epochs():
-    config = TrainConfig(lr=2.0, lr_decay=0.5, lr_decay_epoch=(3, 1))
-    assert rates(config, [(0, 0), (0, 1), (0, 2), (0, 3)]) == pytest.approx([1, 0.5, 0.5, 0.25])
-
-
-def test_rate_never_decays_where_nothing_says_when():
-    assert rates(TrainConfig(lr_decay_epoch=()), [(10**6, 99)]) == [1]
-
-
-def test_steps_replace_epochs():
-    config = TrainConfig(lr_decay_step=(900, 1000))
-    assert rates(config, [(899, 50), (900, 0), (999, 0), (1000, 0)]) == pytest.approx([1, 0.1, 0.1, 0.01])
-
-
-# The data
-
-
-def test_difficult_objects_are_trained_on_when_asked_and_evaluated_always(tmp_path):
-    thing = "<object><name>cat</name><difficult>{}</difficult><bndbox><xmin>2</xmin><ymin>3</ymin><xmax>9</xmax>" \
-            "<ymax>7</ymax></bndbox></object>"
-    for folder in ("ImageSets/Main", "Annotations", "JPEGImages"):
-        (tmp_path / folder).mkdir(parents=True)
-    for split in ("trainval", "test"):
-        (tmp_path / f"ImageSets/Main/{split}.txt").write_text("a\n")
-    (tmp_path / "Annotations/a.xml").write_text(f"<annotation>{thing.format(0)}{thing.format(1)}</annotation>")
-    Image.new("RGB", (20, 10)).save(tmp_path / "JPEGImages/a.jpg")
-    for options, n_train in (({}, 1), ({"use_difficult": True}, 2)):
-        splits = train.open_data(TrainConfig(voc_data_dir=str(tmp_path), **options))
-        assert [len(split.objects()[0][0]) for split in splits] == [n_train, 2]
-
-
-# The network
-
-
-@pytest.mark.filterwarnings("ignore:.* start random")
-def test_frozen_convolutions(tmp_path):
-    def frozen(**options):
-        model = open_model(TrainConfig(head_width=8, **options), ("cat", "dog"))
-        return [param.requires_grad for param in model.extractor.parameters()].count(False) / 2
-
-    state = open_model(TrainConfig(head_width=8, pretrained="none"), ("cat", "dog")).extractor.state_dict()
-    path = str(tmp_path / "vgg16.pth")
-    torch.save({f"features.{name}": value for name, value in state.items()}, path)
-    assert frozen(pretrained="none") == 0
-    assert frozen(pretrained=path) == 4
-    assert frozen(pretrained=path, resume=True) == 4  # else the optimizer's state would not fit
-    assert frozen(pretrained=path, resume=True, load_path="no longer there") == 4
-    assert frozen(pretrained=path, frozen_convs=2) == 2
-
-
-def test_weights_that_do_not_fit_are_one_line():
-    model = torch.nn.Linear(2, 3)
-    with pytest.raises(CheckpointError) as caught:
-        load_weights(model, {"model": torch.nn.Linear(4, 3).state_dict()}, "a.pth")
-    assert str(caught.value).startswith("a.pth does not fit the options (classes, anchors, head width): size mismatch")
-    assert "\n" not in str(caught.value)
-
-
-# Weights from elsewhere
-
-
-@pytest.fixture(scope="module")
-def ours(tmp_path_factory, tiny_model):
-    """A checkpoint of this library with the classes ant, bee, cow."""
-    path = tmp_path_factory.mktemp("weights") / "ours.pth"
-    save_checkpoint(path, {
-        "model": tiny_model.state_dict(), "build": {
-            "name": "vgg16", "n_fg_class": 3, "head_width": 16, "anchor_scales": (1, 2, 4), "min_size": 64,
-            "max_size": 96},
-        "class_names": ["ant", "bee", "cow"], "preprocessing": tuple(CAFFE), "config": {}, "epoch": 0, "step": 5})
-    return str(path)
-
-
-def test_what_weights_were_trained_with_is_told(ours, capsys):
-    config = narrow(load_path=ours, anchor_scales=(2, 4, 8), max_size=96)
-    open_model(config, ("ant", "bee", "cow"))
-    assert capsys.readouterr().out.splitlines()[1:] == [
-        "note: these weights were trained with --anchor-scales=1,2,4, now it is 2,4,8",
-        "note: these weights were trained with --min-size=64, now it is 600"]
-    with pytest.raises(CheckpointError, match=r"ours\.pth has fc6 and fc7 of width 16, not 8: --head-width=16"):
-        open_model(TrainConfig(load_path=ours, head_width=8, device="cpu"), ("ant", "bee", "cow"))
-
-
-def narrow(**options):
-    return TrainConfig(head_width=16, seed=3, device="cpu", **options)
-
-
-def test_training_starts_from_a_checkpoint(ours, tiny_model, capsys):
-    model = open_model(narrow(load_path=ours, anchor_scales=(1, 2, 4), min_size=64, max_size=96), ("ant", "bee", "cow"))
-    assert model.preprocessing == CAFFE
-    for name, value in tiny_model.state_dict().items():
-        assert torch.equal(model.state_dict()[name], value), name
-    assert capsys.readouterr().out == f"{ours}: a checkpoint of this library, step 5\n"  # and nothing differs
-
-
-@pytest.mark.parametrize("classes", [("ant", "bee"), ("ant", "cow", "bee"), ("ant", "bee", "hen")])
-def test_other_classes_are_refused_unless_the_head_starts_anew(ours, tiny_model, classes):
-    with pytest.raises(CheckpointError) as caught:
-        open_model(narrow(load_path=ours), classes)
-    assert str(caught.value).startswith(f"{ours} knows 3 classes (ant, bee, cow), the data have {len(classes)} "
-                                        f"({', '.join(classes)}): --reset-head ")
-    model = open_model(narrow(load_path=ours, reset_head=True), classes)
-    untrained = open_model(narrow(pretrained="none"), classes).state_dict()
-    for name, value in model.state_dict().items():
-        anew = name.split(".")[1] in ("cls_loc", "score") and name.startswith("head")
-        source = untrained if anew else tiny_model.state_dict()
-        assert torch.equal(value, source[name]), name
-    assert model.preprocessing == CAFFE
-
-
-def test_a_head_can_be_reset_only_where_there_is_one():
-    with pytest.raises(OptionError, match="--reset-head starts the last layers of a detector anew: name it with"):
-        open_model(narrow(pretrained="none", reset_head=True), ("ant",))
-
-
-def test_a_checkpoint_says_itself_what_it_wants(ours):
-    with pytest.raises(OptionError, match=r"--preprocess=caffe: .*ours\.pth says itself what its weights want"):
-        open_model(narrow(load_path=ours, preprocess="caffe"), ("ant", "bee", "cow"))
-
-
-@pytest.mark.parametrize(("separator", "options", "preprocessing"), [
-    (".", {}, TORCHVISION), (".", {"preprocess": "caffe"}, CAFFE), ("_", {}, CAFFE),
-    ("_", {"preprocess": "torchvision"}, TORCHVISION)])
-def test_a_bare_vgg16(tmp_path, tiny_model, capsys, separator, options, preprocessing):
-    state = {f"features.{name}": value for name, value in tiny_model.extractor.state_dict().items()}
-    program = "torchvision"
-    if separator == "_":  # Caffe's names: conv1_1 ... conv5_3
-        convs = [f"conv{b}_{i}" for b in range(1, 6) for i in range(1, 3 + (b > 2))]
-        names = [f"{conv}.{kind}" for conv in convs for kind in ("weight", "bias")]
-        state, program = dict(zip(names, state.values(), strict=True)), "Caffe"
-    path = tmp_path / "vgg16.pth"
-    torch.save(state, path)
-    with pytest.warns(UserWarning, match="have no fc6 and fc7 that fit: they start random"):
-        model = open_model(narrow(pretrained=str(path), **options), ("ant",))
-    assert model.preprocessing == preprocessing
-    assert torch.equal(model.extractor[28].weight, tiny_model.extractor[28].weight)
-    name = {v: k for k, v in BY_NAME.items()}[preprocessing]
-    hint = "" if options or program == "Caffe" else " (--preprocess=caffe if it was converted from Caffe)"
-    assert capsys.readouterr().out == f"{path}: a VGG16 in the layout of {program}, preprocessing {name}{hint}\n"
+@pytest.mark.parametrize(
+    ("options", "at", "factors"),
+    [
+        ({}, [(0, 0), (10**6, 9), (0, 10), (0, 13)], [1, 1, 0.1, 0.1]),  # the paper's: after epoch 10 of 14
+        ({"lr_decay": "0.5", "lr_decay_epoch": "3,1"}, [(0, 0), (0, 1), (0, 2), (0, 3)], [1, 0.5, 0.5, 0.25]),
+        ({"lr_decay_epoch": "()"}, [(10**6, 99)], [1]),
+        ({"lr_decay_step": "900,1000"}, [(899, 50), (900, 0), (999, 0), (1000, 0)], [1, 0.1, 0.1, 0.01]),
+        ({"lr_warmup_steps": "4"}, [(0, 0), (1, 0), (3, 0), (4, 0), (9, 10)], [0.25, 0.5, 1, 1, 0.1]),
+    ],
+)
+def test_learning_rate(options, at, factors):
+    config = make_config(lr="3e-3", **options)
+    assert [train.learning_rate(config, *pair) / 3e-3 for pair in at] == pytest.approx(factors)
 
 
 # Order of the images
 
 
-def flat(batches):
-    return [index for indices in batches for index in indices]
-
-
-@pytest.mark.parametrize(("n_image", "batch_size", "sizes"), [
-    (5, 1, [1] * 5), (5, 2, [2, 2, 1]), (6, 3, [3, 3]), (2, 4, [2]), (1, 1, [1])])
-def test_every_image_once_an_epoch(n_image, batch_size, sizes):
-    found = batches(n_image, batch_size, 0, 0)
-    assert [len(indices) for indices in found] == sizes
-    assert sorted(flat(found)) == list(range(n_image))
-    assert type(found[0][0]) is int
+@pytest.mark.parametrize(
+    ("n_image", "batch_size", "processes", "sizes"),
+    [(5, 1, 1, [1] * 5), (5, 2, 1, [2, 2, 1]), (2, 4, 1, [2]), (7, 1, 3, [3, 3, 1]), (8, 2, 2, [4, 4])],
+)
+def test_every_image_once_per_epoch(monkeypatch, n_image, batch_size, processes, sizes):
+    monkeypatch.setattr("utils.distributed.world_size", lambda: processes)
+    batches = train.epoch_batches(make_config(batch_size=str(batch_size)), n_image, 0)
+    assert [len(batch) for batch in batches] == sizes
+    assert sorted(itertools.chain(*batches)) == list(range(n_image))
 
 
 def test_order_depends_on_seed_and_epoch_alone():
-    order = batches(50, 1, 3, 4)
-    np.random.seed(1)
+    def order(epoch, **options):
+        return [*itertools.chain(*train.epoch_batches(make_config(**options), 50, epoch))]
+
+    first = order(4, seed="3")
     torch.manual_seed(1)
-    assert batches(50, 1, 3, 4) == order
-    assert flat(batches(50, 7, 3, 4)) == flat(order)
-    assert order != batches(50, 1, 3, 5)
-    assert order != batches(50, 1, 4, 4)
-    assert order != [[i] for i in range(50)]
+    np.random.seed(1)
+    assert order(4, seed="3") == order(4, seed="3", batch_size="7") == first
+    assert len({tuple(other) for other in (first, order(5, seed="3"), order(4, seed="4"), range(50))}) == 4
 
 
 # One epoch
 
 
 class Recorder:
-    """Stands in for trainer, model, log and interrupt: notes what they are handed."""
+    """Stands in for trainer and logger: notes what they receive; the losses are the number of the step."""
 
-    watched = False
-    loc_std = torch.zeros(4)  # says which device
+    model = SimpleNamespace(device=torch.device("cpu"))
 
-    def __init__(self):
-        self.lr, self.steps, self.lines, self.stop_after = None, [], [], None
-
-    def prepare(self, img):
-        return torch.zeros(1, 3, 2, 3), 1.0
-
-    def set_lr(self, lr):
-        self.lr = lr
-
-    def asked(self, may_wait):
-        return len(self.steps) == self.stop_after
+    def __init__(self, stop_at=None):
+        self.optimizer = SimpleNamespace(param_groups=[{"lr_mult": 2}])
+        self.steps, self.lines, self.stop, self.stop_at = [], [], [], stop_at
 
     def train_step(self, samples, n_sample):
         assert n_sample == len(samples)
-        self.steps.append((self.lr, [(sample.label.item(), sample.rng.random()) for sample in samples]))
-        return Losses(*torch.full((5,), float(len(self.steps))))
+        self.steps.append([(int(sample.id), sample.label.item(), sample.rng.random()) for sample in samples])
+        self.rates = [*getattr(self, "rates", []), self.optimizer.param_groups[0]["lr"]]
+        if len(self.steps) == self.stop_at:
+            self.stop.append(signal.SIGINT)
+        one = torch.ones((), dtype=torch.int64)
+        stats = Stats(*[one * n_sample] * len(Stats._fields))
+        return Losses(*torch.full((5,), float(len(self.steps))), stats)
 
-    def training(self, step, epoch, figures):
+    def train(self, step, epoch, figures):
         self.lines.append((step, epoch, figures["total"], figures["lr"]))
         assert figures["images_per_second"] > 0
 
 
-def run_epoch(config, epoch, steps, stop_after=None):
+def run_epoch(config, epoch, step, batches, stop_at=None):
     """What `Recorder` notes of some steps of an epoch of five images, whose labels are their indices."""
-    empty = np.empty((1, 4), np.float32)
-    dataset = [Sample(np.zeros((2, 3, 3), np.uint8), empty, np.array([i]), np.zeros(1, bool), str(i)) for i in range(5)]
-    seen = Recorder()
-    seen.stop_after = stop_after
-    run = Run(config, None, dataset, None, seen, seen, Meter(), 6, 3, Guard())
-    seen.reached = train_epoch(run, seen, seen, epoch, steps)
+    img, bbox = np.zeros((2, 3, 3), np.uint8), np.zeros((1, 4), np.float32)
+    dataset = [Sample(img, bbox, np.array([i]), np.zeros(1, bool), str(i)) for i in range(5)]
+    seen = Recorder(stop_at)
+    seen.reached = train.train_one_epoch(config, seen, dataset, batches, epoch, step, seen, seen.stop)
     return seen
 
 
-def test_each_sample_has_the_generator_of_seed_epoch_and_index():
-    config = TrainConfig(seed=7, batch_size=2, lr=1.0, lr_decay_step=(4,), plot_every=2, device="cpu")
-    seen = run_epoch(config, 1, range(3, 6))
-    order = batches(5, 2, 7, 1)
-    assert [[index for index, _ in pairs] for _, pairs in seen.steps] == order
-    for index, draw in (pair for _, pairs in seen.steps for pair in pairs):
+@pytest.mark.parametrize("num_workers", ["0", "2"])
+def test_one_epoch(num_workers):
+    options = {"seed": "7", "batch_size": "2", "lr": "1", "lr_decay_step": "4", "plot_every": "2"}
+    config = make_config(**options, num_workers=num_workers)
+    batches = train.epoch_batches(config, 5, 1)
+    seen = run_epoch(config, 1, 3, batches)
+    assert [[index for index, *_ in pairs] for pairs in seen.steps] == batches
+    for index, label, draw in itertools.chain(*seen.steps):
         rng = np.random.default_rng([7, 1, index])
         rng.random()  # the flip
-        assert draw == rng.random()
-    assert [lr for lr, _ in seen.steps] == pytest.approx([1, 0.1, 0.1])
-    assert seen.lines == [(4, 1, 1, 1), (6, 1, 2.5, pytest.approx(0.1))]
+        assert (label, draw) == (index, rng.random())
+    assert seen.rates == pytest.approx([2, 0.2, 0.2])  # twice the rate, as for biases
+    assert seen.lines == [(4, 1, 1, 1), (6, 1, pytest.approx((2 * 2 + 3 * 1) / 3), pytest.approx(0.1))]
+    assert seen.reached == 6
 
 
-def test_an_interrupted_epoch_goes_on_inside():
-    config = TrainConfig(batch_size=2, device="cpu")
-    whole, rest = run_epoch(config, 1, range(3, 6)), run_epoch(config, 1, range(4, 6))
-    assert len(rest.steps) == 2
-    assert rest.steps == whole.steps[1:]
-    assert run_epoch(config, 1, range(3, 4)).steps == whole.steps[:1]
-    assert (whole.reached, rest.reached) == (6, 6)
+def test_an_epoch_ends_after_the_step_of_a_signal_and_continues_there():
+    config = make_config(batch_size="2")
+    batches = train.epoch_batches(config, 5, 1)
+    whole, part = run_epoch(config, 1, 3, batches), run_epoch(config, 1, 3, batches, stop_at=2)
+    assert (part.steps, part.reached) == (whole.steps[:2], 5)
+    rest = run_epoch(config, 1, 5, batches[2:])
+    assert (rest.steps, rest.reached) == (whole.steps[2:], 6)
 
 
-def test_an_epoch_ends_after_the_step_in_which_that_was_asked():
-    seen = run_epoch(TrainConfig(batch_size=2, device="cpu"), 1, range(3, 6), stop_after=2)
-    assert (len(seen.steps), seen.reached) == (2, 5)
+# Weights
 
 
-# Resuming
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory, tiny_model):
+    """A checkpoint of this library with the classes ant, bee, cow."""
+    path = tmp_path_factory.mktemp("weights") / "ours.pth"
+    build = {"name": "vgg16", "n_fg_class": 3, "head_width": 16, "anchor_scales": (1, 2, 4)}
+    checkpoint = {"model": tiny_model.state_dict(), "build": build | {"min_size": 64, "max_size": 96}}
+    checkpoint |= {"class_names": ["ant", "bee", "cow"], "preprocessing": tuple(CAFFE), "config": {}}
+    save_checkpoint(path, checkpoint | {"epoch": 0, "step": 5})
+    return str(path)
 
 
-def test_resuming_in_vain_keeps_the_options_of_the_run(earlier_run, monkeypatch, tiny_model):
-    class Dataset(list):
-        classes = ("cat",)
-
-    before = (earlier_run / "config.json").read_text()
-    monkeypatch.setattr(train, "open_data", lambda config: (Dataset("ab"), Dataset("c")))
-    monkeypatch.setattr(train, "open_model", lambda config, classes: tiny_model)
-    monkeypatch.setattr(train, "FasterRCNNTrainer", lambda *args: None)
-    with pytest.raises(CheckpointError, match=r"runs/old/last\.pth \(0 bytes\) is damaged"):
-        train.train(TrainConfig(env="old", resume=True, lr=0.25, device="cpu"))
-    assert (earlier_run / "config.json").read_text() == before
+def build(classes, **options):
+    return train.build_model(make_config(head_width="16", seed="3", **options), classes)[0]
 
 
-@pytest.mark.parametrize("options", [{"download": True, "data": "shapes"}, {"download": True, "voc_data_dir": "mine"}])
-def test_a_download_is_of_voc2007_only(options):
-    with pytest.raises(OptionError, match="--download fetches VOC2007"):
-        train.open_data(TrainConfig(**options))
+def test_frozen_convolutions(monkeypatch, tmp_path):
+    monkeypatch.setattr("model.vgg16.LAYERS", fixtures.NARROW)
+
+    def frozen(**options):
+        net = build(("cat", "dog"), **options)
+        return [param.requires_grad for param in net.extractor.parameters()].count(False) / 2
+
+    path = str(tmp_path / "vgg16.pth")
+    state = build(("cat",), pretrained="none").extractor.state_dict()
+    torch.save({f"features.{name}": value for name, value in state.items()}, path)
+    assert frozen(pretrained="none") == 0
+    with pytest.warns(UserWarning, match="no fc6 and fc7 that fit"):
+        assert frozen(pretrained=path) == 4  # conv1_1 to conv2_2
+    assert frozen(pretrained=path, resume="True") == 4  # the optimizer's state must fit, the file need not exist
+    assert frozen(pretrained="gone.pth", resume="True", load_path="gone.pth") == 4
+    assert frozen(pretrained="none", frozen_convs="2") == 2
 
 
-@pytest.mark.parametrize("pretrained", ["imagenet", "caffe"])
-def test_preprocessing_that_weights_do_not_want_is_refused(pretrained):
-    with pytest.raises(OptionError, match="--preprocess=caffe: these weights"):
-        train.open_model(TrainConfig(pretrained=pretrained, preprocess="caffe"), ("cat", "dog"))
+def test_a_checkpoint_to_start_from(ours, tiny_model, capsys):
+    net = build(("ant", "bee", "cow"), load_path=ours, anchor_scales="1,2,4", min_size="64", max_size="96")
+    assert net.preprocessing == CAFFE
+    assert same(dict(net.state_dict()), dict(tiny_model.state_dict()))
+    assert capsys.readouterr().out == f"{ours}: a checkpoint of this library, step 5\n"  # and no difference
+    build(("ant", "bee", "cow"), load_path=ours, anchor_scales="2,4,8", min_size="64", max_size="96")
+    note = f"note: {ours} was trained with --anchor-scales=1,2,4, now it is 2,4,8"
+    assert capsys.readouterr().out.splitlines()[1:] == [note]
+
+
+@pytest.mark.parametrize("classes", [("ant", "bee"), ("ant", "cow", "bee")])
+def test_other_classes_need_a_new_head(ours, tiny_model, classes):
+    with pytest.raises(CheckpointError, match=r"ours\.pth has 3 classes, ant, bee, cow, the data have .*--reset-head"):
+        build(classes, load_path=ours)
+    net = build(classes, load_path=ours, reset_head="True")
+    untrained = build(classes, pretrained="none").state_dict()
+    for name, value in net.state_dict().items():
+        source = untrained if name.startswith(("head.cls_loc", "head.score")) else tiny_model.state_dict()
+        assert torch.equal(value, source[name]), name
+
+
+@pytest.mark.parametrize(
+    ("layout", "options", "preprocessing"),
+    [("torchvision", {}, TORCHVISION), ("torchvision", {"preprocess": "caffe"}, CAFFE), ("Caffe", {}, CAFFE)],
+)
+def test_the_weights_of_a_classifier(tmp_path, tiny_model, capsys, layout, options, preprocessing):
+    names = [f"features.{name}" for name in tiny_model.extractor.state_dict()]
+    if layout == "Caffe":
+        convs = [f"conv{block}_{i}" for block in range(1, 6) for i in range(1, 3 + (block > 2))]
+        names = [f"{conv}.{kind}" for conv in convs for kind in ("weight", "bias")]
+    path = tmp_path / "vgg16.pth"
+    torch.save(dict(zip(names, tiny_model.extractor.state_dict().values(), strict=True)), path)
+    with pytest.warns(UserWarning, match="have no fc6 and fc7 that fit"):
+        net = build(("ant",), pretrained=str(path), **options)
+    assert net.preprocessing == preprocessing
+    assert torch.equal(net.extractor[28].weight, tiny_model.extractor[28].weight)
+    assert capsys.readouterr().out.startswith(f"{path}: {layout} layout, preprocessing ")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"pretrained": "none", "reset_head": "True"}, "--reset-head re-initializes the last layers of a detector"),
+        ({"pretrained": "imagenet", "preprocess": "caffe"}, "--preprocess=caffe: these weights state their own"),
+        ({"load_path": "OURS", "preprocess": "caffe"}, r"--preprocess=caffe: .*ours\.pth states its own"),
+    ],
+)
+def test_options_that_contradict_the_weights(ours, options, words):
+    options = {name: ours if value == "OURS" else value for name, value in options.items()}
+    with pytest.raises(OptionError, match=words):
+        build(("ant", "bee", "cow"), **options)
+
+
+# Whole runs
+
+
+@pytest.fixture(scope="module")
+def calm(place):
+    """The folder of an undisturbed run of two epochs with six steps each."""
+    stress_resume.run(env="calm")
+    return place / "runs/calm"
+
+
+@pytest.fixture
+def run(place):
+    """A function that trains in runs/a, which is empty at first; and its folder."""
+    shutil.rmtree(place / "runs/a", ignore_errors=True)
+    run = functools.partial(stress_resume.run, env="a")
+    run.folder = place / "runs/a"
+    return run
+
+
+@pytest.fixture
+def on_step(monkeypatch):
+    """A function that has another one called with trainer and losses after a step, counted from 1."""
+
+    def install(number, call):
+        taken, real = [], FasterRCNNTrainer.train_step
+
+        def train_step(trainer, *args):
+            losses = real(trainer, *args)
+            taken.append(1)
+            return (call(trainer, losses) or losses) if len(taken) == number else losses
+
+        monkeypatch.setattr(FasterRCNNTrainer, "train_step", train_step)
+
+    return install
+
+
+def test_a_run_writes_its_files_and_no_others(calm, place):
+    files = ["best.pth", "config.json", "curves.png", "environment.json", "last.pth", "log.jsonl", "pictures"]
+    assert sorted(path.name for path in calm.iterdir()) == files
+    assert sorted(path.name for path in (calm / "pictures").iterdir()) == ["000006.png", "000012.png"]
+
+
+def test_config_json_holds_every_option_resolved(calm):
+    config = json.loads((calm / "config.json").read_text())
+    assert list(config) == list(TrainConfig.model_fields)
+    assert (config["env"], config["min_size"], config["anchor_scales"]) == ("calm", 48, [1, 2])
+    own = {name: config[name] for name in ("lr", "frozen_convs", "nms_thresh", "n_sample", "lr_decay_epoch")}
+    assert own == {"lr": 1e-3, "frozen_convs": 0, "nms_thresh": 0.3, "n_sample": 128, "lr_decay_epoch": [10]}
+    unset = {name for name, value in config.items() if value is None}
+    assert unset == {"num_workers", "max_detections", "load_path", "max_steps"}
+
+
+def test_log_has_a_line_per_interval_and_one_per_evaluation(calm):
+    at = [(line["kind"], line["step"], line["epoch"]) for line in log(calm)]
+    intervals = [("train", step, (step - 1) // 6) for step in (2, 4, 6, 8, 10, 12)]
+    assert at == [*intervals[:3], ("eval", 6, 0), *intervals[3:], ("eval", 12, 1)]
+    for line in log(calm, "train"):
+        parts = [line[name] for name in ("rpn_loc", "rpn_cls", "roi_loc", "roi_cls")]
+        assert sum(parts) == pytest.approx(line["total"], rel=1e-5)
+        assert line["rpn_cls"] > 0 < line["roi_cls"]
+        assert 0 <= line["rpn_recall_neg"] <= 1 >= line["roi_acc_bg"] >= 0
+        assert 0 < line["n_proposal"] <= 50  # --n-train-post-nms
+        assert line["lr"] == pytest.approx(1e-4 if line["step"] > 9 else 1e-3)
+    assert list(log(calm, "eval")[-1]["ap"]) == ["bar", "box"]
+
+
+def test_what_a_checkpoint_holds(calm):
+    last, best = (torch.load(calm / name, weights_only=True) for name in ("last.pth", "best.pth"))
+    keys = {"format", "model", "build", "class_names", "preprocessing", "config", "epoch", "step", "ids", "processes"}
+    assert last.keys() == keys | {"optimizer", "rng"}
+    assert best.keys() == keys | {"map"}
+    assert (last["epoch"], last["step"], last["class_names"]) == (1, 12, ["bar", "box"])
+    assert json.loads(json.dumps(last["config"])) == json.loads((calm / "config.json").read_text())
+    assert len(last["optimizer"]["state"]) == len(last["model"])  # nothing is frozen
+    some = {"name": "vgg16", "n_fg_class": 2, "head_width": 16, "dropout": 0.5, "anchor_scales": (1, 2)}
+    assert some.items() <= last["build"].items()
+    assert same(dict(model.restore(last).state_dict()), dict(last["model"]))
+
+
+def test_same_seed_same_run_with_any_number_of_workers(calm, run):
+    run(num_workers="2")
+    assert not differences(calm, run.folder)
+    run(overwrite="True", seed="1", max_steps="1")
+    assert log(run.folder, "eval")[0]["step"] == 1
+    other, first = (load_checkpoint(folder / "last.pth")["model"] for folder in (run.folder, calm))
+    assert not torch.equal(other["rpn.conv.weight"], first["rpn.conv.weight"])
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_within_an_epoch_and_resuming_changes_nothing(calm, run, on_step, number, code):
+    def prepare():
+        os.setpgrp()
+        on_step(8, lambda *args: os.killpg(0, number))  # the workers receive it, too, as when Ctrl-C is pressed
+
+    assert wait(start(prepare, env="a", num_workers="2")) == code
+    text = Path("output.txt").read_text()
+    assert "Traceback" not in text
+    assert "Error" not in text
+    assert load_checkpoint(run.folder / "last.pth")["step"] == 8
+    run(resume="True", num_workers="1")
+    assert not differences(calm, run.folder)
+
+
+def test_a_second_signal_exits_at_once(run, on_step):
+    def twice(*args):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+
+    assert wait(start(lambda: on_step(2, twice), env="a")) == 143
+    assert not (run.folder / "last.pth").exists()
+
+
+def test_a_signal_ends_an_evaluation_which_resuming_repeats(calm, run, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "evaluate", lambda *args, **options: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    assert load_checkpoint(run.folder / "last.pth")["step"] == 6
+    assert not log(run.folder, "eval")
+    run(resume="True")
+    assert not differences(calm, run.folder)
+
+
+def test_an_evaluation_in_the_log_is_not_repeated(calm, run, monkeypatch):
+    shutil.copytree(calm, run.folder)
+    monkeypatch.setattr(train, "evaluate", None)
+    run(resume="True")  # at its end already
+    assert not differences(calm, run.folder)
+
+
+def test_killed_three_times_a_run_ends_as_if_undisturbed(calm, place):
+    *kills, last = stress_resume.kill_and_resume(3, np.random.default_rng(5))
+    assert sum(line.startswith("kill ") for line in kills) == 3
+    assert last.endswith("times: all equal"), last
+
+
+def test_best_pth_is_replaced_by_a_better_map_only(run, monkeypatch):
+    values, real = iter([0.2, 0.1, 0.2, 0.3]), train.evaluate
+    monkeypatch.setattr(train, "evaluate", lambda *args, **options: real(*args, **options)._replace(map=next(values)))
+    best = []
+    for steps in ("1", "2", "3", "4"):
+        run(**{"resume": "True"} if best else {}, max_steps=steps)
+        stored = load_checkpoint(run.folder / "best.pth")
+        best.append((stored["step"], stored["map"]))
+    assert best == [(1, 0.2), (1, 0.2), (1, 0.2), (4, 0.3)]
+    assert [line["map"] for line in log(run.folder, "eval")] == [0.2, 0.1, 0.2, 0.3]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(run, on_step):
+    on_step(8, lambda trainer, losses: losses._replace(roi_cls=losses.total * np.nan, total=losses.total * np.nan))
+    with pytest.raises(train.TrainingError) as caught:
+        run()
+    (index,) = train.epoch_batches(make_config(), 6, 1)[1]  # the second step of the second epoch
+    text = str(caught.value)
+    assert text.startswith("step 8: the loss is not finite (rpn_loc ")
+    assert f"roi_cls nan), image train{index:05d}; last.pth is as it was. Lower --lr" in text
+    assert "\n" not in text
+    assert load_checkpoint(run.folder / "last.pth")["step"] == 6
+
+
+def test_weights_that_are_not_finite_are_not_saved(run, on_step):
+    on_step(12, lambda trainer, losses: trainer.model.rpn.conv.bias.data[:1].fill_(np.inf) and None)
+    with pytest.raises(train.TrainingError, match=r"^step 12: a weight is not finite; last\.pth is as it was\. Lower"):
+        run()
+    assert load_checkpoint(run.folder / "last.pth")["step"] == 6
+
+
+@pytest.fixture
+def two(place, run):
+    """A function that trains in two processes with gloo and returns their exit codes."""
+
+    def prepare(rank, port, also):
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+        os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+        if rank == 0 and also:
+            also()
+
+    def run_two(also=None, **options):
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        ready = [functools.partial(prepare, rank, port, also) for rank in range(2)]
+        pids = [start(ready[rank], f"output{rank}.txt", env="a", **options) for rank in range(2)]
+        return [wait(pid) for pid in pids]
+
+    return run_two
+
+
+def test_two_processes_are_one_with_twice_the_batch(place, run, two, on_step):
+    stress_resume.run(env="batch", batch_size="2", dropout="0")
+    one = place / "runs/batch"
+    # only the first process receives a signal, in the last step of an epoch
+    codes = two(lambda: on_step(3, lambda *args: signal.raise_signal(signal.SIGINT)), dropout="0")
+    assert codes == [130, 143], Path("output0.txt").read_text()
+    assert load_checkpoint(run.folder / "last.pth")["step"] == 3
+    assert two(resume="True") == [0, 0], Path("output0.txt").read_text()
+    assert set(differences(one, run.folder)) <= {"last.pth: processes", "best.pth: processes", "log.jsonl"}
+    assert log(one, "eval") == log(run.folder, "eval")
+    for line, other in zip(log(one, "train"), log(run.folder, "train"), strict=True):
+        assert line.pop("kind") == other.pop("kind")
+        assert line == pytest.approx(other, rel=1e-6)
+    assert "runs/a: steps 3 to 6 on cpu, fp32" in Path("output0.txt").read_text()
+    assert "steps" not in Path("output1.txt").read_text()
+    with pytest.raises(CheckpointError, match=r"the number of processes differ, 2 in the checkpoint, 1 in this run"):
+        run(resume="True")
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            {"ids": ["train00000"]},
+            "the training images differ, 1 images in the checkpoint, 6 images in this run: resume",
+        ),
+        (
+            {"class_names": ["box", "bar"]},
+            r"the classes differ, \['box', 'bar'\] in the checkpoint, \['bar', 'box'\] in",
+        ),
+        ({"optimizer": {"state": {}}}, "last.pth cannot be used: "),
+        ({"format": 1}, r"last\.pth is of an earlier version: start another run with --load-path="),
+        ({"rng": {}}, "last.pth cannot be used: 'cpu' is missing"),
+        ({"preprocessing": (1, 2, 3, 4, 5)}, "last.pth cannot be used: "),
+    ],
+)
+def test_another_run_s_last_pth_is_refused(calm, run, change, words):
+    shutil.copytree(calm, run.folder)
+    path = run.folder / "last.pth"
+    torch.save(torch.load(path, weights_only=True) | change, path)
+    before = {path: path.read_bytes() for path in run.folder.glob("*.*")}
+    with pytest.raises(CheckpointError, match=words):
+        run(resume="True", lr="0.25")
+    assert {path: path.read_bytes() for path in run.folder.glob("*.*")} == before
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"device": "cuda:99"}, OptionError, "--device=cuda:99: torch finds"),
+        ({"env": "../a"}, OptionError, "--env must be a plain name"),
+        ({"data": "no"}, DataError, "--data=no: data/no_dataset.py does not exist; choose one of shapes, voc"),
+        ({"train_split": "no"}, DataError, r"no\.txt does not exist; splits in this folder: train, val"),
+        ({"pretrained": "no.pth"}, CheckpointError, r"--pretrained=no\.pth is neither a file nor one of imagenet"),
+        ({"load_path": "no.pth"}, CheckpointError, r"no\.pth is not a file"),
+        ({"model": "vgg61"}, OptionError, "no backbone 'vgg61' .--model.: choose a file of model/, such as vgg16"),
+        ({"model": "rpn"}, OptionError, "no backbone 'rpn'"),
+    ],
+)
+def test_a_refused_run_writes_nothing(run, options, error, words):
+    with pytest.raises(error, match=words):
+        run(**options)
+    assert not run.folder.exists()
+
+
+def test_a_data_set_without_objects_is_refused(place, run):
+    (place / "voc/ImageSets/Main/empty.txt").write_text("train00005\n")
+    with pytest.raises(DataError, match=r"^voc: --train-split=empty has no object to train on"):
+        run(train_split="empty")
+    assert not run.folder.exists()
+
+
+def test_difficult_objects_are_evaluated_always_and_trained_on_when_asked(tmp_path):
+    root = fixtures.write_voc(tmp_path, {"train": 2, "val": 2})
+    for path in (root / "Annotations").iterdir():
+        path.write_text(path.read_text().replace("<name>box</name>", "<name>box</name><difficult>1</difficult>"))
+    for use_difficult, n_train in (("False", 1), ("True", 2)):
+        config = make_config(voc_data_dir=str(root), train_split="train", eval_split="val", use_difficult=use_difficult)
+        assert [len(split.bboxes[0]) for split in train.build_datasets(config)] == [n_train, 2]
+
+
+# The folder of a run
+
+
+@pytest.fixture
+def earlier_run(tmp_path, monkeypatch):
+    """runs/old with a config.json, a last.pth and files of its own."""
+    monkeypatch.chdir(tmp_path)
+    folder = Path("runs/old")
+    folder.mkdir(parents=True)
+    config = make_config(env="old", lr="0.5", anchor_scales="2,4", overwrite="True", load_path="a.pth")
+    (folder / "config.json").write_text(config.model_dump_json())
+    for name in ("last.pth", "note", ".123.last.pth"):
+        (folder / name).touch()
+    return folder
+
+
+@pytest.mark.parametrize("env", ["a/b", "/tmp", "../a", ".", "", "..", "é" * 101, "runs/a", "/runs/a"])
+def test_a_run_has_a_plain_name(env):
+    with pytest.raises(OptionError, match="must be a plain name"):
+        check_run_folder(Path("runs") / env, resume=False, overwrite=True)
+
+
+def test_an_earlier_run_is_not_replaced_unasked(earlier_run):
+    with pytest.raises(OptionError, match=r"runs/old holds an earlier run: --resume .*--overwrite .*--env"):
+        check_run_folder(earlier_run, resume=False, overwrite=False)
+    for folder, options in (("new", (False, False)), ("old", (True, False)), ("old", (False, True))):
+        check_run_folder(Path("runs") / folder, *options)
+
+
+@pytest.mark.parametrize(
+    ("options", "left"),
+    [({"overwrite": "True"}, False), ({"resume": "True"}, True), ({"resume": "True", "overwrite": "True"}, True)],
+)
+def test_only_overwrite_deletes(earlier_run, options, left):
+    config = make_config(env="old", lr="0.25", visdom="off", **options)
+    train.build_logger(config, earlier_run, 0, torch.device("cpu"))
+    assert (earlier_run / "note").exists() == left
+    assert not (earlier_run / ".123.last.pth").exists()  # half-written when a process was killed
+    assert json.loads((earlier_run / "config.json").read_text())["lr"] == 0.25
+    assert json.loads((earlier_run / "environment.json").read_text())["threads"] == torch.get_num_threads()
+
+
+def test_resuming_takes_the_options_of_the_run(earlier_run):
+    assert stored_options({"env": "old", "lr": "1"}) == stored_options({"env": "old", "resume": "False"}) == {}
+    texts = {"env": "old", "resume": "true", "lr": "1", "load_path": "a.pth", "seed": "0", "anchor_scales": "2,4"}
+    stored = stored_options(texts)
+    assert (stored["lr"], stored["anchor_scales"]) == (0.5, (2, 4))
+    assert parse_options(TrainConfig, texts, stored, model.defaults).lr == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "was"),
+    [
+        ("load_path", "b.pth", "a.pth"),
+        ("seed", "1", "0"),
+        ("anchor_scales", "2,4,8", "2,4"),
+        ("batch_size", "2", "1"),
+        ("classes", "a,b", "none"),
+    ],
+)
+def test_what_resuming_cannot_change(earlier_run, name, text, was):
+    with pytest.raises(OptionError, match=f"={text}: the run was started with {was}, which cannot change: leave it"):
+        stored_options({"env": "old", "resume": "True", name: text})
+
+
+@pytest.mark.parametrize(
+    "content", ["", '{"lr": 0.5,', "[1]", '{"lr": "fast"}', '{"min_size": 2, "max_size": 1}', "\xff"]
+)
+def test_a_damaged_config_json_is_named(earlier_run, content):
+    (earlier_run / "config.json").write_text(content, encoding="latin-1")
+    with pytest.raises(
+        OptionError, match=r"^runs/old/config\.json is damaged \(.*\): repair it by hand, last\.pth has"
+    ):
+        stored_options({"env": "old", "resume": "True"})
+
+
+@pytest.mark.parametrize("missing", ["config.json", "last.pth"])
+def test_resuming_needs_a_run(earlier_run, missing):
+    (earlier_run / missing).unlink()
+    with pytest.raises(OptionError, match=r"^--resume: runs/old lacks config\.json or last\.pth: start again with"):
+        stored_options({"env": "old", "resume": "True"})

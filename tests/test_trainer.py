@@ -1,4 +1,5 @@
-"""The training step: losses by hand, which parameters learn and how fast, steps of the real network."""
+"""The training step: losses by hand, parameter groups, steps of the real network."""
+
 import copy
 import math
 
@@ -18,7 +19,7 @@ LR = 1e-3
 
 
 class Stub(nn.Module):
-    """In the place of a network: an extractor with a frozen layer, a head that answers what it is told."""
+    """A stub of a network: an extractor with a frozen layer, a head that returns given outputs."""
 
     def __init__(self, roi_cls_loc=None, roi_score=None):
         super().__init__()
@@ -38,11 +39,12 @@ def model(tiny_model):
 
 
 def sample(seed=0, bbox=((8, 20, 40, 90), (30, 5, 60, 45)), label=(2, 0), roi=None):
-    """A training sample of 64 x 96 pixels of noise; its generator starts anew with each call."""
+    """Make a training sample of 64 x 96 pixels of noise, with a new generator."""
     img = np.random.default_rng(seed).integers(0, 256, (64, 96, 3), np.uint8)
     bbox = np.array(bbox, np.float32).reshape(-1, 4)
-    return Sample(img, bbox, np.array(label, np.int64), np.zeros(len(bbox), bool), "noise",
-                  np.random.default_rng(seed), roi)
+    return Sample(
+        img, bbox, np.array(label, np.int64), np.zeros(len(bbox), bool), "noise", np.random.default_rng(seed), roi
+    )
 
 
 def make_trainer(model, lr=LR, weight_decay=5e-4, **options):
@@ -53,17 +55,17 @@ def gradients(model):
     return [param.grad.clone() for param in model.parameters()]
 
 
-# rows: an object of class 1, background, one that does not count, an object of class 2
+# rows: an object of class 1, background, ignored, an object of class 2
 LABEL = torch.tensor([1, 0, -1, 2])
 GT_LOC = torch.tensor([[1.0, 2, 3, 4], [0, 0, 0, 0], [0, 0, 0, 0], [-1, -2, -3, -4]])
 LOC = GT_LOC + torch.tensor([[0.5, -2, 0, 0.1], [9, 9, 9, 9], [9, 9, 9, 9], [0, 0, 0, -3]])
 SCORE = torch.tensor([[1.0, 3, 1], [2, 1, 1], [9, 9, 9], [1, 1, 6]]).log()
 
 
-@pytest.mark.parametrize(("sigma", "loc"), [
-    (1, (0.125 + 1.5 + 0.005) + 2.5),
-    (3, (0.5 - 0.5 / 9) + (2 - 0.5 / 9) + 4.5 * 0.01 + (3 - 0.5 / 9)),
-])
+@pytest.mark.parametrize(
+    ("sigma", "loc"),
+    [(1, (0.125 + 1.5 + 0.005) + 2.5), (3, (0.5 - 0.5 / 9) + (2 - 0.5 / 9) + 4.5 * 0.01 + (3 - 0.5 / 9))],
+)
 def test_losses_by_hand(sigma, loc):
     loc_loss, cls_loss = detection_losses(LOC, SCORE, GT_LOC, LABEL, sigma)
     assert loc_loss.item() == pytest.approx(loc / 3)  # three count
@@ -75,7 +77,8 @@ def test_losses_against_torch():
     loc_loss, cls_loss = detection_losses(LOC, SCORE, GT_LOC, LABEL, 2)
     torch.testing.assert_close(cls_loss, F.cross_entropy(SCORE[counts], LABEL[counts]))
     torch.testing.assert_close(
-        loc_loss, F.smooth_l1_loss(LOC[positive], GT_LOC[positive], beta=0.25, reduction="sum") / 3)
+        loc_loss, F.smooth_l1_loss(LOC[positive], GT_LOC[positive], beta=0.25, reduction="sum") / 3
+    )
 
 
 @pytest.mark.parametrize("n", [0, 4])
@@ -96,7 +99,7 @@ def test_rpn_losses_by_hand():
     trainer = make_trainer(Stub(), rpn_sigma=2)
     bbox = torch.tensor([[0.0, 0, 40, 24]])
     loc_loss, cls_loss, counts = trainer.rpn_losses(rpn, bbox, (64, 96), np.random.default_rng(0))
-    dx, dw = 2 / 20, math.log(24 / 20)  # what the first anchor misses the object by
+    dx, dw = 2 / 20, math.log(24 / 20)  # from the first anchor to the object
     assert loc_loss.item() == pytest.approx((0.5 * 4 * dx**2 + (0.5 - dw - 0.5 / 4)) / 2)
     assert cls_loss.item() == pytest.approx(-(math.log(4 / 5) + math.log(3 / 5)) / 2)
     assert counts.tolist() == [1, 1, 1, 1]
@@ -112,17 +115,18 @@ def test_head_losses_by_hand():
     model = Stub(roi_cls_loc, roi_score)
     bbox = torch.tensor([[10.0, 20, 30, 60]])
     loc_loss, cls_loss, counts = make_trainer(model).head_losses(
-        None, torch.tensor([[40.0, 5, 60, 15]]), bbox, torch.tensor([1]), np.random.default_rng(0))
-    assert model.roi.tolist() == [[10, 20, 30, 60], [40, 5, 60, 15]]  # what the head looked at
+        None, torch.tensor([[40.0, 5, 60, 15]]), bbox, torch.tensor([1]), np.random.default_rng(0)
+    )
+    assert model.roi.tolist() == [[10, 20, 30, 60], [40, 5, 60, 15]]  # the RoIs passed to the head
     assert loc_loss.item() == pytest.approx((2.5 + 0.125) / 2)
     assert cls_loss.item() == pytest.approx(-(math.log(5 / 8) + math.log(3 / 10)) / 2)
-    assert counts.tolist() == [1, 1, 1, 0]  # the background is taken for class 3
+    assert counts.tolist() == [1, 1, 1, 0]  # the background is classified as class 3
     loc_loss.backward()
     assert {tuple(index[:2]) for index in roi_cls_loc.grad.nonzero().tolist()} == {(0, 2)}
 
 
 def test_head_losses_take_their_own_sigma_and_padded_targets():
-    """A creator may pad with label -1; what it pads with does not count."""
+    """A creator may pad with label -1; such rows are ignored."""
     model = Stub(torch.full((3, 3, 4), 0.5), torch.zeros(3, 3))
 
     def creator(roi, bbox, label, rng):
@@ -150,7 +154,9 @@ def test_two_groups_of_parameters():
     assert weights["params"] == [trained.weight]  # the frozen layer is in neither
     assert biases["params"] == [trained.bias]
     assert [(group["lr"], group["weight_decay"], group["momentum"]) for group in (weights, biases)] == [
-        (0.01, 0.3, 0.8), (0.02, 0.0, 0.8)]
+        (0.01, 0.3, 0.8),
+        (0.02, 0.0, 0.8),
+    ]
     set_lr(optimizer, 0.001)
     assert (weights["lr"], biases["lr"]) == (0.001, 0.002)
 
@@ -158,22 +164,27 @@ def test_two_groups_of_parameters():
 def test_default_numbers():
     model = Stub()
     model.loc_mean += torch.tensor([1, 2, 3, 4])
+    model.loc_std *= 2
     trainer = FasterRCNNTrainer(model, None)
     assert (trainer.rpn_sigma, trainer.roi_sigma) == (3, 1)
     assert (trainer.anchor_target_creator.n_sample, trainer.proposal_target_creator.n_sample) == (256, 128)
     assert trainer.proposal_target_creator.loc_mean == [1, 2, 3, 4]  # as the model undoes it
-    assert trainer.proposal_target_creator.loc_std == pytest.approx([0.1, 0.1, 0.2, 0.2])
+    assert trainer.proposal_target_creator.loc_std == pytest.approx([0.2, 0.2, 0.4, 0.4])
     groups = build_optimizer(model, 1e-3).param_groups
     assert [(group["lr"], group["weight_decay"], group["momentum"]) for group in groups] == [
-        (1e-3, 5e-4, 0.9), (2e-3, 0.0, 0.9)]
+        (1e-3, 5e-4, 0.9),
+        (2e-3, 0.0, 0.9),
+    ]
 
 
 def test_all_parameters_of_the_network_are_in_a_group(model):
     weights, biases = build_optimizer(model, LR).param_groups
     assert {id(param) for param in weights["params"]} == {
-        id(layer.weight) for layer in model.modules() if hasattr(layer, "weight")}
+        id(layer.weight) for layer in model.modules() if hasattr(layer, "weight")
+    }
     assert {id(param) for param in biases["params"]} == {
-        id(layer.bias) for layer in model.modules() if hasattr(layer, "bias")}
+        id(layer.bias) for layer in model.modules() if hasattr(layer, "bias")
+    }
 
 
 def test_step_gives_four_losses_and_their_sum(model):
@@ -250,7 +261,7 @@ def test_train_step_takes_the_mean_of_its_samples(model):
         torch.testing.assert_close(param.detach(), old - step, rtol=1e-4, atol=1e-6)
 
 
-def test_gradients_do_not_pile_up_from_step_to_step(model):
+def test_gradients_do_not_accumulate_over_steps(model):
     trainer = make_trainer(model, lr=0.0)
     trainer.train_step([sample()])
     first = gradients(model)
@@ -278,8 +289,9 @@ def test_nothing_proposed_and_nothing_sampled_trains(model):
 
 def test_same_seed_same_losses_and_weights(model, tiny_model):
     twin = copy.deepcopy(tiny_model)
-    ours, theirs = ([trainer.train_step([sample(seed)]) for seed in (0, 1)]
-                    for trainer in (make_trainer(model), make_trainer(twin)))
+    ours, theirs = (
+        [trainer.train_step([sample(seed)]) for seed in (0, 1)] for trainer in (make_trainer(model), make_trainer(twin))
+    )
     assert ours == theirs
     assert all(torch.equal(one, two) for one, two in zip(model.parameters(), twin.parameters(), strict=True))
     assert not torch.equal(model.head.fc6.weight, tiny_model.head.fc6.weight)
@@ -314,7 +326,7 @@ def test_bfloat16_runs_the_layers_but_not_the_boxes(model):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_bfloat16_gives_the_losses_of_float32(model, seed):
-    """From the same proposals: untrained scores are so near one another that rounding changes their order."""
+    """From the same proposals: rounding changes the order of untrained scores, which are nearly equal."""
     losses, roi = [], None
     for dtype in (None, torch.bfloat16):
         trainer, one = make_trainer(model, dtype=dtype), sample(seed)

@@ -27,7 +27,7 @@ from torchvision.ops import MultiScaleRoIAlign
 import model
 from data import Sample
 from trainer import FasterRCNNTrainer, build_optimizer
-from utils.checkpoint import describe_environment, write_text
+from utils.checkpoint import check_writable, describe_environment, write_text
 from utils.config import Config, Count, OptionError, Precision, command, option
 from utils.distributed import pick_device, pick_dtype
 
@@ -237,8 +237,7 @@ def main(config):
     size = [int(side) if side.isdecimal() else 0 for side in config.size.split("x")]
     if len(size) != 2 or min(size) < 32:
         raise OptionError(f"--size must be HEIGHTxWIDTH, such as 600x800, each at least 32, not {config.size!r}")
-    if config.json_path:
-        Path(config.json_path).parent.mkdir(parents=True, exist_ok=True)
+    check_writable(config.json_path)
     precisions = [config.precision]
     if config.precision == "auto":
         precisions = ["fp32", "bf16"] if pick_dtype("auto", device) else ["fp32"]
@@ -253,4 +252,4 @@ def main(config):
 
 
 if __name__ == "__main__":
-    fire.Fire(command(BenchConfig, main, (OSError,)))
+    fire.Fire(command(BenchConfig, main))

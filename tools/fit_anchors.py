@@ -1,7 +1,6 @@
 """Compare anchors with the objects of a data set: `python -m tools.fit_anchors --voc-data-dir=DIR`.
 
-Three sets of shapes are compared: the anchors in use; a proposed grid of scales x ratios; and the clusters that k-means
-finds among heights and widths, which no grid restricts and which show how well k shapes can fit.
+The anchors in use are compared with a proposed grid of scales x ratios.
 
 By size: IoU of an object and a shape with the same centre. In place: IoU of an object and the anchors of its image that
 lie inside the image, as in training. The difference is the cost of the stride and of the border.
@@ -30,7 +29,7 @@ from utils.checkpoint import replacing
 from utils.config import Count, TrainInputConfig, as_text, command, dashed, option
 
 N_START = 10  # random starts of k-means, of which the best is taken
-LOOKS = (("#d62728", "s"), ("#1f77b4", "D"), ("#222222", "x"))  # colour and marker of each set of anchors
+LOOKS = (("#d62728", "s"), ("#1f77b4", "D"))  # colour and marker of each set of anchors
 PLOT_THRESHS = np.linspace(0.2, 1, 161)
 
 
@@ -62,19 +61,17 @@ def main(config):
     size = side_lengths(np.concatenate(bboxes))  # (N, 2)
 
     k, rng = config.k or len(config.anchor_scales) * len(config.anchor_ratios), np.random.default_rng(config.seed)
-    grid, clusters = fit_grid(size, k, stride, rng), np.exp(kmeans(np.log(size), k, rng))
+    grid = fit_grid(size, k, stride, rng)
     anchor_bases = {
         "in use": generate_anchor_base(stride, config.anchor_ratios, config.anchor_scales),
         "proposed": generate_anchor_base(stride, grid[1], grid[0]),
-        "clusters": centred(clusters[np.argsort(clusters.prod(1))], stride),
     }
     fits = []
     for name, base in anchor_bases.items():
         by_size = bbox_iou(centred(size, stride), base).max(1)  # (N,)
         fits.append(Fit(name, side_lengths(base), by_size, *in_place(base, stride, bboxes, img_sizes, map_sizes)))
 
-    print(f"{len(clusters)} clusters, in pixels of the resized images (stride {stride})")
-    print(f"{format_clusters(size, fits[-1].size, stride)}\n\n{format_fits(fits)}")
+    print(format_fits(fits))
     print("by size: shapes on the centre of the object; in place: anchors at every cell that lie inside the image\n")
     print(f"in use:   {anchor_options(config.anchor_scales, config.anchor_ratios)}\nproposed: {anchor_options(*grid)}")
     least = model.defaults(config.model)["rpn_min_size"]
@@ -169,17 +166,6 @@ def in_place(anchor_base, stride, bboxes, img_sizes, map_sizes):
     return np.concatenate(best), n_inside / n_anchor
 
 
-def format_clusters(size, clusters, stride):
-    """Format clusters as a table: shape, scale, ratio, and the fraction of the objects nearest to it."""
-    nearest = bbox_iou(centred(size, stride), centred(clusters, stride)).argmax(1)  # (N,)
-    share = np.bincount(nearest, minlength=len(clusters)) / len(size)
-    lines = ["height  width   scale   ratio objects"]
-    for (height, width), part in zip(clusters, share, strict=True):
-        scale = np.sqrt(height * width) / stride
-        lines.append(f"{height:6.0f} {width:6.0f} {scale:7.2f} {height / width:7.2f} {part:7.1%}")
-    return "\n".join(lines)
-
-
 def format_fits(fits):
     """Format the mean best IoU and the recall of each `Fit` as a table."""
     columns = "mean IoU   recall at 0.5  at 0.7"
@@ -217,4 +203,4 @@ def plot_fits(size, fits, path):
 
 
 if __name__ == "__main__":
-    fire.Fire(command(AnchorConfig, main, (DataError, OSError), defaults=model.defaults))
+    fire.Fire(command(AnchorConfig, main, (DataError,), defaults=model.defaults))

@@ -62,6 +62,13 @@ def write_text(path: str | Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+def check_writable(*paths: str | Path | None) -> None:
+    """Create files that a command will write, empty, and their folders; raise OSError where that fails."""
+    for path in map(Path, filter(None, paths)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("a").close()
+
+
 @contextlib.contextmanager
 def checkpoint_error(path: str | Path):
     """Raise what goes wrong with the content of the checkpoint `path` as CheckpointError.
@@ -190,9 +197,7 @@ def resolve_class_names(checkpoint: dict, given: tuple[str, ...], default: tuple
     names = own or tuple(given) or (tuple(default) if n_class == len(default) else ())
     if len(names) != n_class:
         there = ", ".join([f"{len(names)} names", *names])
-        raise OptionError(
-            f"the checkpoint has {n_class} classes, but there are {there}: name them with --classes=a,b,c"
-        )
+        raise OptionError(f"the checkpoint has {n_class} classes, but there are {there}: pass --classes=a,b,c")
     return names
 
 
@@ -211,11 +216,8 @@ def check_compatible(path: str, checkpoint: dict, classes: tuple, build_kwargs: 
     """
     old, names = checkpoint["build"], checkpoint["class_names"]
     if not reset_head and (old["n_fg_class"] != len(classes) or (names and names != list(classes))):
-        known = ", ".join([f"{old['n_fg_class']} classes", *names])
-        raise CheckpointError(
-            f"{path} has {known}, the data have {len(classes)}, {', '.join(classes)}: --reset-head starts the last "
-            "layers anew, --classes sets the classes and their order"
-        )
+        what = f"has {old['n_fg_class']} classes {', '.join(names)}, the data have {len(classes)}: {', '.join(classes)}"
+        raise CheckpointError(f"{path} {what}; --reset-head initializes the last layers for other classes")
     for name in ("name", "head_width", "anchor_scales", "anchor_ratios", "min_size", "max_size"):
         then, now = as_text(old.get(name)), as_text(build_kwargs.get(name))  # empty where not stated
         if then and now and then != now:
@@ -223,8 +225,6 @@ def check_compatible(path: str, checkpoint: dict, classes: tuple, build_kwargs: 
             if name in ("name", "head_width"):
                 raise CheckpointError(f"{path} {note}: give that value")
             print(f"note: {path} {note}")
-    if old.get("ceil_mode") and not build_kwargs.get("ceil_mode"):
-        print(f"note: {path} was trained with pooling that rounds sizes up, now it rounds them down")
     if not (names or reset_head):
         print(f"note: {path} does not name its classes; they are taken to be {', '.join(classes)}, in this order")
 
@@ -244,15 +244,14 @@ def resume_training(path: str | Path, model: torch.nn.Module, optimizer: torch.o
         CheckpointError: The file cannot be read, or classes, images or number of processes differ.
     """
     stored = load_checkpoint(path, resume=True)
+    if stored["format"] < FORMAT:
+        raise CheckpointError(f"{path} is of an earlier version: start another run with --load-path={path}")
     for name, what in (("class_names", "classes"), ("ids", "training images"), ("processes", "number of processes")):
         before, now = stored.get(name, run[name]), run[name]
         if before != now:
-            if name == "ids":
-                before, now = (f"{len(ids)} images" for ids in (before, now))
-            raise CheckpointError(
-                f"{path}: the {what} differ, {before} in the checkpoint, {now} in this run: resume with the same data, "
-                f"or start another run from these weights with --load-path={path}"
-            )
+            before, now = (f"{len(value)} images" if name == "ids" else value for value in (before, now))
+            what = f"the {what} differ ({before} in the checkpoint, {now} in this run)"
+            raise CheckpointError(f"{path}: {what}: resume with the same, or start another run with --load-path={path}")
     load_weights(model, stored, path)
     with checkpoint_error(path):
         model.preprocessing = type(model.preprocessing)(*stored["preprocessing"])
@@ -264,11 +263,11 @@ def resume_training(path: str | Path, model: torch.nn.Module, optimizer: torch.o
 def check_run_folder(folder: Path, resume: bool, overwrite: bool) -> None:
     """Raise OptionError for a name that is no file name, or an earlier run that is neither resumed nor replaced."""
     name = folder.name
-    if folder.parent.name != RUNS.name or name in ("", "..") or len(os.fsencode(name)) > 200:
+    if folder.parent != RUNS or name in ("", "..") or len(os.fsencode(name)) > 200:
         raise OptionError(f"--env must be a plain name of at most 200 bytes, it names the folder {RUNS}/ENV/")
     if (folder / "config.json").exists() and not (resume or overwrite):
         raise OptionError(
-            f"{folder} holds an earlier run: --resume continues it, --overwrite deletes it, or take another --env"
+            f"{folder} exists: --resume continues that run, --overwrite deletes it; or choose another --env"
         )
 
 
@@ -282,15 +281,11 @@ def stored_options(texts: dict) -> dict:
     try:
         stored = restore_options(TrainConfig, json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, AttributeError) as error:
-        raise OptionError(
-            f"{path} is damaged ({error}): repair it by hand, last.pth has the options as 'config'"
-        ) from None
+        raise OptionError(f"{path} is damaged ({error}): last.pth has the same options under 'config'") from None
     for name in FIXED_OPTIONS:
         if texts.get(name, as_text(stored[name])).lower() != as_text(stored[name]).lower():
-            raise OptionError(
-                f"--{dashed(name)}={texts[name]}: the run was started with {as_text(stored[name]) or 'none'}, which "
-                "cannot change: leave it out, or start another run with --env"
-            )
+            what = f"the run was started with {as_text(stored[name]) or 'none'}, which cannot change"
+            raise OptionError(f"--{dashed(name)}={texts[name]}: {what}; start another run with --env")
     return stored
 
 
@@ -308,20 +303,17 @@ def set_rng_state(state: dict) -> None:
 
 
 def describe_environment(device: torch.device) -> dict:
-    """Return versions, device and git commit, on which results depend besides the options; None for what is absent."""
-    root, commit = Path(__file__).parent.parent, None
-    if shutil.which("git"):
-        git = ["git", f"--git-dir={root / '.git'}", f"--work-tree={root}"]  # not the repository of a folder above
-        git += ["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or None
-    packages = ("torch", "torchvision", "numpy", "cupy-cuda13x")
+    """Return what results depend on besides the options: versions, device, threads and the git commit."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    done = subprocess.run(git, capture_output=True, text=True) if shutil.which("git") else None
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    return {
-        "commit": commit,
+    versions = {name: metadata.version(name) for name in ("torch", "torchvision", "numpy")}
+    return versions | {
         "python": platform.python_version(),
         "device": gpu or f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
         "threads": torch.get_num_threads(),
-    } | {name: next((found.version for found in metadata.distributions(name=name)), None) for name in packages}
+        "commit": done.stdout.strip() if done else None,
+    }
 
 
 def _read(path):

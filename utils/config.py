@@ -168,7 +168,7 @@ class TrainConfig(DetectConfig, WorkerConfig, TrainInputConfig):
     n_train_pre_nms: Count | None = own("Proposals", "number before NMS, in training", "py-faster-rcnn")
     n_train_post_nms: Count | None = own("Proposals", "number after NMS, in training", "paper 3.3")
     n_test_pre_nms: Count | None = own("Proposals", "number before NMS, at test time", "py-faster-rcnn")
-    n_test_post_nms: Count | None = own("Proposals", "number after NMS, at test time", "paper 3.3")
+    n_test_post_nms: Count | None = own("Proposals", "number after NMS, at test time", "paper 4.1")
     rpn_n_sample: Count | None = own("Targets", "anchors per mini-batch of the RPN", "paper 3.1.3")
     rpn_pos_ratio: Share | None = own("Targets", "maximum share of positive anchors", "paper 3.1.3")
     rpn_pos_iou: Share | None = own("Targets", "IoU from which an anchor is positive", "paper 3.1.2")
@@ -189,7 +189,9 @@ class TrainConfig(DetectConfig, WorkerConfig, TrainInputConfig):
         "Optimizer", "decay after these epochs: a,b; () for none", "py-faster-rcnn: 50k steps"
     )
     lr_decay_step: Times = option((), "Optimizer", "decay after these steps, not after epochs: a,b")
-    lr_warmup_steps: NonNegativeInt | None = own("Optimizer", "steps of linear warm-up of the rate", "py-faster-rcnn")
+    lr_warmup_steps: NonNegativeInt | None = own(
+        "Optimizer", "steps of linear warm-up of the rate", "py-faster-rcnn: none"
+    )
     momentum: Share | None = own("Optimizer", "momentum of SGD", "paper 3.1.3")
     weight_decay: NonNegativeFloat | None = own("Optimizer", "of weights, not of biases", "paper 3.1.3")
     eval_every: NonNegativeInt = option(1, "Logging", "epochs between evaluations; 0: only at the end")
@@ -261,7 +263,10 @@ def parse_options(
         values[name] = None if nullable and text in ("", "None") else text
     if defaults and "model" in fields:
         name, pretrained = values.get("model", MODEL), values.get("pretrained", PRETRAINED)
-        model_values = defaults(name, pretrained)
+        try:
+            model_values = defaults(name, pretrained)
+        except ValueError as error:  # there is no such model
+            raise OptionError(str(error)) from None
         for own in (own for own, field in fields.items() if "own" in field.json_schema_extra):
             if own not in model_values and own in texts:
                 raise OptionError(f"--{dashed(own)}: --model={name} has no such option")
@@ -345,7 +350,7 @@ def command(
             if words and not positional:
                 raise OptionError(f"{words[0]!r} is not an option: write --name=value; --help lists all options")
             main(parse_options(config_class, texts, stored(texts) if stored else None, defaults), *words)
-        except (OptionError, *errors) as error:
+        except (OptionError, OSError, *errors) as error:
             sys.exit(f"error: {error}")
         except KeyboardInterrupt:
             print("\ninterrupted", file=sys.stderr)

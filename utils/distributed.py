@@ -79,8 +79,7 @@ def init_distributed(device: torch.device) -> None:
         local_rank, n_gpu = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if device.index is not None or local_rank >= n_gpu:
             raise OptionError(
-                f"--device={device} in process {local_rank} of a machine with {n_gpu} GPUs: each process takes its own "
-                f"GPU, use --device=cuda and --nproc_per_node={n_gpu} or less"
+                f"several processes need one GPU each: --device=cuda and --nproc_per_node={n_gpu} or less"
             )
         torch.cuda.set_device(local_rank)
     if not dist.is_initialized():
@@ -106,8 +105,8 @@ def world_size() -> int:
 def all_reduce(tensors: Iterable[torch.Tensor]) -> None:
     """Replace each tensor by its sum over the processes; all must pass the same shapes in the same order."""
     if world_size() > 1:
-        for work in [dist.all_reduce(tensor, async_op=True) for tensor in tensors]:
-            work.wait()
+        for tensor in tensors:
+            dist.all_reduce(tensor)
 
 
 def any_process(flag: bool) -> bool:

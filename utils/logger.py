@@ -63,10 +63,6 @@ _REDRAW_AFTER = 30  # seconds between two drawings, at least: each takes about o
 _RETRY_AFTER = 60  # seconds until a Visdom server that failed is asked again
 
 
-class LogError(ValueError):
-    """log.jsonl cannot be read; the message is one sentence that says why."""
-
-
 class MetricLogger:
     """Gather losses and counts of training steps; nothing leaves the device, or waits for it, before `read`."""
 
@@ -256,16 +252,13 @@ def _finite(value: float | None) -> float | None:
 
 
 def _read_log(path: Path, last_step: int) -> list[dict]:
-    """Read the records up to and including `last_step`; an incomplete last line is dropped."""
-    records, lines = [], path.read_text(encoding="utf-8", errors="replace").splitlines()
-    for number, line in enumerate(lines, start=1):
-        try:
+    """Read the records up to and including `last_step`; a damaged line, such as an incomplete last one, is dropped."""
+    records = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(ValueError, TypeError, KeyError):
             record = json.loads(line)
             if record["kind"] in ("train", "eval") and record["step"] <= last_step:
                 records.append(record)
-        except (ValueError, TypeError, KeyError) as error:
-            if number < len(lines):
-                raise LogError(f"{path}, line {number} is no record of a run, {line[:80]!r}: delete it") from error
     return records
 
 
@@ -281,8 +274,6 @@ class Logger:
         tensorboard: whether to write event files into `folder`/tensorboard.
         start_step: step from which a run is resumed, whose log is kept up to there; 0 starts a new log.
 
-    Raises:
-        LogError: a line of log.jsonl other than the last is damaged.
     """
 
     def __init__(self, folder: Path, options: Mapping, visdom_port: int | None = None, tensorboard=False, start_step=0):

@@ -133,11 +133,16 @@ def worker_count(num_workers: int | None, device: torch.device) -> int:
     return min(4, os.cpu_count() or 1) if device.type == "cuda" else 0
 
 
+def predict_options(config, model) -> dict:
+    """Return the arguments of `model.predict` that a config states; None means the model's own."""
+    names = ("score_thresh", "nms_thresh", "max_detections")
+    return {name: getattr(model if getattr(config, name) is None else config, name) for name in names}
+
+
 def format_heading(metric, dtype, score_thresh, nms_thresh, max_detections) -> str:
     """Describe what a table of results measures: metric, precision, thresholds."""
-    kept = f"at most {max_detections} detections" if max_detections else "all detections"
-    settings = f"{_precision(dtype)}, scores above {score_thresh:g}, NMS {nms_thresh:g}, {kept} per image"
-    return f"{metric}: {METRICS[metric]}\n{settings}"
+    settings = f"scores above {score_thresh:g}, NMS {nms_thresh:g}, {max_detections or 'all'} detections per image"
+    return f"{metric}: {METRICS[metric]}\n{_precision(dtype)}, {settings}"
 
 
 def format_results(evaluation: Evaluation) -> str:

@@ -14,7 +14,7 @@ from model.utils.sampling import sample_labels, sampling_keys
 
 
 class AnchorTarget(NamedTuple):
-    """Targets of every anchor, arrays of the library of the inputs."""
+    """Targets of every anchor, arrays of the same library as the inputs."""
 
     loc: Any  # (K, 4) float32, meaningful where the label is 1
     label: Any  # (K,) int64: 1 object, 0 background, -1 ignored
@@ -40,7 +40,7 @@ class AnchorTargetCreator:
         Args:
             bbox: (G, 4) ground-truth boxes; G may be 0.
             anchor: (K, 4) anchors.
-            img_size: (H, W) of the image that both lie in.
+            img_size: (H', W') of the network's input.
             rng: the sample's np.random.Generator; one key per anchor is drawn from it.
 
         Returns:

@@ -2,7 +2,7 @@
 
 The creators are written once, for NumPy and CuPy (`xp` stands for either); the box functions also take torch tensors.
 A tensor on the CPU shares its memory with a NumPy array; one on a GPU reaches CuPy through DLPack and is processed on
-torch's own stream. Where CuPy cannot be used, NumPy serves and a warning says why.
+torch's own stream. Without a usable CuPy the creators fall back to NumPy, with a warning.
 """
 
 import contextlib
@@ -64,6 +64,12 @@ def to_array(tensor):
 def to_tensor(array, device):
     """Convert a NumPy or CuPy array to a tensor on `device`."""
     return torch.as_tensor(array, device=device) if isinstance(array, np.ndarray) else torch.from_dlpack(array)
+
+
+def upload(array, device):
+    """Copy a NumPy array to `device`; a GPU fetches it from pinned memory, so that nothing waits."""
+    tensor = torch.from_numpy(array)
+    return (tensor.pin_memory() if torch.device(device).type == "cuda" else tensor).to(device, non_blocking=True)
 
 
 def call_creator(creator, *args):

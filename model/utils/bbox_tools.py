@@ -2,7 +2,7 @@
 
 Every box is (y_min, x_min, y_max, x_max) in continuous pixel coordinates: its height is y_max - y_min.
 A loc is (dy, dx, dh, dw): the shift of the centre divided by the size of the source box, the log of the size ratio.
-Functions take NumPy, CuPy or torch (where they stay differentiable) and answer in kind.
+Functions take NumPy, CuPy or torch (where they stay differentiable) and return the same type.
 
 N, M: numbers of boxes.
 """
@@ -26,8 +26,8 @@ def bbox2loc(src_bbox, dst_bbox):
     """Encode destination boxes relative to source boxes (paper 3.1.2, equation 2).
 
     Args:
-        src_bbox: (N, 4) anchors or RoIs. A side of length 0 counts as the smallest positive number.
-        dst_bbox: (N, 4) ground-truth boxes. The same holds for their sides.
+        src_bbox: (N, 4) anchors or RoIs; sides are clamped to at least the machine epsilon of their type.
+        dst_bbox: (N, 4) ground-truth boxes; their sides likewise.
 
     Returns:
         (N, 4) locs (dy, dx, dh, dw), not normalised.
@@ -70,7 +70,7 @@ def clip_bbox(bbox, img_size):
 
 def resize_bbox(bbox, in_size, out_size):
     """Scale (N, 4) boxes from an image of size `in_size` to size `out_size`, (H, W) each, by the ratio of each axis."""
-    ratio_y, ratio_x = (after / before for before, after in zip(in_size, out_size, strict=True))
+    ratio_y, ratio_x = (float(after / before) for before, after in zip(in_size, out_size, strict=True))
     xp = get_xp(bbox)
     y_min, x_min, y_max, x_max = (bbox[..., i] for i in range(4))
     return xp.stack((y_min * ratio_y, x_min * ratio_x, y_max * ratio_y, x_max * ratio_x), -1)  # (N, 4)

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from model.utils.array_tool import upload
+
 
 class Preprocessing(NamedTuple):
     """Input normalisation that weights were trained with. Plain values: a checkpoint stores them."""
@@ -21,11 +23,11 @@ class Preprocessing(NamedTuple):
 
 
 TORCHVISION = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 1.0, "RGB")
-# the original VGG16 and every network converted from Caffe
+# networks trained with Caffe, and those converted from them
 CAFFE = Preprocessing((122.7717, 115.9465, 102.9801), (1.0, 1.0, 1.0), 255.0, "BGR")
 # torchvision's copy of the Caffe features; torchvision documents its mean as 0.48235 0.45882 0.40784 of 255
 TORCHVISION_CAFFE = Preprocessing((123.0, 117.0, 104.0), (1.0, 1.0, 1.0), 255.0, "RGB")
-# simple-faster-rcnn-pytorch subtracts the mean of R from B and that of B from R; its checkpoints were trained so
+# simple-faster-rcnn-pytorch subtracts the mean of R from B and that of B from R; its checkpoints were trained that way
 CAFFE_RGB_MEAN = CAFFE._replace(mean=CAFFE.mean[::-1])
 CHAINERCV = CAFFE._replace(channel_order="RGB")
 BY_NAME = {"torchvision": TORCHVISION, "caffe": CAFFE, "caffe-rgb-mean": CAFFE_RGB_MEAN, "chainercv": CHAINERCV}
@@ -50,8 +52,8 @@ def resized_size(height, width, min_size, max_size, min_side=1):
 def prepare(img, preprocessing, min_size, max_size, device, min_side=1):
     """Turn one image into the input of the network.
 
-    The bytes go to the device; there they become float32, are resized (bilinear, no anti-aliasing, half-pixel
-    centres) and normalised; they are never rounded back.
+    The uint8 pixels are copied to the device, converted to float32, resized (bilinear, no anti-aliasing, half-pixel
+    centres) and normalised; they are never rounded to uint8 again.
 
     Args:
         img: (H, W, 3) uint8 RGB array.
@@ -69,19 +71,16 @@ def prepare(img, preprocessing, min_size, max_size, device, min_side=1):
         found = f"{img.dtype} {img.shape}" if isinstance(img, np.ndarray) else type(img).__name__
         raise ValueError(f"an image must be an (H, W, 3) uint8 RGB array, this is {found}")
     height, width, scale = resized_size(*img.shape[:2], min_size, max_size, min_side)
-    pixel = torch.from_numpy(img.copy())  # (H, W, 3)
-    if torch.device(device).type == "cuda":
-        pixel = pixel.pin_memory()  # the copy to the GPU then waits for nothing
-    pixel = pixel.to(device, non_blocking=True)[None].permute(0, 3, 1, 2).float()  # (1, 3, H, W)
-    pixel = F.interpolate(pixel, (height, width), mode="bilinear", align_corners=False)  # (1, 3, H', W')
+    x = upload(img.copy(), device)[None].permute(0, 3, 1, 2).float()  # (1, 3, H, W)
+    x = F.interpolate(x, (height, width), mode="bilinear", align_corners=False)  # (1, 3, H', W')
     mean, std = (_per_channel(tuple(values), device) for values in (preprocessing.mean, preprocessing.std))
-    pixel = (pixel * (preprocessing.value_range / 255) - mean) / std
+    x = (x * (preprocessing.value_range / 255) - mean) / std
     if preprocessing.channel_order == "BGR":
-        pixel = pixel.flip(1)
-    return pixel, scale
+        x = x.flip(1)
+    return x, scale
 
 
-@functools.cache  # copying numbers from pageable host memory makes a GPU wait: once per device is enough
+@functools.cache  # a copy from pageable host memory makes a GPU wait: once per device is enough
 def _per_channel(values, device):
     """Return three numbers, of R, G and B, as a (3, 1, 1) tensor."""
     return torch.tensor(values, device=device).view(3, 1, 1)

@@ -21,7 +21,7 @@ class ProposalCreator:
     n_train_pre_nms: int = 12000  # proposals before NMS in training (py-faster-rcnn)
     n_train_post_nms: int = 2000  # after NMS (3.3)
     n_test_pre_nms: int = 6000  # before NMS in prediction (py-faster-rcnn)
-    n_test_post_nms: int = 300  # after NMS (3.3)
+    n_test_post_nms: int = 300  # after NMS (4.1)
     min_size: float = 16  # shortest side of a proposal in pixels of the image before its resize (py-faster-rcnn)
 
     def __call__(self, loc, score, anchor, img_size, scale, train):
@@ -31,9 +31,9 @@ class ProposalCreator:
             loc: (K, 4) predicted locs, not normalised.
             score: (K,) predicted objectness.
             anchor: (K, 4) anchors.
-            img_size: (H, W) of the resized image.
+            img_size: (H', W') of the network's input.
             scale: its resize factor.
-            train: whether the numbers for training hold, or those for prediction.
+            train: use n_train_* instead of n_test_*.
 
         Returns:
             (R, 4) proposals, best first.
@@ -53,8 +53,8 @@ class ProposalCreator:
 def nms(bbox, iou_thresh, n):
     """Apply non-maximum suppression and return the first `n` boxes that are kept.
 
-    On a CPU torchvision's kernel costs boxes times kept boxes. Which boxes are kept depends on better ones alone, so
-    there it runs on growing prefixes of the ranking until enough are kept.
+    torchvision's CPU kernel costs O(boxes x kept boxes). Whether a box is kept depends only on higher-ranked boxes, so
+    on a CPU it runs on growing prefixes of the ranking until enough are kept.
 
     Args:
         bbox: (N, 4) boxes, NumPy or CuPy, best first.

@@ -1,7 +1,7 @@
 """Training targets of the RoI head: which proposals it trains on, and the class and loc of each.
 
-R: proposals. G: ground-truth boxes of the image. S: rows of the mini-batch, the smaller of its size and R + G.
-Used in training only.
+R: proposals. G: ground-truth boxes of the image. L: foreground classes. S: rows of the mini-batch,
+min(n_sample, R + G). Used in training only.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from model.utils.sampling import sample_labels, sampling_keys
 
 
 class ProposalTarget(NamedTuple):
-    """The sampled RoIs and their targets, arrays of the library of the inputs."""
+    """The sampled RoIs and their targets, arrays of the same library as the inputs."""
 
     sample_roi: Any  # (S, 4) float32
     gt_roi_loc: Any  # (S, 4) float32, normalised; meaningful where the label is above 0
@@ -49,8 +49,8 @@ class ProposalTargetCreator:
             rng: the sample's np.random.Generator; one key per RoI is drawn from it.
 
         Returns:
-            `ProposalTarget`, positives first. If fewer than S RoIs qualify, others pad the rows with label -1: the
-            shape then depends on no value, and a GPU need not report a count to the host.
+            `ProposalTarget`, positives first. If too few RoIs qualify, rows are padded with label -1: static shapes
+            need no synchronization of GPU and host.
         """
         xp = get_xp(roi)
         roi = xp.concatenate((roi, bbox))  # (R + G, 4)

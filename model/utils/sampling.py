@@ -16,8 +16,8 @@ def sampling_keys(rng, like):
 def sample_labels(positive, negative, key, n_sample, pos_ratio):
     """Sample positives up to a share, then negatives for the rest, in the order of their keys.
 
-    One sort and fixed shapes: on a GPU no number has to reach the host. (CuPy's sort itself waits for the GPU in
-    versions without its pull request 9497.)
+    One sort and static shapes need no synchronization of GPU and host. (CuPy's sort itself synchronizes in versions
+    without its pull request 9497.)
 
     Args:
         positive, negative: (N,) bool; a candidate that is both is positive.

@@ -1,4 +1,4 @@
-"""The figures of the notebook: what stands where, read back from matplotlib."""
+"""docs/figures.py: positions, colors and texts, read back from matplotlib."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ IMG = np.full((20, 30, 3), 200, np.uint8)
 
 
 def rectangles(axes):
-    """(x, y, width, height, colour) of the boxes in a panel."""
+    """(x, y, width, height, color) of the boxes in a panel."""
     return [
         (*patch.get_xy(), patch.get_width(), patch.get_height(), to_hex(patch.get_edgecolor()))
         for patch in axes.patches
@@ -26,7 +26,7 @@ def test_describe_prints_shape_type_and_range(capsys):
     assert none.split() == ["none", "(0,", "4)", "float32"]
 
 
-def test_boxes_are_drawn_where_they_are_and_named():
+def test_boxes_have_their_position_and_name():
     figure = figures.boxes(IMG, ("a", Boxes([[2, 5, 9, 25]], "#ff0000", "object")), ("b", Boxes(np.zeros((0, 4)), "k")))
     left, right = figure.axes
     assert rectangles(left) == [(5, 2, 20, 7, "#ff0000")]
@@ -37,7 +37,7 @@ def test_boxes_are_drawn_where_they_are_and_named():
     assert left.get_ylim() == (20, 0)  # y points down
 
 
-def test_an_image_of_floats_is_cut_to_bytes():
+def test_float_image_is_clipped_and_rounded():
     axes = figures.boxes(np.array([[[-3.0, 99.6, 300]]]), ("a",)).axes[0]
     assert axes.images[0].get_array().tolist() == [[[0, 100, 255]]]
 
@@ -47,30 +47,26 @@ def test_highlight_is_white_where_the_weight_is_largest():
     weight[4, 7], weight[5, 8] = 2, 0.5
     out = figures.highlight(IMG, torch.from_numpy(weight))
     assert out[4, 7].tolist() == [255] * 3
-    assert out[5, 8].tolist() == [172] * 3  # half of the way: the root of a quarter
+    assert out[5, 8].tolist() == [172] * 3  # half of each: the root of a quarter
     assert out[0, 0].tolist() == [90] * 3
 
 
-def test_grid_puts_boxes_on_every_map():
-    figure = figures.grid(torch.rand(5, 4, 6), ["a", "b"], columns=3, bbox=[[1, 2, 3, 5]])
-    assert [axes.get_title() for axes in figure.axes] == ["a", "b", "", "", ""]
+def test_grid_draws_boxes_on_every_map():
+    figure = figures.grid(torch.rand(5, 4, 6), list("abcde"), columns=3, bbox=[[1, 2, 3, 5]])
+    assert [axes.get_title() for axes in figure.axes] == list("abcde")
     assert all(rectangles(axes) == [(2, 1, 3, 2, "#ffffff")] for axes in figure.axes)
     assert not figures.grid([IMG]).axes[0].patches
 
 
-def test_pooling_marks_the_largest_cell_of_every_bin():
+def test_pooling_marks_the_maximum_of_every_bin():
     channel = torch.arange(24.0).reshape(4, 6)
     channel[1, 3] = 50
     edges = [(0, 1), (1, 3)], [(0, 2), (1, 3)]
     figure = figures.pooling(channel, (1, 2, 4, 5), edges, torch.tensor([[50.0, 50], [21, 22]]))
     whole, inside, result = figure.axes
     assert rectangles(whole)[0][:4] == (2, 1, 3, 3)
-    assert [tuple(map(float, line.get_xydata()[0])) for line in inside.lines] == [
-        (1.5, 0.5),
-        (1.5, 0.5),
-        (1.5, 2.5),
-        (2.5, 2.5),
-    ]
+    marks = [tuple(map(float, line.get_xydata()[0])) for line in inside.lines]
+    assert marks == [(1.5, 0.5), (1.5, 0.5), (1.5, 2.5), (2.5, 2.5)]
     assert [text.get_text() for text in result.texts] == ["50.0", "50.0", "21.0", "22.0"]
 
 
@@ -83,9 +79,9 @@ def test_bars_and_lines_show_the_values():
     assert curve.get_ydata().tolist() == [3, 4]
 
 
-@pytest.mark.parametrize("learns", [True, False])
-def test_an_arrow_without_gradient_is_dashed_and_red(learns):
-    figure = figures.gradient_flow({"a": (1, 1), "b": (3, 2)}, [("a", "b", learns)])
+@pytest.mark.parametrize("has_gradient", [True, False])
+def test_an_arrow_without_gradient_is_dashed_and_red(has_gradient):
+    figure = figures.gradient_flow({"a": (1, 1), "b": (3, 2)}, [("a", "b", has_gradient)])
     arrow = figure.axes[0].patches[0]
-    assert (arrow.get_linestyle() == "-") == learns
-    assert (to_hex(arrow.get_edgecolor()) == figures.BOX_COLOR) == (not learns)
+    assert (arrow.get_linestyle() == "-") == has_gradient
+    assert (to_hex(arrow.get_edgecolor()) == figures.RED) == (not has_gradient)

@@ -1,4 +1,5 @@
-"""The whole network: what `predict` makes of the outputs of stand-ins, and the real one."""
+"""The whole network: `predict` on the outputs of stubs, and on a real network."""
+
 import math
 
 import numpy as np
@@ -10,11 +11,11 @@ from model.faster_rcnn import FasterRCNN, FasterRCNNOutput
 from model.rpn import RPNOutput
 from model.utils.preprocess import TORCHVISION, prepare
 
-IMG = np.zeros((40, 60, 3), np.uint8)  # stays as it is under `min_size=40`
+IMG = np.zeros((40, 60, 3), np.uint8)  # not resized with `min_size=40`
 
 
 class Extractor(nn.Module):
-    """Gives the image back."""
+    """Return the image as the feature map."""
 
     stride = 16
 
@@ -24,7 +25,7 @@ class Extractor(nn.Module):
 
 
 class RPN(nn.Module):
-    """Proposes the given boxes; remembers what it was asked."""
+    """Propose the given boxes; record the arguments."""
 
     def __init__(self, roi):
         super().__init__()
@@ -36,7 +37,7 @@ class RPN(nn.Module):
 
 
 class Head(nn.Module):
-    """Answers with the given locs and probabilities; `inner` is there to have a mode."""
+    """Return the given locs and probabilities; `inner` is a submodule with a mode of its own."""
 
     def __init__(self, loc, prob):
         super().__init__()
@@ -49,7 +50,7 @@ class Head(nn.Module):
 
 
 def detector(roi, prob, loc=None, min_size=40, **options):
-    """A network that proposes `roi` (R, 4) and finds `prob` (R, L + 1) and `loc` (R, L + 1, 4)."""
+    """Build a network that proposes `roi` (R, 4) and predicts `prob` (R, L + 1) and `loc` (R, L + 1, 4)."""
     loc = np.zeros((*np.shape(prob), 4)) if loc is None else loc
     return FasterRCNN(Extractor(), RPN(roi), Head(loc, prob), TORCHVISION, min_size, 1000, **options)
 
@@ -66,7 +67,7 @@ def test_boxes_are_in_the_images_own_pixels():
     loc[0, 2] = 1, -2, math.log(2) / 0.2, math.log(0.5) / 0.2
     model = detector([[2, 4, 12, 20]], [[0.1, 0.2, 0.7]], loc, min_size=20)
     bbox, label, score = one(model, img, score_thresh=0.3)
-    # from 10 x 16 around (7, 12) to 20 x 8 around (8, 8.8), cut at the upper border; then (30/20, 47/31)
+    # from 10 x 16 around (7, 12) to 20 x 8 around (8, 8.8), clipped at the upper border; then (30/20, 47/31)
     np.testing.assert_allclose(bbox, [[0, 4.8 * 47 / 31, 27, 12.8 * 47 / 31]], rtol=1e-5, atol=1e-5)
     assert label.tolist() == [1]
     np.testing.assert_allclose(score, [0.7], rtol=1e-5)
@@ -78,8 +79,9 @@ def test_boxes_are_in_the_images_own_pixels():
 def test_normalisation_of_locs_is_undone():
     loc = np.zeros((1, 2, 4))
     loc[0, 1] = 1, 2, 3, 4
-    model = detector([[10, 10, 20, 30]], [[0.2, 0.8]], loc, loc_mean=(0.1, -0.2, 0.3, 0.5),
-                     loc_std=(0.2, 0.05, 0.1, -0.2))
+    model = detector(
+        [[10, 10, 20, 30]], [[0.2, 0.8]], loc, loc_mean=(0.1, -0.2, 0.3, 0.5), loc_std=(0.2, 0.05, 0.1, -0.2)
+    )
     # (0.3, -0.1, 0.6, -0.3): from 10 x 20 around (15, 20) to a centre of (18, 18)
     half_h, half_w = 5 * math.exp(0.6), 10 * math.exp(-0.3)
     bbox, _, _ = one(model)
@@ -99,7 +101,7 @@ ROI = [[0, 0, 10, 20], [0, 0, 10, 15], [30, 30, 40, 50], [0, 40, 10, 50], [0, 0,
 PROB = [[0.3, 0.6, 0.1], [0.0, 0.7, 0.3], [0.1, 0.05, 0.85], [0.55, 0.0, 0.45], [0.5, 0.5, 0.0]]
 
 
-def test_suppression_within_a_class_and_order():
+def test_nms_within_a_class_and_order():
     bbox, label, score = one(detector(ROI, PROB), score_thresh=0.2, nms_thresh=0.6)
     # class 0: the second suppresses the first (IoU 3/4) but not the last (2/5)
     assert bbox.tolist() == [ROI[2], ROI[1], ROI[4], ROI[3], ROI[1]]
@@ -114,6 +116,14 @@ def test_default_thresholds():
     roi = [[0, 0, 10, 20], [20, 0, 30, 20], [0, 30, 10, 50], [0, 30, 10, 37], [0, 45, 10, 50]]
     bbox, _, _ = one(detector(roi, prob))
     assert bbox.tolist() == [roi[2], roi[4], roi[0]]  # IoU 7/20 is too much, 5/20 is not
+
+
+def test_thresholds_of_the_model_itself():
+    model = detector(ROI, PROB, score_thresh=0.2, nms_thresh=0.6, max_detections=4)
+    np.testing.assert_allclose(one(model)[2], [0.85, 0.7, 0.5, 0.45], rtol=1e-5)
+    np.testing.assert_allclose(one(model, score_thresh=0.6, max_detections=9)[2], [0.85, 0.7], rtol=1e-5)
+    np.testing.assert_allclose(one(model, nms_thresh=0.2, max_detections=9)[2], [0.85, 0.7, 0.45, 0.3], rtol=1e-5)
+    np.testing.assert_allclose(one(model, max_detections=1)[2], [0.85], rtol=1e-5)
 
 
 def test_score_must_be_above_the_threshold():
@@ -135,19 +145,19 @@ def test_nothing_found(model):
     assert (bbox.dtype, label.dtype, score.dtype) == (np.float32, np.int64, np.float32)
 
 
-def test_one_entry_an_image():
+def test_one_entry_per_image():
     model = detector(ROI, PROB)
     assert model.predict([]) == ([], [], [])
     bboxes, labels, scores = model.predict([IMG, np.zeros((80, 60, 3), np.uint8)], score_thresh=0.8)
     assert bboxes[0].tolist() == [ROI[2]]
-    # 80 x 60 becomes 53 x 40, where the box is cut at 40
+    # 80 x 60 becomes 53 x 40, where the box is clipped at 40
     np.testing.assert_allclose(bboxes[1], [[30 * 80 / 53, 45, 40 * 80 / 53, 60]], rtol=1e-6)
     assert [label.tolist() for label in labels] == [[1], [1]]
     assert len(scores) == 2
 
 
 def test_rounding_leaves_boxes_inside_the_image():
-    img = np.zeros((91, 107, 3), np.uint8)  # 67 / 91 and 79 / 107 are no float32
+    img = np.zeros((91, 107, 3), np.uint8)  # 67 / 91 and 79 / 107 are not exact in float32
     bbox, _, _ = one(detector([[-5, -5, 99, 99]], [[0.1, 0.9]], min_size=67), img)
     np.testing.assert_allclose(bbox, [[0, 0, 91, 107]])
     assert (bbox[0] <= [91, 107, 91, 107]).all()
@@ -155,7 +165,7 @@ def test_rounding_leaves_boxes_inside_the_image():
 
 @pytest.mark.parametrize(("imgs", "error"), [([IMG], None), ([IMG, "cat.jpg"], ValueError)])
 @pytest.mark.parametrize("training", [True, False])
-def test_modes_are_given_back_as_they_were(imgs, error, training):
+def test_modes_are_restored(imgs, error, training):
     model = detector(ROI, PROB).train(training)
     model.head.inner.train(not training)
     before = [module.training for module in model.modules()]
@@ -184,6 +194,19 @@ def test_prepare_uses_what_the_network_was_built_with():
     assert torch.equal(pixel, expected)
 
 
+@pytest.mark.parametrize("stride", [16, 32])
+def test_a_thin_image_has_a_cell_in_the_feature_map(tiny_model, stride):
+    model = detector(ROI, PROB)
+    model.extractor.stride = stride
+    for size in ((3000, 1), (1, 3000)):
+        img = np.zeros((*size, 3), np.uint8)
+        assert min(model.prepare(img)[0].shape[2:]) == stride
+        with torch.no_grad():
+            pixel, _ = tiny_model.prepare(img)
+            assert tiny_model.extractor(pixel).shape[2:] == ((6, 1) if size[1] == 1 else (1, 6))
+        assert tiny_model.predict([img], score_thresh=0)[0][0].shape[1] == 4
+
+
 @pytest.fixture
 def img():
     return np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
@@ -204,7 +227,12 @@ def test_forward_answers_alike_in_both_modes_and_keeps_no_state(tiny_model, img)
         assert type(output.rpn) is RPNOutput
         n_anchor, n_roi = 4 * 6 * 9, len(output.rpn.roi)
         assert [tuple(tensor.shape) for tensor in output.rpn] == [
-            (n_anchor, 4), (n_anchor, 2), (n_anchor,), (n_roi, 4), (n_anchor, 4)]
+            (n_anchor, 4),
+            (n_anchor, 2),
+            (n_anchor,),
+            (n_roi, 4),
+            (n_anchor, 4),
+        ]
         assert n_roi > 10
         assert output.roi_cls_loc.shape == (n_roi, 4, 4)
         assert output.roi_score.shape == (n_roi, 4)
@@ -235,4 +263,4 @@ def test_real_network_predicts(tiny_model, img):
         assert set(label) <= {0, 1, 2}
         assert (np.diff(score) <= 0).all()
     alone, _, _ = tiny_model.predict(imgs[1:], score_thresh=0.1, max_detections=7)
-    np.testing.assert_array_equal(alone[0], bboxes[1])  # images do not touch each other
+    np.testing.assert_array_equal(alone[0], bboxes[1])  # images do not affect each other

@@ -2,6 +2,7 @@
 
 Heights and widths differ everywhere, so that a y taken for an x shows.
 """
+
 from functools import partial
 from types import SimpleNamespace
 
@@ -33,7 +34,7 @@ PLAIN_CODER, HEAD_CODER = BoxCoder((1, 1, 1, 1)), BoxCoder((10, 10, 5, 5))  # lo
 
 
 def xy(bbox):
-    """Boxes or locs, y before x, as a tensor with x before y; and back."""
+    """Swap y and x in boxes or locs; return a tensor."""
     return torch.as_tensor(bbox)[..., [1, 0, 3, 2]]
 
 
@@ -44,7 +45,8 @@ def random_bbox(rng, n, size=(40, 90), least=2, extent=(60, 150)):
 
 
 def greedy_nms(bbox, score, thresh):
-    """Suppression as a plain loop: the best box goes in, what overlaps it by more than `thresh` goes out."""
+    """NMS as a plain loop: keep the best box, drop those that overlap it by more than `thresh`, repeat."""
+
     def iou(a, b):
         inter = max(min(a[2], b[2]) - max(a[0], b[0]), 0) * max(min(a[3], b[3]) - max(a[1], b[1]), 0)
         return inter / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - inter)
@@ -62,8 +64,9 @@ def test_iou():
     iou = bbox_iou(a, b)
     assert ((iou > 0.2).sum(), (iou == 0).sum()) > (20, 20)
     np.testing.assert_allclose(iou, box_iou(xy(a), xy(b)), rtol=1e-5)
-    corner_and_size = [np.hstack((box[:, :2], box[:, 2:] - box[:, :2]))
-                       for box in (xy(a).double().numpy(), xy(b).double().numpy())]
+    corner_and_size = [
+        np.hstack((box[:, :2], box[:, 2:] - box[:, :2])) for box in (xy(a).double().numpy(), xy(b).double().numpy())
+    ]
     theirs = pycocotools.mask.iou(*corner_and_size, np.zeros(30, np.uint8))
     np.testing.assert_allclose(iou, theirs, rtol=1e-4, atol=1e-7)
 
@@ -74,7 +77,7 @@ def test_locs():
     loc = PLAIN_CODER.encode_single(xy(dst), xy(src))
     np.testing.assert_allclose(bbox2loc(src, dst), xy(loc), rtol=1e-4, atol=1e-5)
     loc = rng.normal(0, (1, 1, 4, 4), (50, 4)).astype(np.float32)
-    assert (loc > np.log(1000 / 16)).any(0).tolist() == [False, False, True, True]  # the clamp has work
+    assert (loc > np.log(1000 / 16)).any(0).tolist() == [False, False, True, True]  # the clamp is active
     bbox = PLAIN_CODER.decode_single(xy(loc), xy(src))
     np.testing.assert_allclose(loc2bbox(src, loc), xy(bbox), rtol=1e-4, atol=1e-3)
 
@@ -94,10 +97,10 @@ def test_targets_of_the_head():
     np.testing.assert_array_equal(ours.sample_roi, roi[torch.cat((positive, negative))])
     np.testing.assert_array_equal(ours.gt_roi_label, [*label[nearest] + 1, *np.zeros(len(negative))])
     loc = xy(HEAD_CODER.encode_single(xy(bbox[nearest]), xy(roi[positive])))
-    np.testing.assert_allclose(ours.gt_roi_loc[:len(positive)], loc, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(ours.gt_roi_loc[: len(positive)], loc, rtol=1e-4, atol=1e-4)
 
 
-# whole numbers: IoUs are exact here and there, so that anchors that are equally near an object are equal in both
+# integers: IoUs are exact in both libraries, so that ties are ties in both
 IMG_SIZE = (160, 256)
 ANCHOR = enumerate_shifted_anchor(generate_anchor_base(16, (0.25, 1, 4), (2, 4)), 16, 10, 16)
 INSIDE = (ANCHOR[:, :2] >= 0).all(1) & (ANCHOR[:, 2:] <= IMG_SIZE).all(1)
@@ -108,18 +111,22 @@ def anchor_target(bbox):
 
 
 def matched(bbox, anchor, low_quality=True):
-    """The labels by torchvision's matcher: 1 object, 0 background, -1 neither; and the index of the object."""
+    """Labels by torchvision's matcher, 1 object, 0 background, -1 neither, and the index of the object."""
     match = Matcher(0.7, 0.3, allow_low_quality_matches=low_quality)(box_iou(xy(bbox), xy(anchor)))
     return torch.where(match >= 0, 1, torch.where(match == Matcher.BELOW_LOW_THRESHOLD, 0, -1)), match
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_targets_of_the_rpn(seed):
-    """On the inside anchors, and with objects that at least one of them touches, the conventions are the same."""
+    """On inside anchors, with objects that at least one of them overlaps, the conventions agree."""
     rng = np.random.default_rng(seed)
-    bbox = np.concatenate((np.round(random_bbox(rng, 6, (60, 80), 10, (100, 170))),
-                           ANCHOR[INSIDE][rng.integers(0, INSIDE.sum(), 3)] + [2, -6, -4, 1],
-                           [[20, 30, 130, 200]])).astype(np.float32)  # the last is equally near several
+    bbox = np.concatenate(
+        (
+            np.round(random_bbox(rng, 6, (60, 80), 10, (100, 170))),
+            ANCHOR[INSIDE][rng.integers(0, INSIDE.sum(), 3)] + [2, -6, -4, 1],
+            [[20, 30, 130, 200]],
+        )
+    ).astype(np.float32)  # several anchors are equally good for the last
     anchor = ANCHOR[INSIDE]
     assert (box_iou(xy(anchor), xy(bbox)).amax(0) > 0).all()
     label, match = matched(bbox, anchor)
@@ -134,16 +141,16 @@ def test_targets_of_the_rpn(seed):
 
 
 def test_where_the_targets_of_the_rpn_differ():
-    """No inside anchor touches the first object; the nearest anchor of the second crosses the border."""
+    """No inside anchor overlaps the first object; the best anchor of the second crosses the border."""
     corner, border, plain = [0, 0, 6, 5], [40, 0, 72, 23], [50, 100, 90, 140]
     without, given = (anchor_target(np.array(bbox, np.float32)) for bbox in ([plain], [corner, plain]))
-    np.testing.assert_array_equal(given.label, without.label)  # ours: an object that is not seen
+    np.testing.assert_array_equal(given.label, without.label)  # ours: an object without overlap has no effect
     assert (without.label == 0).any()
-    assert (matched(np.float32([corner, plain]), ANCHOR[INSIDE])[0] == 1).all()  # there: all are nearest to it
+    assert (matched(np.float32([corner, plain]), ANCHOR[INSIDE])[0] == 1).all()  # torchvision: all anchors match it
 
     border = np.array([border], np.float32)
     ours, theirs = anchor_target(border).label, matched(border, ANCHOR)[0].numpy()
-    assert (ours[~INSIDE] == -1).all()  # ours: they take no part, and the nearest of the others are positive
+    assert (ours[~INSIDE] == -1).all()  # ours: ignored; the best inside anchors are positive
     assert (ours == 1).any()
     assert INSIDE[theirs == 1].tolist() == [False]
 
@@ -151,9 +158,9 @@ def test_where_the_targets_of_the_rpn_differ():
 @pytest.mark.parametrize("nms", [nms, greedy_nms])
 @pytest.mark.parametrize(("train", "n_pre", "n_post"), [(True, 90, 20), (False, 60, 200)])
 def test_proposals(train, n_pre, n_post, nms):
-    """Composed of torchvision's pieces in our order; its own RPN ranks before it drops the small."""
+    """Compose torchvision's functions in our order; its own RPN ranks before it drops small boxes."""
     rng, img_size = np.random.default_rng(4), (100, 220)
-    # three of just 12 high or wide stay, one of less does not
+    # three with a side of exactly 12 are kept, one with less is not
     exact = np.array([[0, 0, 12, 40], [0, 50, 30, 62], [70, 200, 82, 212], [70, 0, 81.9, 60]], np.float32)
     around = random_bbox(rng, 400, extent=(120, 250)) - np.float32(25)  # some cross the border
     anchor = np.concatenate((exact, around))
@@ -169,13 +176,13 @@ def test_proposals(train, n_pre, n_post, nms):
     assert len(large) > n_pre
     best = large[torch.from_numpy(score)[large].topk(n_pre).indices]
     keep = nms(bbox[best], torch.from_numpy(score)[best], 0.5)
-    assert 20 < len(keep) < n_pre  # cut to 20 in training; the other number cuts nothing
+    assert 20 < len(keep) < n_pre  # limited to 20 in training; the other limit has no effect
     np.testing.assert_allclose(roi, xy(bbox[best][keep][:n_post]), atol=1e-4)
 
 
 @pytest.mark.parametrize("n_roi", [60, 900])
 def test_decode(n_roi):
-    """A loop over the classes: so no class suppresses another. `batched_nms` has a way for few and one for many."""
+    """A loop over classes: no class suppresses another. `batched_nms` has one algorithm for few boxes, one for many."""
     generator, n_class = torch.Generator().manual_seed(n_roi), 5
     img_size, original_size, score_thresh, nms_thresh = (300, 480), (150, 320), 0.1, 0.4
     roi = torch.from_numpy(random_bbox(np.random.default_rng(n_roi), n_roi, (90, 160), 20, (120, 250)))
@@ -195,14 +202,14 @@ def test_decode(n_roi):
         assert 0 < len(keep) < likely.sum()
         found += [(s, c - 1, b) for s, b in zip(prob[likely, c][keep], theirs[keep], strict=True)]
     found.sort(key=lambda detection: -detection[0])
-    assert (((prob[:, 1:] > score_thresh).sum() > 1000) == (n_roi == 900)).item()  # more than 1000 are many
+    assert (((prob[:, 1:] > score_thresh).sum() > 1000) == (n_roi == 900)).item()  # `batched_nms` switches at 1000
     torch.testing.assert_close(score, torch.stack([detection[0] for detection in found]))
     assert label.tolist() == [detection[1] for detection in found]
     torch.testing.assert_close(bbox, xy(torch.stack([detection[2] for detection in found])), rtol=1e-4, atol=1e-3)
 
 
 class Answers(nn.Module):
-    """In the place of a network: its head gives its own parameters."""
+    """A stub of a network, whose head returns its own parameters."""
 
     def __init__(self, roi_cls_loc, roi_score):
         super().__init__()
@@ -213,18 +220,21 @@ class Answers(nn.Module):
 
 
 def plain_loss(score, roi_cls_loc, label, gt_loc, beta):
-    """The same as torchvision's `fastrcnn_loss`, which knows only beta = 1 / 9."""
+    """torchvision's `fastrcnn_loss` for any beta; its own is fixed at 1 / 9."""
     (label,), (gt_loc,) = label, gt_loc
     row = (label > 0).nonzero()[:, 0]
     loc = roi_cls_loc.reshape(len(label), -1, 4)[row, label[row]]
     return F.cross_entropy(score, label), F.smooth_l1_loss(loc, gt_loc[row], beta=beta, reduction="sum") / len(label)
 
 
-@pytest.mark.parametrize(("sigma", "loss"), [
-    (3, fastrcnn_loss),
-    (3, lambda *args: plain_loss(*args, beta=1 / 9)),
-    (1, lambda *args: plain_loss(*args, beta=1)),
-])
+@pytest.mark.parametrize(
+    ("sigma", "loss"),
+    [
+        (3, fastrcnn_loss),
+        (3, lambda *args: plain_loss(*args, beta=1 / 9)),
+        (1, lambda *args: plain_loss(*args, beta=1)),
+    ],
+)
 def test_losses_of_the_head(sigma, loss):
     generator, n = torch.Generator().manual_seed(5), 40
     label = torch.randint(-1, 4, (n,), generator=generator)
@@ -235,11 +245,12 @@ def test_losses_of_the_head(sigma, loss):
     loc_loss, cls_loss, _ = trainer.head_losses(None, torch.zeros(0, 4), torch.zeros(0, 4), torch.zeros(0).long(), None)
     (loc_loss + 3 * cls_loss).backward()
 
-    counts = label >= 0  # ignored rows are not there at all
+    counts = label >= 0  # without the ignored rows
     assert 0 < counts.sum() < n
     theirs = Answers(ours.roi_cls_loc.detach(), ours.roi_score.detach())
-    theirs_cls, theirs_loc = loss(theirs.roi_score[counts], theirs.roi_cls_loc[counts].flatten(1),
-                                  [label[counts]], [gt_loc[counts]])
+    theirs_cls, theirs_loc = loss(
+        theirs.roi_score[counts], theirs.roi_cls_loc[counts].flatten(1), [label[counts]], [gt_loc[counts]]
+    )
     (theirs_loc + 3 * theirs_cls).backward()
     torch.testing.assert_close(loc_loss, theirs_loc)
     torch.testing.assert_close(cls_loss, theirs_cls)
@@ -248,7 +259,7 @@ def test_losses_of_the_head(sigma, loss):
 
 
 def test_losses_of_the_rpn():
-    """Two logits an anchor are the logistic loss of their difference."""
+    """Cross entropy of two logits is the logistic loss of their difference."""
     generator, n = torch.Generator().manual_seed(6), 60
     label = torch.randint(-1, 2, (n,), generator=generator)
     loc, gt_loc = torch.randn(2, n, 4, generator=generator)
@@ -281,8 +292,10 @@ def roi_pool_by_definition(feature, bbox, size, scale):
     """
     pool = np.zeros((len(bbox), len(feature), size, size), np.float32)
     for r, corner in enumerate(np.floor(bbox * scale + 0.5).astype(int)):
-        y, x = ([slice(max(start + i * n // size, 0), max(start - (-(i + 1) * n // size), 0)) for i in range(size)]
-                for start, n in ((corner[0], corner[2] - corner[0] + 1), (corner[1], corner[3] - corner[1] + 1)))
+        y, x = (
+            [slice(max(start + i * n // size, 0), max(start - (-(i + 1) * n // size), 0)) for i in range(size)]
+            for start, n in ((corner[0], corner[2] - corner[0] + 1), (corner[1], corner[3] - corner[1] + 1))
+        )
         for i, j in np.ndindex(size, size):
             cells = feature[:, y[i], x[j]]
             if cells.size:
@@ -293,14 +306,20 @@ def roi_pool_by_definition(feature, bbox, size, scale):
 @pytest.mark.parametrize(("size", "scale"), [(7, 1 / 16), (3, 1 / 8)])
 def test_roi_pooling(size, scale):
     rng = np.random.default_rng(7)
-    feature = rng.normal(-1, 1, (512, 9, 23)).astype(np.float32)  # mostly negative: 0 is not the least
+    feature = rng.normal(-1, 1, (512, 9, 23)).astype(np.float32)  # mostly negative: 0 is not the minimum
     height, width = 9.9 / scale, 23.9 / scale  # an image whose last pixels have no cell
     corner = np.sort(rng.uniform(0, 1, (30, 2, 2)), 1) * (height, width)
-    bbox = np.concatenate((corner.reshape(-1, 4), [  # rows (y_min, x_min), (y_max, x_max)
-        [0, 0, height, width], [9.7 / scale, 0, height, width],  # the second lies below the map
-        [2.5 / scale, 3.5 / scale, 4.5 / scale, 7.5 / scale],  # halves
-        [2.6 / scale, 3.6 / scale, 2.7 / scale, 3.7 / scale],  # a single cell
-    ])).astype(np.float32)
+    bbox = np.concatenate(
+        (
+            corner.reshape(-1, 4),
+            [  # rows (y_min, x_min), (y_max, x_max)
+                [0, 0, height, width],
+                [9.7 / scale, 0, height, width],  # the second lies below the map
+                [2.5 / scale, 3.5 / scale, 4.5 / scale, 7.5 / scale],  # halves
+                [2.6 / scale, 3.6 / scale, 2.7 / scale, 3.7 / scale],  # a single cell
+            ],
+        )
+    ).astype(np.float32)
     expected = roi_pool_by_definition(feature, bbox, size, scale)
     assert not expected[31].any()
     pool = pooled(torch.from_numpy(feature)[None], bbox, size, scale)
@@ -324,7 +343,7 @@ def test_roi_pooling_against_roi_align():
     pool = pooled(feature, bbox)[:, 0]  # (R, 7, 7)
 
     def misses(as_xy):
-        """By how much RoIPool lies outside the bounds around RoIAlign, for each RoI."""
+        """Return by how much RoIPool lies outside the bounds around RoIAlign, per RoI."""
         align = roi_align(feature[:, :1], [as_xy], 7, 1 / 16, 2, aligned=False)[:, 0]  # (R, 7, 7)
         edge = (as_xy[:, 2:] - as_xy[:, :2]) / 16 / 14 @ torch.tensor([slope_x, slope_y])  # (R,)
         miss = (pool - align - edge[:, None, None]).abs() - 1.5 * (slope_y + slope_x)
@@ -334,20 +353,23 @@ def test_roi_pooling_against_roi_align():
     assert (misses(bbox) > 5).all()  # y for x
 
 
-# in grey values; float32 has 24 bits for the place of a pixel as well, scikit-image computes in double
+# in grey values; we compute pixel positions in float32, scikit-image in float64
 GREY = 5e-3
 
 
-@pytest.mark.parametrize(("size", "expected"), [
-    ((23, 37), (60, 97)), ((61, 87), (60, 86)), ((161, 190), (60, 71)), ((23, 61), (38, 100)), ((300, 90), (100, 30)),
-])
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((23, 37), (60, 97)), ((61, 87), (60, 86)), ((161, 190), (60, 71)), ((23, 61), (38, 100)), ((300, 90), (100, 30))],
+)
 def test_prepare(size, expected):
-    """Up to the border: where scikit-image repeats the edge, torch takes the last pixel, which is the same."""
+    """Including the border, where both repeat the edge."""
     img = np.random.default_rng(9).integers(0, 256, (*size, 3), np.uint8)
-    resized = skimage.transform.resize(img.astype(np.float64), expected, order=1, mode="edge", anti_aliasing=False,
-                                       preserve_range=True)
-    pixel = [prepare(img, preprocessing, 60, 100, "cpu")[0][0].permute(1, 2, 0)
-             for preprocessing in (TORCHVISION, CAFFE)]
+    resized = skimage.transform.resize(
+        img.astype(np.float64), expected, order=1, mode="edge", anti_aliasing=False, preserve_range=True
+    )
+    pixel = [
+        prepare(img, preprocessing, 60, 100, "cpu")[0][0].permute(1, 2, 0) for preprocessing in (TORCHVISION, CAFFE)
+    ]
     rgb = (resized / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     np.testing.assert_allclose(pixel[0], rgb, atol=GREY / 255 / 0.224)
     bgr = np.stack([resized[..., 2] - 102.9801, resized[..., 1] - 115.9465, resized[..., 0] - 122.7717], -1)
@@ -355,11 +377,11 @@ def test_prepare(size, expected):
 
 
 def test_anchors():
-    """torchvision's lie around the corner of a cell, ours around its middle; it rounds them, ours stay."""
+    """torchvision centres anchors on the corner of a cell and rounds them; ours are centred on the cell and exact."""
     height, width, stride = 5, 9, 16
     ours = enumerate_shifted_anchor(generate_anchor_base(), stride, height, width) - stride / 2
     generator = AnchorGenerator(((128, 256, 512),), ((0.5, 1.0, 2.0),))
     img_size = (stride * height, stride * width)
-    theirs, = generator(ImageList(torch.zeros(1, 3, *img_size), [img_size]), [torch.zeros(1, 1, height, width)])
+    (theirs,) = generator(ImageList(torch.zeros(1, 3, *img_size), [img_size]), [torch.zeros(1, 1, height, width)])
     np.testing.assert_array_equal(np.round(ours), xy(theirs))
     assert np.abs(ours - xy(theirs).numpy()).max() > 0.2

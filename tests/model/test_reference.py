@@ -1,4 +1,5 @@
 """Our box functions, creators and losses against the figures in tests/reference (see its README)."""
+
 from pathlib import Path
 
 import numpy as np
@@ -53,22 +54,24 @@ def test_anchor_targets(anchor):
     np.testing.assert_array_equal(label, theirs["label"])
     np.testing.assert_array_equal(np.flatnonzero(label == 1), theirs["positive_index"])
     assert_close(loc[label == 1], theirs["loc_of_positive"])
-    without_object = creator(np.zeros((0, 4), np.float32), anchor, img_size, rng)  # all inside is 0
+    without_object = creator(np.zeros((0, 4), np.float32), anchor, img_size, rng)  # all inside anchors are 0
     np.testing.assert_array_equal(without_object.label == 0, theirs["inside"])
 
 
 @pytest.mark.parametrize("train", [True, False])
 def test_proposals(anchor, train):
     theirs = load("proposals")
-    roi = ProposalCreator()(theirs["loc"], theirs["score"], anchor, tuple(theirs["img_size"]),
-                            float(theirs["scale"]), train)
+    roi = ProposalCreator()(
+        theirs["loc"], theirs["score"], anchor, tuple(theirs["img_size"]), float(theirs["scale"]), train
+    )
     assert_close(roi, theirs["roi_train" if train else "roi_test"])
 
 
 def test_proposal_targets():
     theirs = load("proposal_targets")
     ours = ProposalTargetCreator(n_sample=10**6, pos_ratio=1)(
-        theirs["roi"], theirs["gt_bbox"], theirs["gt_label"], np.random.default_rng(0))
+        theirs["roi"], theirs["gt_bbox"], theirs["gt_label"], np.random.default_rng(0)
+    )
     counts = ours.gt_roi_label >= 0
     ours = type(ours)(*(part[counts] for part in ours))
     order = np.lexsort(ours.sample_roi.T[::-1])

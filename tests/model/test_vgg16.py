@@ -1,11 +1,12 @@
 """VGG16's convolutions against torchvision's, and the RoI head against torchvision's own RoI pooling."""
+
 import math
 
 import pytest
 import torch
 from torch import nn
 from torchvision.models import vgg
-from torchvision.ops import roi_pool
+from torchvision.ops import roi_align, roi_pool
 
 from model.vgg16 import VGG16, VGG16RoIHead
 
@@ -26,7 +27,7 @@ def feature():
 
 
 def pooled(head, feature, roi):
-    """What the head hands to fc6: (R, 512, 7, 7)."""
+    """Return the input of fc6: (R, 512, 7, 7)."""
     seen = []
     with head.fc6.register_forward_pre_hook(lambda layer, args: seen.append(args[0])):
         head(feature, roi)
@@ -41,6 +42,14 @@ def test_extractor_is_torchvisions_up_to_conv5_3(extractor):
     ours = extractor(img.clone())
     assert ours.shape == (1, 512, 2, 3)  # pooling floors
     torch.testing.assert_close(ours, theirs(img))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("ceil_mode", "cells"), [(False, (2, 3)), (True, (3, 4))])
+def test_stride_and_channels_are_those_of_the_feature_map(ceil_mode, cells):
+    extractor = VGG16(ceil_mode=ceil_mode)
+    img = torch.zeros(1, 3, 2 * extractor.stride + 1, 4 * extractor.stride - 1)
+    assert extractor(img).shape == (1, extractor.channels, *cells)
 
 
 def test_first_convolutions_are_frozen(extractor):
@@ -76,6 +85,22 @@ def test_roi_pooling_against_torchvision(head, feature):
     yx = torch.tensor([[5.0, 30, 40, 90], [0, 0, 64, 96], [20, 3, 60, 17]])
     xy = torch.tensor([[0.0, 30, 5, 90, 40], [0, 0, 0, 96, 64], [0, 3, 20, 17, 60]])
     assert torch.equal(pooled(head, feature, yx), roi_pool(feature, xy, (7, 7), 1 / 16))
+
+
+def test_another_roi_operation(feature):
+    """The head passes feature map and RoIs to `roi_op`, and the result to fc6."""
+    seen = []
+
+    def roi_op(feature, roi):
+        seen.append((feature, roi))
+        return roi_align(feature, [roi[:, [1, 0, 3, 2]]], 7, 1 / 16)
+
+    head = VGG16RoIHead(2, width=32, roi_op=roi_op, generator=torch.Generator().manual_seed(0))
+    roi = torch.tensor([[5.0, 30, 40, 90], [0, 0, 64, 96]])
+    pool = pooled(head, feature, roi)
+    assert seen[0][0] is feature
+    assert seen[0][1] is roi
+    assert torch.equal(pool, roi_align(feature, [roi[:, [1, 0, 3, 2]]], 7, 1 / 16))
 
 
 def test_layers_in_their_order(head, feature):

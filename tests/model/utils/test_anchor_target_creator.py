@@ -1,4 +1,5 @@
-"""Anchor targets: who is positive, negative or ignored, by what loc, and who is sampled."""
+"""Anchor targets: positive, negative and ignored anchors, their locs, and sampling."""
+
 import math
 
 import numpy as np
@@ -35,7 +36,10 @@ def test_labels_and_locs():
         [10, 10, 50, 15],  # 0.25
         [60, 60, 90, 110],  # 0; would be outside if height and width were swapped
         [0, 0, 100, 120],  # the whole image is inside
-        [-1, 60, 50, 90], [60, -1, 90, 30], [60, 5, 101, 25], [60, 100, 90, 121],  # over the four borders
+        [-1, 60, 50, 90],
+        [60, -1, 90, 30],
+        [60, 5, 101, 25],
+        [60, 100, 90, 121],  # over the four borders
     )
     loc, label = target(bbox, anchor)
     assert label.tolist() == [1, 1, -1, -1, 0, 0, 0, -1, -1, -1, -1]
@@ -49,7 +53,7 @@ def test_iou_exactly_at_a_threshold():
     anchor = boxes([0, 0, 40, 40], [0, 0, 40, 20], [0, 0, 40, 10])  # 1, 1/2, 1/4
     assert target(bbox, anchor, pos_iou_thresh=0.5, neg_iou_thresh=0.25).label.tolist() == [1, 1, -1]
     bbox, anchor = boxes([0, 0, 40, 100]), boxes([0, 0, 40, 100], [0, 0, 40, 70], [0, 0, 40, 30])
-    assert target(bbox, anchor).label.tolist() == [1, 1, -1]  # 0.7 and 0.3 themselves
+    assert target(bbox, anchor).label.tolist() == [1, 1, -1]  # thresholds of 0.7 and 0.3
 
 
 def test_best_anchors_of_an_object_are_positive_even_below_the_threshold_of_negatives():
@@ -112,13 +116,16 @@ def test_no_anchor_inside(bbox):
     assert target(bbox, boxes([-1, 10, 50, 30], [10, 10, 50, 121])).label.tolist() == [-1, -1]
 
 
-@pytest.mark.parametrize(("n_positive", "n_negative", "sampled"), [
-    (20, 30, (5, 7)),  # 0.45 of 12 is 5.4
-    (3, 30, (3, 9)),  # negatives fill the rest
-    (20, 2, (5, 2)),
-    (20, 0, (5, 0)),
-    (3, 4, (3, 4)),
-])
+@pytest.mark.parametrize(
+    ("n_positive", "n_negative", "sampled"),
+    [
+        (20, 30, (5, 7)),  # 0.45 of 12 is 5.4
+        (3, 30, (3, 9)),  # negatives fill the rest
+        (20, 2, (5, 2)),
+        (20, 0, (5, 0)),
+        (3, 4, (3, 4)),
+    ],
+)
 def test_shares_of_the_sample(n_positive, n_negative, sampled):
     bbox, anchor, is_positive = many(n_positive, n_negative)
     label = target(bbox, anchor, n_sample=12, pos_ratio=0.45).label

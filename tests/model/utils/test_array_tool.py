@@ -1,4 +1,5 @@
-"""Who owns an array, and the way between tensors and arrays; CuPy is faked but in the tests for a GPU."""
+"""The library of an array, and conversion between tensors and arrays; CuPy is a stub except in the GPU tests."""
+
 import contextlib
 import sys
 import warnings
@@ -17,7 +18,7 @@ from model.utils.proposal_target_creator import ProposalTargetCreator
 
 
 class FakeGpuTensor:
-    """What `to_array` asks of a tensor on a GPU."""
+    """The part of a GPU tensor that `to_array` uses."""
 
     is_cuda = True
 
@@ -33,7 +34,7 @@ class FakeGpuTensor:
 
 @pytest.fixture
 def usable_cupy():
-    """`_usable_cupy` as at the start of a process, and again afterwards."""
+    """`_usable_cupy` with an empty cache, before and after the test."""
     array_tool._usable_cupy.cache_clear()
     yield array_tool._usable_cupy
     array_tool._usable_cupy.cache_clear()
@@ -41,9 +42,12 @@ def usable_cupy():
 
 @pytest.fixture
 def fake_cupy(monkeypatch, usable_cupy):
-    """A module in the place of CuPy that remembers the tensors and streams that it was given."""
-    fake = SimpleNamespace(arange=np.arange, from_dlpack=lambda tensor: ("cupy", tensor.values),
-                           cuda=SimpleNamespace(ExternalStream=lambda *args: ("stream", args)))
+    """A stub of CuPy that returns the tensors and streams it is passed."""
+    fake = SimpleNamespace(
+        arange=np.arange,
+        from_dlpack=lambda tensor: ("cupy", tensor.values),
+        cuda=SimpleNamespace(ExternalStream=lambda *args: ("stream", args)),
+    )
     monkeypatch.setitem(sys.modules, "cupy", fake)
     return fake
 
@@ -62,9 +66,9 @@ def test_as_array_like():
     assert tensor.dtype == torch.float32
 
 
-@pytest.mark.parametrize(("dtype", "wide"), [
-    (torch.bfloat16, torch.float32), (torch.float16, torch.float32), (torch.float64, torch.float64),
-])
+@pytest.mark.parametrize(
+    ("dtype", "wide"), [(torch.bfloat16, torch.float32), (torch.float16, torch.float32), (torch.float64, torch.float64)]
+)
 def test_to_float32(dtype, wide):
     assert array_tool.to_float32(torch.ones(2, dtype=dtype)).dtype == wide
 
@@ -106,22 +110,25 @@ def missing(monkeypatch):
 def broken(monkeypatch):
     def arange(n):
         raise RuntimeError("libnvrtc.so not found")
+
     monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(arange=arange))
 
 
 @pytest.mark.parametrize(("spoil", "reason"), [(missing, "cupy"), (broken, "libnvrtc.so not found")])
-def test_numpy_serves_where_cupy_does_not_and_one_warning_says_why(monkeypatch, usable_cupy, spoil, reason):
+def test_without_cupy_numpy_is_used_after_one_warning(monkeypatch, usable_cupy, spoil, reason):
     spoil(monkeypatch)
     with pytest.warns(UserWarning, match=f"NumPy.*{reason}") as record:
-        *arrays, stream = (array_tool.to_array(FakeGpuTensor(torch.ones(2))),
-                           array_tool.to_array(FakeGpuTensor(torch.zeros(2))),
-                           array_tool._torch_stream(torch.device("cuda", 0)))
+        *arrays, stream = (
+            array_tool.to_array(FakeGpuTensor(torch.ones(2))),
+            array_tool.to_array(FakeGpuTensor(torch.zeros(2))),
+            array_tool._torch_stream(torch.device("cuda", 0)),
+        )
     assert len(record) == 1
     np.testing.assert_array_equal(arrays, [[1, 1], [0, 0]])
     assert isinstance(stream, contextlib.nullcontext)
 
 
-def test_tensors_on_the_cpu_ask_for_no_cupy(monkeypatch, usable_cupy):
+def test_cpu_tensors_do_not_import_cupy(monkeypatch, usable_cupy):
     missing(monkeypatch)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -150,7 +157,7 @@ def test_call_creator():
 
 
 def boxes_and_more():
-    """For the three creators, the tensors of one image, and what else they take."""
+    """Yield the three creators, each with the tensors of one image and its other arguments."""
     rng = np.random.default_rng(0)
     base = torch.from_numpy(generate_anchor_base(anchor_scales=(2, 4, 8)))
     anchor = enumerate_shifted_anchor(base, 16, 20, 30)

@@ -1,4 +1,5 @@
-"""Box arithmetic: numbers by hand, round trips, NumPy and torch, gradients, boxes of no area, no boxes."""
+"""Box arithmetic: numbers by hand, round trips, NumPy and torch, gradients, boxes without area, no boxes."""
+
 import math
 
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 import torch
 import torchvision
 
-from model.utils.bbox_tools import bbox2loc, bbox_iou, clip_bbox, loc2bbox
+from model.utils.bbox_tools import bbox2loc, bbox_iou, clip_bbox, loc2bbox, resize_bbox
 
 both_libraries = pytest.mark.parametrize("library", [np.asarray, torch.from_numpy])
 
@@ -14,8 +15,9 @@ both_libraries = pytest.mark.parametrize("library", [np.asarray, torch.from_nump
 # height 8, width 4, centre (5, 9)      ->  height 6, width 12, centre (1, 12)
 SRC = np.array([[10, 20, 30, 60], [1, 7, 9, 11]], np.float32)
 DST = np.array([[12, 30, 52, 40], [-2, 6, 4, 18]], np.float32)
-LOC = np.array([[12 / 20, -5 / 40, math.log(2), math.log(1 / 4)],
-                [-4 / 8, 3 / 4, math.log(3 / 4), math.log(3)]], np.float32)
+LOC = np.array(
+    [[12 / 20, -5 / 40, math.log(2), math.log(1 / 4)], [-4 / 8, 3 / 4, math.log(3 / 4), math.log(3)]], np.float32
+)
 
 
 def random_bbox(n, seed):
@@ -24,7 +26,7 @@ def random_bbox(n, seed):
 
 
 def assert_answer(answer, expected, library, **tolerance):
-    """Same numbers, in the library that was asked, float32."""
+    """Check numbers, library and dtype of an answer."""
     assert type(answer) is type(library(SRC))
     assert answer.dtype == library(SRC).dtype
     np.testing.assert_allclose(answer, expected, **tolerance)
@@ -70,8 +72,7 @@ def test_boxes_without_area_give_finite_locs(library):
 
 # areas 200, and 600, 40 (inside), 200; the last two are apart from the first in y only, in x only
 IOU_A = np.array([[0, 0, 10, 20]], np.float32)
-IOU_B = np.array([[5, 10, 25, 40], [2, 3, 6, 13], [0, 0, 10, 20], [12, 5, 17, 15], [3, 25, 8, 30]],
-                 np.float32)
+IOU_B = np.array([[5, 10, 25, 40], [2, 3, 6, 13], [0, 0, 10, 20], [12, 5, 17, 15], [3, 25, 8, 30]], np.float32)
 IOU = [[50 / 750, 40 / 200, 1, 0, 0]]
 
 
@@ -107,14 +108,23 @@ def test_bbox_iou_against_torchvision():
 def test_clip_bbox(library):
     bbox = np.array([[-5, -3, 60, 90], [4, 5, 6, 7], [55, 85, 70, 95]], np.float32)
     expected = [[0, 0, 50, 80], [4, 5, 6, 7], [50, 80, 50, 80]]
-    for img_size in ((50, 80), np.array((50, 80))):  # whole numbers of either kind leave float32 alone
+    for img_size in ((50, 80), np.array((50, 80))):  # neither kind of integer widens float32
         assert_answer(clip_bbox(library(bbox), img_size), expected, library)
+
+
+@both_libraries
+@pytest.mark.parametrize("size_type", [tuple, torch.Size, np.array])
+def test_resize_bbox(library, size_type):
+    bbox = np.array([[10, 20, 30, 60], [-4, 0, 40, 100]], np.float32)
+    resized = resize_bbox(library(bbox), size_type((40, 100)), size_type((20, 150)))  # half as high, 1.5 times as wide
+    assert_answer(resized, [[5, 30, 15, 90], [-2, 0, 20, 150]], library)
 
 
 @both_libraries
 def test_no_boxes(library):
     none, some = library(np.zeros((0, 4), np.float32)), library(SRC)
-    for answer in (bbox2loc(none, none), loc2bbox(none, none), clip_bbox(none, (5, 6))):
+    resized = resize_bbox(none, (5, 6), (7, 9))
+    for answer in (bbox2loc(none, none), loc2bbox(none, none), clip_bbox(none, (5, 6)), resized):
         assert_answer(answer, np.zeros((0, 4)), library)
     for a, b in ((none, some), (some, none), (none, none)):
         assert_answer(bbox_iou(a, b), np.zeros((len(a), len(b))), library)

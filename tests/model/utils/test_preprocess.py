@@ -1,4 +1,5 @@
-"""One image made the network's input: sizes, the resize against scikit-image, what weights want."""
+"""Preprocessing of one image: sizes, the resize against scikit-image, normalisation."""
+
 import re
 
 import numpy as np
@@ -16,15 +17,18 @@ def random_img(height, width):
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
 
 
-@pytest.mark.parametrize(("size", "expected"), [
-    ((375, 500), (600, 800, 1.6)),
-    ((500, 375), (800, 600, 1.6)),
-    ((300, 600), (500, 1000, 1000 / 600)),  # the longer side decides
-    ((1200, 1800), (600, 900, 0.5)),
-    ((333, 500), (600, 901, 600 / 333)),  # 900.9
-    ((500, 333), (901, 600, 600 / 333)),
-    ((4000, 1), (1000, 16, 0.25)),  # no side vanishes
-])
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((375, 500), (600, 800, 1.6)),
+        ((500, 375), (800, 600, 1.6)),
+        ((300, 600), (500, 1000, 1000 / 600)),  # the longer side decides
+        ((1200, 1800), (600, 900, 0.5)),
+        ((333, 500), (600, 901, 600 / 333)),  # 900.9
+        ((500, 333), (901, 600, 600 / 333)),
+        ((4000, 1), (1000, 16, 0.25)),  # no side vanishes
+    ],
+)
 def test_resized_size(size, expected):
     assert resized_size(*size, 600, 1000, min_side=16) == expected
 
@@ -40,11 +44,14 @@ def test_resize_is_that_of_scikit_image(size, min_size):
     np.testing.assert_allclose(pixel[0].permute(1, 2, 0)[inner, inner], expected[inner, inner], atol=2e-5)
 
 
-@pytest.mark.parametrize(("preprocessing", "expected"), [
-    (TORCHVISION, [(51 / 255 - 0.485) / 0.229, (102 / 255 - 0.456) / 0.224, (204 / 255 - 0.406) / 0.225]),
-    (TORCHVISION_CAFFE, [51 - 123, 102 - 117, 204 - 104]),
-    (CAFFE, [(204 - 103) / 4, (102 - 116) / 2, 51 - 122.5]),  # blue first, mean and std with it
-])
+@pytest.mark.parametrize(
+    ("preprocessing", "expected"),
+    [
+        (TORCHVISION, [(51 / 255 - 0.485) / 0.229, (102 / 255 - 0.456) / 0.224, (204 / 255 - 0.406) / 0.225]),
+        (TORCHVISION_CAFFE, [51 - 123, 102 - 117, 204 - 104]),
+        (CAFFE, [(204 - 103) / 4, (102 - 116) / 2, 51 - 122.5]),  # blue first, mean and std with it
+    ],
+)
 def test_normalisation(preprocessing, expected):
     img = np.full((17, 20, 3), (51, 102, 204), np.uint8)
     pixel, scale = prepare(img, preprocessing, 17, 20, "cpu")
@@ -68,15 +75,18 @@ def test_mirrored_view():
     torch.testing.assert_close(mirrored, pixel.flip(3))
 
 
-@pytest.mark.parametrize(("img", "found"), [
-    (np.zeros((4, 6, 3), np.float32), "float32 (4, 6, 3)"),
-    (np.zeros((4, 6), np.uint8), "uint8 (4, 6)"),
-    (np.zeros((4, 6, 4), np.uint8), "uint8 (4, 6, 4)"),
-    (np.zeros((3, 4, 6), np.uint8), "uint8 (3, 4, 6)"),
-    (np.zeros((0, 6, 3), np.uint8), "uint8 (0, 6, 3)"),
-    (torch.zeros((4, 6, 3), dtype=torch.uint8), "Tensor"),
-    ("cat.jpg", "str"),
-])
-def test_what_is_no_image_is_named(img, found):
+@pytest.mark.parametrize(
+    ("img", "found"),
+    [
+        (np.zeros((4, 6, 3), np.float32), "float32 (4, 6, 3)"),
+        (np.zeros((4, 6), np.uint8), "uint8 (4, 6)"),
+        (np.zeros((4, 6, 4), np.uint8), "uint8 (4, 6, 4)"),
+        (np.zeros((3, 4, 6), np.uint8), "uint8 (3, 4, 6)"),
+        (np.zeros((0, 6, 3), np.uint8), "uint8 (0, 6, 3)"),
+        (torch.zeros((4, 6, 3), dtype=torch.uint8), "Tensor"),
+        ("cat.jpg", "str"),
+    ],
+)
+def test_other_inputs_are_refused_by_name(img, found):
     with pytest.raises(ValueError, match=re.escape(f"(H, W, 3) uint8 RGB array, this is {found}")):
         prepare(img, PLAIN, 4, 6, "cpu")

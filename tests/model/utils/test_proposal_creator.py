@@ -1,4 +1,5 @@
-"""Proposals: shifted, clipped, the small dropped, ranked, suppressed, and how many are left."""
+"""Proposals: decoding, clipping, small boxes, ranking, NMS, and their numbers."""
+
 import math
 
 import numpy as np
@@ -27,10 +28,12 @@ def scores(*values):
 
 def test_shifted_then_clipped():
     anchor = boxes([10, 20, 30, 60], [40, 50, 60, 90])
-    loc = boxes([0.25, -0.5, math.log(2), math.log(0.5)],  # centre (25, 20), 40 x 20
-                [0.5, 0.25, 0, math.log(1.5)])  # centre (60, 80), 20 x 60
+    loc = boxes(
+        [0.25, -0.5, math.log(2), math.log(0.5)],  # centre (25, 20), 40 x 20
+        [0.5, 0.25, 0, math.log(1.5)],
+    )  # centre (60, 80), 20 x 60
     roi = ProposalCreator()(loc, scores(2, 1), anchor, IMG_SIZE, 1.0, True)
-    np.testing.assert_allclose(roi, [[5, 10, 45, 30]], atol=1e-5)  # the other is only 10 high after the cut
+    np.testing.assert_allclose(roi, [[5, 10, 45, 30]], atol=1e-5)  # the other is only 10 high after clipping
     roi = ProposalCreator(min_size=10)(loc, scores(2, 1), anchor, IMG_SIZE, 1.0, True)
     np.testing.assert_allclose(roi, [[5, 10, 45, 30], [50, 50, 60, 100]], atol=1e-5)
     assert roi.dtype == np.float32
@@ -44,11 +47,11 @@ def test_whole_numbers_leave_float32(img_size):
     assert roi.tolist() == [[0, 0, 60, 100]]
 
 
-def test_small_ones_are_dropped_at_min_size_times_scale():
+def test_small_boxes_are_dropped_at_min_size_times_scale():
     anchor = boxes([0, 0, 12, 20], [20, 0, 31.9, 20], [40, 0, 60, 11.9], [0, 50, 12, 62])
     score = scores(4, 3, 2, 1)
     roi = ProposalCreator(min_size=8)(still(anchor), score, anchor, IMG_SIZE, 1.5, False)
-    np.testing.assert_array_equal(roi, anchor[[0, 3]])  # a side of just 12 stays
+    np.testing.assert_array_equal(roi, anchor[[0, 3]])  # a side of exactly 12 is kept
     assert len(ProposalCreator(min_size=8)(still(anchor), score, anchor, IMG_SIZE, 1.0, False)) == 4
 
 
@@ -58,15 +61,15 @@ def apart(n):
     return np.stack((y, x, y + 5, x + 4), 1).astype(np.float32)
 
 
-def test_best_first_and_equals_in_the_order_of_the_anchors():
+def test_best_first_and_ties_in_the_order_of_the_anchors():
     anchor = apart(40)
     score = (np.arange(40) * 7 % 13).astype(np.float32)  # several of each
     roi = ProposalCreator(min_size=1)(still(anchor), score, anchor, IMG_SIZE, 1.0, True)
     np.testing.assert_array_equal(roi, anchor[sorted(range(40), key=lambda i: -score[i])])
 
 
-def test_numbers_before_and_after_suppression():
-    anchor = np.repeat(apart(10), 2, 0)  # each box twice: the suppression halves
+def test_numbers_before_and_after_nms():
+    anchor = np.repeat(apart(10), 2, 0)  # each box twice: NMS keeps half
     score = np.arange(20, 0, -1).astype(np.float32)
     for numbers, left in (((14, 5, 6, 4), (5, 3)), ((6, 9, 14, 4), (3, 4))):  # 14 -> 7 -> 5 or 4, and 6 -> 3
         creator = ProposalCreator(0.7, *numbers, min_size=1)
@@ -76,26 +79,26 @@ def test_numbers_before_and_after_suppression():
 
 
 @pytest.mark.parametrize(("train", "n"), [(True, 12000), (False, 6000)])
-def test_default_numbers_before_suppression(train, n):
+def test_default_numbers_before_nms(train, n):
     anchor = np.repeat(boxes([0, 0, 20, 40], [30, 0, 50, 40], [0, 50, 20, 90]), (n - 1, 1, 1), 0)
     score = np.arange(len(anchor), 0, -1).astype(np.float32)
     roi = ProposalCreator()(still(anchor), score, anchor, IMG_SIZE, 1.0, train)
-    np.testing.assert_array_equal(roi, anchor[[0, n - 1]])  # the last comes too late
+    np.testing.assert_array_equal(roi, anchor[[0, n - 1]])  # the last has too low a rank
 
 
-def test_small_ones_do_not_take_the_places_of_others():
+def test_small_boxes_do_not_take_the_places_of_others():
     anchor = boxes([0, 0, 3, 30], [0, 0, 20, 30], [30, 0, 50, 30])
     roi = ProposalCreator(n_test_pre_nms=2)(still(anchor), scores(3, 2, 1), anchor, IMG_SIZE, 1.0, False)
     np.testing.assert_array_equal(roi, anchor[1:])
 
 
-def test_suppression_above_the_threshold_only():
+def test_nms_above_the_threshold_only():
     anchor = boxes([0, 0, 20, 40], [0, 0, 20, 20], [0, 0, 20, 24])  # 1/2 and 3/5 with the first, 5/6 together
     score = scores(3, 2, 1)
     half = ProposalCreator(nms_thresh=0.5)(still(anchor), score, anchor, IMG_SIZE, 1.0, True)
     np.testing.assert_array_equal(half, anchor[:2])
     below = ProposalCreator(nms_thresh=0.49)(still(anchor), score[::-1], anchor, IMG_SIZE, 1.0, True)
-    np.testing.assert_array_equal(below, anchor[[2]])  # the best goes in first, wherever it stands
+    np.testing.assert_array_equal(below, anchor[[2]])  # the best box wins wherever it is stored
 
 
 def random_boxes(n, side):
@@ -114,7 +117,7 @@ def test_against_torchvision(n_post_nms):
     roi = creator(loc, score, anchor, IMG_SIZE, 1.0, True)
     bbox = torch.from_numpy(clip_bbox(loc2bbox(anchor, loc), IMG_SIZE))
     keep = ops.nms(bbox[:, [1, 0, 3, 2]], torch.from_numpy(score), 0.6)
-    assert 140 < len(keep) < n - 100  # the first prefix, of 140 boxes, does not suffice
+    assert 140 < len(keep) < n - 100  # the first prefix, of 140 boxes, is not enough
     np.testing.assert_array_equal(roi, bbox[keep[:n_post_nms]])
 
 
@@ -124,6 +127,11 @@ def test_growing_prefixes_keep_what_one_call_keeps(n):
     keep = ops.nms(torch.from_numpy(bbox), -torch.arange(700.0), 0.3)
     assert len(keep) == 134
     assert nms(bbox, 0.3, n).tolist() == keep[:n].tolist()
+
+
+def test_a_prefix_that_keeps_one_box_too_few_grows():
+    bbox = apart(3)[[0, 0, 0, 1, 1, 1, 1, 2]]  # the first prefix, of 6 boxes, keeps 2
+    assert nms(bbox, 0.7, 3).tolist() == [0, 3, 7]
 
 
 def test_equal_boxes_and_no_boxes():

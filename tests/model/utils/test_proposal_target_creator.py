@@ -1,4 +1,5 @@
-"""RoI targets: who is an object or background, by what loc, and who is sampled."""
+"""RoI targets: objects and background, their locs, and sampling."""
+
 import math
 
 import numpy as np
@@ -19,7 +20,7 @@ def labels(*values):
 
 
 def target(roi, bbox, label, seed=0, **options):
-    """The rows that count, after a look at those that fill up."""
+    """Return the sampled rows, after checking those that pad."""
     creator = ProposalTargetCreator(**options)
     padded = creator(roi, bbox, label, np.random.default_rng(seed))
     assert {len(part) for part in padded} == {min(creator.n_sample, len(roi) + len(bbox))}
@@ -41,10 +42,12 @@ def many(n_positive, n_negative):
 
 BBOX = boxes([10, 10, 50, 30], [40, 20, 60, 90])
 LABEL = labels(6, 0)
-ROI = boxes([40, 30, 56, 80],  # 4/7 with the second object: height 16, width 50, centre (48, 55)
-            [10, 10, 50, 18],  # 2/5 with the first
-            [70, 70, 90, 90],  # 0
-            [14, 12, 54, 32])  # about 0.7 with the first: 40 x 20, centre (34, 22)
+ROI = boxes(
+    [40, 30, 56, 80],  # 4/7 with the second object: height 16, width 50, centre (48, 55)
+    [10, 10, 50, 18],  # 2/5 with the first
+    [70, 70, 90, 90],  # 0
+    [14, 12, 54, 32],
+)  # about 0.7 with the first: 40 x 20, centre (34, 22)
 
 
 def test_labels_and_locs():
@@ -53,9 +56,16 @@ def test_labels_and_locs():
     np.testing.assert_array_equal(roi[:4], [ROI[0], ROI[3], BBOX[0], BBOX[1]])
     np.testing.assert_array_equal(roi[4:], ROI[1:3])
     assert label.tolist() == [1, 7, 7, 1, 0, 0]
-    np.testing.assert_allclose(loc[:4], [
-        [2 / 16 / 0.1, 0, math.log(20 / 16) / 0.2, math.log(70 / 50) / 0.2],
-        [-4 / 40 / 0.1, -2 / 20 / 0.1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]], atol=1e-5)
+    np.testing.assert_allclose(
+        loc[:4],
+        [
+            [2 / 16 / 0.1, 0, math.log(20 / 16) / 0.2, math.log(70 / 50) / 0.2],
+            [-4 / 40 / 0.1, -2 / 20 / 0.1, 0, 0],
+            [0, 0, 0, 0],
+            [0, 0, 0, 0],
+        ],
+        atol=1e-5,
+    )
     assert np.isfinite(loc).all()
     assert (roi.dtype, loc.dtype, label.dtype) == (np.float32, np.float32, np.int64)
 
@@ -64,8 +74,9 @@ def test_locs_are_normalised_by_the_given_numbers():
     mean, std = (0.1, 0.2, 0.3, 0.4), (2, 4, 5, 8)
     _, loc, label = target(ROI[:1], BBOX[1:], labels(5), loc_mean=mean, loc_std=std)
     assert label.tolist() == [6, 6]
-    np.testing.assert_allclose(loc[0], [(2 / 16 - 0.1) / 2, -0.2 / 4, (math.log(20 / 16) - 0.3) / 5,
-                                        (math.log(70 / 50) - 0.4) / 8], rtol=1e-5)
+    np.testing.assert_allclose(
+        loc[0], [(2 / 16 - 0.1) / 2, -0.2 / 4, (math.log(20 / 16) - 0.3) / 5, (math.log(70 / 50) - 0.4) / 8], rtol=1e-5
+    )
     assert loc.dtype == np.float32
 
 
@@ -89,9 +100,10 @@ def test_iou_exactly_at_a_threshold():
     assert easy.gt_roi_label.tolist() == [1, 1, 1, 0, 0]
 
 
-@pytest.mark.parametrize(("n_positive", "n_negative", "sampled"), [
-    (20, 30, (3, 7)), (2, 30, (2, 8)), (20, 4, (3, 4)), (20, 0, (3, 0)), (1, 4, (1, 4)),
-])
+@pytest.mark.parametrize(
+    ("n_positive", "n_negative", "sampled"),
+    [(20, 30, (3, 7)), (2, 30, (2, 8)), (20, 4, (3, 4)), (20, 0, (3, 0)), (1, 4, (1, 4))],
+)
 def test_shares_of_the_sample(n_positive, n_negative, sampled):
     label = target(*many(n_positive, n_negative), n_sample=10, pos_ratio=0.3).gt_roi_label
     assert label.tolist() == [5] * sampled[0] + [0] * sampled[1]
@@ -135,8 +147,9 @@ def test_smallest_keys_are_sampled():
     roi, bbox, label = many(20, 30)
     key, candidates = np.random.default_rng(3).random(50, dtype=np.float32), np.concatenate((roi, bbox))
     is_positive = candidates[:, 3] >= 60
-    expected = [np.flatnonzero(kind)[np.sort(np.argsort(key[kind])[:n])] for kind, n in
-                ((is_positive, 4), (~is_positive, 12))]
+    expected = [
+        np.flatnonzero(kind)[np.sort(np.argsort(key[kind])[:n])] for kind, n in ((is_positive, 4), (~is_positive, 12))
+    ]
     sample = target(roi, bbox, label, seed=3, n_sample=16)
     np.testing.assert_array_equal(sample.sample_roi, candidates[np.concatenate(expected)])
     other = target(roi, bbox, label, seed=4, n_sample=16)
@@ -144,7 +157,7 @@ def test_smallest_keys_are_sampled():
 
 
 @pytest.mark.parametrize("n_positive", [1, 4, 9])
-def test_one_key_a_candidate_whatever_comes_out(n_positive):
+def test_one_key_per_candidate_in_every_case(n_positive):
     roi, bbox, label = many(n_positive, 9 - n_positive)
     for arrays, n in (((roi, bbox, label), 9), ((roi, NONE, NO_LABEL), 8), ((NONE, bbox, label), 1)):
         rng, after = np.random.default_rng(1), np.random.default_rng(1)

@@ -1,7 +1,8 @@
-"""Targets have shapes that follow from shapes: a GPU need not tell the host anything about its numbers for them.
+"""Shapes of targets depend on shapes alone, so that a GPU never has to send values to the host for them.
 
-Without a GPU, an array that refuses to tell stands in: values may not decide on a branch, a length or an index.
+Without a GPU, an array that raises when it is read replaces it: no value may decide a branch, length or index.
 """
+
 import numpy as np
 import pytest
 
@@ -13,11 +14,11 @@ IMG_SIZE = (320, 480)
 
 
 class Asked(Exception):
-    """The host wanted to know a number."""
+    """The host read a value."""
 
 
 class Silent(np.ndarray):
-    """An array that keeps its values to itself."""
+    """An array that raises when a value is read."""
 
     def _refuse(self, *args):
         raise Asked
@@ -41,7 +42,7 @@ def random_bbox(rng, n):
 
 
 @pytest.mark.parametrize("n_object", [0, 4])
-def test_the_targets_ask_for_nothing(n_object):
+def test_target_creators_read_no_value(n_object):
     rng = np.random.default_rng(0)
     bbox, label = random_bbox(rng, n_object), rng.integers(0, 5, n_object)
     anchor, roi = enumerate_shifted_anchor(generate_anchor_base(), 16, 20, 30), random_bbox(rng, 300)
@@ -55,9 +56,15 @@ def test_the_targets_ask_for_nothing(n_object):
             np.testing.assert_array_equal(one, other.view(np.ndarray))
 
 
-def test_whoever_asks_is_refused():
+def test_reading_a_value_raises():
     array = silent([1, 2])
-    for ask in (lambda: array[array > 1], lambda: bool(array[:1] > 1), lambda: int(array[:1]),
-                lambda: np.flatnonzero(array > 1), lambda: [*array], lambda: array[:1].item()):
+    for ask in (
+        lambda: array[array > 1],
+        lambda: bool(array[:1] > 1),
+        lambda: int(array[:1]),
+        lambda: np.flatnonzero(array > 1),
+        lambda: [*array],
+        lambda: array[:1].item(),
+    ):
         with pytest.raises(Asked):
             ask()

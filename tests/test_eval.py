@@ -1,0 +1,178 @@
+"""eval.py from a checkpoint to its table and files: metrics, proposals, and where its options come from."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from voc_files import read, thing, write_voc
+
+from data.validate import DataError
+from eval import main
+from utils.checkpoint import CheckpointError, save_checkpoint
+from utils.config import EvalConfig, OptionError
+from utils.metrics import eval_detection_coco
+from utils.voc_eval import eval_detection_voc
+
+BUILD = {"name": "vgg16", "n_fg_class": 3, "head_width": 16, "min_size": 64, "max_size": 96, "anchor_scales": (1, 2, 4)}
+NAMES = ("ant", "bee", "cow")  # the data has no ant
+# "gone" stands for an option of an older version; the model's own values are not stored in every old checkpoint
+CONFIG = {"data": "voc", "voc_data_dir": "voc", "eval_split": "held", "invalid_boxes": "error", "gone": 1}
+DIFFICULT = "<difficult>1</difficult>"
+HELD = {
+    "a": thing("bee") + thing("cow", (2, 30, 25, 60)),
+    "b": thing("bee", (11, 7, 31, 28), DIFFICULT) + thing("cow", (5, 5, 35, 55)),
+    "c": "",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tiny_model):
+    """A directory with a data set in voc/ and checkpoints of a network with random weights."""
+    folder = tmp_path_factory.mktemp("eval")
+    write_voc(folder / "voc", HELD, "held", suffix=".png")
+    write_voc(folder / "voc", {"d": thing("cow")}, "other", suffix=".png")
+    for i, path in enumerate(sorted(folder.glob("voc/JPEGImages/*"))):
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (40, 60, 3), np.uint8)).save(path)
+    checkpoint = {"model": tiny_model.state_dict(), "build": BUILD, "class_names": list(NAMES), "config": CONFIG}
+    checkpoint |= {"preprocessing": tuple(tiny_model.preprocessing), "epoch": 1, "step": 7}
+    save_checkpoint(folder / "net.pth", checkpoint)
+    save_checkpoint(folder / "nameless.pth", checkpoint | {"class_names": []})
+    save_checkpoint(folder / "odd.pth", checkpoint | {"build": BUILD | {"n_head": 2}})
+    return folder
+
+
+@pytest.fixture
+def run(folder, monkeypatch):
+    """A function that evaluates net.pth with some options and returns what --json holds."""
+    monkeypatch.chdir(folder)
+
+    def run(**options):
+        main(EvalConfig(**{"load_path": "net.pth", "device": "cpu", "json": "new/figures.json"} | options))
+        return json.loads((folder / "new/figures.json").read_text())
+
+    return run
+
+
+def detections(net, dataset, **options):
+    """What `eval_detection_voc` and `eval_detection_coco` take."""
+    pred = net.predict([sample.img for sample in dataset], **options)
+    return *pred, dataset.bboxes, dataset.labels, dataset.difficults
+
+
+@pytest.mark.parametrize("metric", ["voc07", "voc", "coco"])
+def test_each_metric(run, folder, tiny_model, capsys, metric):
+    figures = run(metric=metric, score_thresh=0.02)
+    lists = detections(tiny_model, read(folder / "voc", "held", NAMES), score_thresh=0.02)
+    if metric == "coco":
+        expected = eval_detection_coco(*lists, n_class=3)
+    else:
+        expected = eval_detection_voc(*lists, use_07_metric=metric == "voc07", n_class=3)
+    assert figures["map"] == pytest.approx(expected["map"])
+    assert figures["map"] > 0
+    assert figures["ap"]["ant"] is None
+    assert [figures["ap"][name] for name in NAMES[1:]] == pytest.approx(expected["ap"][1:])
+    assert figures["n_object"] == {"ant": 0, "bee": 1, "cow": 2}
+    labels = np.concatenate(lists[1])
+    assert list(figures["n_detection"].values()) == np.bincount(labels, minlength=3).tolist()
+    assert set(figures["summary"]) == set(expected.get("summary", {}))
+    about = {"checkpoint": "net.pth", "step": 7, "data": "voc", "split": "held", "n_image": 3, "metric": metric}
+    about |= {"precision": "fp32", "score_thresh": 0.02, "nms_thresh": 0.3, "max_detections": None}
+    assert about.items() <= figures.items()
+
+    printed = capsys.readouterr().out
+    assert printed.startswith("net.pth: a checkpoint of this library, step 7\nvoc, split held: 3 images\n")
+    assert f"\n{metric}: " in printed
+    assert "\nfp32, scores above 0.02, NMS 0.3, all detections per image\nclass " in printed
+    assert re.search(rf"^ant +n/a +0 .*\nbee .*\ncow .*\nmean +{figures['map']:.4f} +3 ", printed, re.M)
+    assert printed.endswith("written to new/figures.json\n")
+
+
+def test_limit_takes_the_first_images(run, folder, tiny_model):
+    figures = run(limit=1, score_thresh=0.02)
+    assert (figures["n_image"], figures["n_object"]) == (1, {"ant": 0, "bee": 1, "cow": 1})
+    first = [column[:1] for column in detections(tiny_model, read(folder / "voc", "held", NAMES), score_thresh=0.02)]
+    assert figures["map"] == pytest.approx(eval_detection_voc(*first, use_07_metric=True, n_class=3)["map"])
+
+
+def test_options_that_are_given_replace_those_of_the_training(run, folder):
+    assert run(split="other")["n_object"] == {"ant": 0, "bee": 0, "cow": 1}
+    write_voc(folder / "more", {"a": thing("ant")}, "held")
+    assert run(voc_data_dir="more")["n_object"] == {"ant": 1, "bee": 0, "cow": 0}
+    write_voc(folder / "flat", {"a": thing("ant") + thing("bee", (5, 5, 5, 9))}, "held")
+    with pytest.raises(DataError, match="without area"):
+        run(voc_data_dir="flat")
+    assert run(voc_data_dir="flat", invalid_boxes="skip")["n_object"] == {"ant": 1, "bee": 0, "cow": 0}
+
+
+def test_detection_options_reach_the_model(run):
+    figures = run(score_thresh=0.02, nms_thresh=0.9, max_detections=2)
+    assert sum(figures["n_detection"].values()) == 6  # 2 in each of 3 images
+    assert (figures["nms_thresh"], figures["max_detections"]) == (0.9, 2)
+    figures = run()
+    assert figures["score_thresh"] == 0.05  # the model's own
+
+
+def test_data_with_another_class(run, folder):
+    write_voc(folder / "dogs", {"a": thing("dog")}, "held")
+    with pytest.raises(DataError, match="dog"):
+        run(voc_data_dir="dogs")
+
+
+def test_a_checkpoint_without_class_names(run, folder):
+    with pytest.raises(OptionError, match=r"3 classes.*--classes=a,b,c"):
+        run(load_path="nameless.pth")
+    (folder / "names.txt").write_text("cow\nbee\nant\n")
+    expected = {"cow": 2, "bee": 1, "ant": 0}
+    for classes in ("cow,bee,ant", "names.txt"):
+        figures = run(load_path="nameless.pth", classes=classes)
+        assert list(figures["n_object"].items()) == list(expected.items())
+    with pytest.raises(OptionError, match="ant, bee, cow"):
+        run(classes="cow,bee,ant")  # net.pth has names of its own
+
+
+def test_proposals(run, folder, capsys):
+    figures = run(proposals=True, plot="drawn/recall.png")
+    assert (figures["n_object"], figures["n_image"], figures["counts"]) == (3, 3, [50, 100, 300, 1000, 2000])
+    recall = np.array(figures["recall"])
+    assert recall.shape == (5, len(figures["iou_threshs"])) == (5, 10)
+    assert ((recall >= 0) & (recall <= 1)).all()
+    assert (np.diff(recall, axis=0) >= 0).all()
+    assert (np.diff(recall, axis=1) <= 0).all()
+    assert recall[-1, 0] > 0
+    assert "map" not in figures
+    with Image.open(folder / "drawn/recall.png") as picture:
+        assert min(picture.size) > 300
+    printed = capsys.readouterr().out
+    assert "recall of 3 objects" in printed
+    assert "drawn in drawn/recall.png\nwritten to new/figures.json\n" in printed
+
+
+def test_the_plot_is_beside_the_checkpoint_unless_it_is_named(run, folder):
+    run(proposals=True, limit=1)
+    assert (folder / "net.recall.png").is_file()
+    with pytest.raises(OptionError, match=r"--plot=a\.png draws the recall of proposals: give --proposals, too"):
+        run(plot="a.png")
+
+
+def test_recall_without_objects_is_not_a_number_and_still_drawn(run, folder):
+    write_voc(folder / "empty", {"a": ""}, "held")
+    figures = run(proposals=True, voc_data_dir="empty", plot="drawn/empty.png")
+    assert figures["n_object"] == 0
+    assert figures["average"] == [None] * 5
+    assert (folder / "drawn/empty.png").is_file()
+
+
+@pytest.mark.parametrize("options", [{"json": "net.pth/a.json"}, {"json": "voc"}, {"plot": "net.pth/a.png"}])
+def test_outputs_that_cannot_be_written_are_named_before_the_work(run, monkeypatch, options):
+    monkeypatch.setattr(torch.nn.Module, "to", None)  # the network is not even moved to its device
+    name = next(iter(options.values())).partition("/")[0]
+    with pytest.raises(OSError, match=rf": '{name}'$"):  # `command` reports it in one line
+        run(**options, proposals=True)
+
+
+def test_a_checkpoint_that_cannot_be_built_is_named(run):
+    with pytest.raises(CheckpointError, match=r"^odd\.pth cannot be used: .*n_head"):
+        run(load_path="odd.pth")
