@@ -24,7 +24,7 @@ ADVICE = {  # part of expat's message -> what to do
     "undefined entity": "write the character itself, and &amp; for &",
 }
 WORDS = {"true": 1, "yes": 1, "false": 0, "no": 0, "": 0}  # that mean a number
-BOXES = {"bndbox", "robndbox", "polygon", "xmin"}  # tags that belong into an object
+IN_OBJECT = re.compile(r"obj|.*box|polygon|[xy]_?min")  # tags that belong into an object, or look like one
 
 
 class Annotation(NamedTuple):
@@ -50,11 +50,11 @@ def read_annotation(path: Path, report: ValidationReport, skip: bool = False) ->
     if root.tag != "annotation":
         return report.error("annotation", f"{path}: the root element is <{root.tag[:40]}>, not <annotation>")
     rows, objects = [], list(root.iter("object"))
-    inside = {*BOXES, *(node for obj in objects for node in obj.iter())}
-    outside = [node for node in root.iter() if node not in inside and node.tag not in inside]
-    stray = [f"<{node.tag}> in <{parent.tag}>" for parent in outside for node in parent if node.tag in BOXES]
+    inside = {node for obj in objects for node in obj.iter()}
+    outside = [(node, parent) for parent in root.iter() for node in parent if node not in inside]
+    stray = [f"<{node.tag}> in <{parent.tag}>" for node, parent in outside if IN_OBJECT.fullmatch(node.tag)]
     if stray:
-        report.error("object", f"{path}: {', '.join(sorted(set(stray)))}, not in <object>")
+        report.error("object", f"{path}: {', '.join(dict.fromkeys(stray))}, not in <object>")
     for number, obj in enumerate(objects, start=1):
         difficult = _number(obj.findtext("difficult"))
         if not math.isfinite(difficult):
