@@ -84,8 +84,7 @@ def _read_object(obj):
     """Return name and corners of an object; raise a ValueError that says what is missing."""
     boxes = obj.findall("bndbox")
     if len(boxes) != 1:
-        tags = ", ".join(node.tag for node in obj) or "none"
-        raise ValueError(f"{len(boxes) or 'no'} bndbox among its tags: {tags}"[:200])
+        raise ValueError(f"{len(boxes) or 'no'} bndbox among its tags: {', '.join(n.tag for n in obj) or 'none'}"[:200])
     return _text(obj, "name"), [float(_text(boxes[0], key)) for key in ("ymin", "xmin", "ymax", "xmax")]
 
 

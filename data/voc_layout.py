@@ -84,14 +84,13 @@ class Layout:
 
     def locate(self, image_id: str, report: ValidationReport) -> list[Path | None]:
         """Return annotation and image of an id, each None after reporting that it is missing or ambiguous."""
-        found, missing = self._candidates(image_id), (self.annotation_base / image_id, self.image_base / image_id)
-        for paths, kind, path, suffix in zip(
-            found, ("no_annotation", "no_image"), missing, (".xml", ".jpg"), strict=True
-        ):
+        found = self._candidates(image_id)
+        missing = f"{self.annotation_base / image_id}.xml", f"{self.image_base / image_id}.jpg"
+        for paths, kind, path in zip(found, ("no_annotation", "no_image"), missing, strict=True):
             if len(paths) > 1:
                 report.error("ambiguous", f"{image_id}: {', '.join(map(str, paths))}")
             elif not paths:
-                report.error(kind, f"{path}{suffix}")
+                report.error(kind, path)
         return [paths[0] if len(paths) == 1 else None for paths in found]
 
     def find_splits(self) -> list[str]:
@@ -129,13 +128,12 @@ class Layout:
         if ids.keys() - lists.keys():
             for stem in self.images.keys() - self.annotations.keys():
                 report.note("unannotated", self.images[stem][0][1])
+        others = ", ".join(sorted(there)[:20]) or "none"
         for split in splits:
             if not ids.setdefault(split, []):
                 path = lists.get(split, [self.root / "ImageSets" / "Main" / f"{split}.txt"])[0]
                 fault = "contains no image id" if split in lists else "does not exist"
-                report.error(
-                    "split", f"{path} {fault}; splits in this folder: {', '.join(sorted(there)[:20]) or 'none'}"
-                )
+                report.error("split", f"{path} {fault}; splits in this folder: {others}")
         return ids
 
     def _lists(self, splits):
