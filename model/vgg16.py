@@ -147,7 +147,7 @@ def build(
     Args:
         n_fg_class: L.
         pretrained: "imagenet", "caffe" (both downloaded by torchvision), a dict of tensors under the names of
-            torchvision's VGG16, or None for random weights.
+            torchvision's VGG16, or None or "none" for random weights.
         head_width: of fc6 and fc7; a width other than 4096 leaves them random.
         frozen_convs: convolutions that are not trained; None: 4 with pretrained weights, else 0.
         dropout, ceil_mode, roi_op: see `VGG16RoIHead`, `VGG16`.
@@ -160,6 +160,7 @@ def build(
     Raises:
         WeightsError: the weights cannot be fetched, or the tensors are not VGG16's.
     """
+    pretrained = None if pretrained == "none" else pretrained
     if frozen_convs is None:
         frozen_convs = 0 if pretrained is None else TRAINING["frozen_convs"]
     proposal_creator = ProposalCreator(

@@ -6,9 +6,11 @@ import re
 import numpy as np
 import pytest
 import torch
+from fixtures import NARROW
 from PIL import Image
 from voc_files import read, thing, write_voc
 
+import model.vgg16
 from data.validate import DataError
 from eval import main
 from utils.checkpoint import CheckpointError, save_checkpoint
@@ -29,15 +31,23 @@ HELD = {
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, tiny_model):
-    """A directory with a data set in voc/ and checkpoints of a network with random weights."""
+def net():
+    """A network with few channels and random weights; all networks of this module have as few."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model.vgg16, "LAYERS", NARROW)
+        yield model.build(**BUILD, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, net):
+    """A directory with a data set in voc/ and checkpoints of `net`."""
     folder = tmp_path_factory.mktemp("eval")
     write_voc(folder / "voc", HELD, "held", suffix=".png")
     write_voc(folder / "voc", {"d": thing("cow")}, "other", suffix=".png")
     for i, path in enumerate(sorted(folder.glob("voc/JPEGImages/*"))):
         Image.fromarray(np.random.default_rng(i).integers(0, 256, (40, 60, 3), np.uint8)).save(path)
-    checkpoint = {"model": tiny_model.state_dict(), "build": BUILD, "class_names": list(NAMES), "config": CONFIG}
-    checkpoint |= {"preprocessing": tuple(tiny_model.preprocessing), "epoch": 1, "step": 7}
+    checkpoint = {"model": net.state_dict(), "build": BUILD, "class_names": list(NAMES), "config": CONFIG}
+    checkpoint |= {"preprocessing": tuple(net.preprocessing), "epoch": 1, "step": 7}
     save_checkpoint(folder / "net.pth", checkpoint)
     save_checkpoint(folder / "nameless.pth", checkpoint | {"class_names": []})
     save_checkpoint(folder / "odd.pth", checkpoint | {"build": BUILD | {"n_head": 2}})
@@ -63,9 +73,9 @@ def detections(net, dataset, **options):
 
 
 @pytest.mark.parametrize("metric", ["voc07", "voc", "coco"])
-def test_each_metric(run, folder, tiny_model, capsys, metric):
+def test_each_metric(run, folder, net, capsys, metric):
     figures = run(metric=metric, score_thresh=0.02)
-    lists = detections(tiny_model, read(folder / "voc", "held", NAMES), score_thresh=0.02)
+    lists = detections(net, read(folder / "voc", "held", NAMES), score_thresh=0.02)
     if metric == "coco":
         expected = eval_detection_coco(*lists, n_class=3)
     else:
@@ -90,10 +100,10 @@ def test_each_metric(run, folder, tiny_model, capsys, metric):
     assert printed.endswith("written to new/figures.json\n")
 
 
-def test_limit_takes_the_first_images(run, folder, tiny_model):
+def test_limit_takes_the_first_images(run, folder, net):
     figures = run(limit=1, score_thresh=0.02)
     assert (figures["n_image"], figures["n_object"]) == (1, {"ant": 0, "bee": 1, "cow": 1})
-    first = [column[:1] for column in detections(tiny_model, read(folder / "voc", "held", NAMES), score_thresh=0.02)]
+    first = [column[:1] for column in detections(net, read(folder / "voc", "held", NAMES), score_thresh=0.02)]
     assert figures["map"] == pytest.approx(eval_detection_voc(*first, use_07_metric=True, n_class=3)["map"])
 
 

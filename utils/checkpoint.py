@@ -63,10 +63,12 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def check_writable(*paths: str | Path | None) -> None:
-    """Create files that a command will write, empty, and their folders; raise OSError where that fails."""
+    """Create the folders of files that a command will write; raise OSError where a file cannot be written."""
     for path in map(Path, filter(None, paths)):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.open("a").close()
+        with path.open("a") as file:
+            if file.tell() == 0:
+                path.unlink()
 
 
 @contextlib.contextmanager
