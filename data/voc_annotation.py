@@ -54,7 +54,7 @@ def read_annotation(path: Path, report: ValidationReport, skip: bool = False) ->
     outside = [(node, parent) for parent in root.iter() for node in parent if node not in inside]
     stray = [f"<{node.tag}> in <{parent.tag}>" for node, parent in outside if IN_OBJECT.fullmatch(node.tag)]
     if stray:
-        report.error("object", f"{path}: {', '.join(dict.fromkeys(stray))}, not in <object>")
+        report.error("object", f"{path}: {stray[0]}, not in <object>")
     for number, obj in enumerate(objects, start=1):
         difficult = _number(obj.findtext("difficult"))
         if not math.isfinite(difficult):

@@ -99,7 +99,7 @@ MALFORMED = {
         "2 bndbox among its tags: name, difficult, bndbox, bndbox",
     ),
     "no object": (thing().replace("object>", "item>"), OBJECT, "", "<bndbox> in <item>, not in <object>"),
-    "bare": ("<xmin>1</xmin><robndbox/>", OBJECT, "", "<robndbox> in <annotation>, <xmin> in <annotation>, not in"),
+    "bare": ("<xmin>1</xmin><robndbox/>", OBJECT, "", "<xmin> in <annotation>, not in <object>"),
     "klingon": ('<?xml version="1.0" encoding="klingon"?><annotation/>', "encoding", "", "unknown encoding: klingon"),
     "hex": ('<?xml version="1.0" encoding="hex"?><annotation/>', "encoding", "", "'hex' is not a text encoding"),
 }
