@@ -14,7 +14,7 @@ import model
 from data.validate import DataError
 from data.voc_dataset import VOC_CLASSES
 from utils import checkpoint as ckpt
-from utils import distributed, metrics
+from utils import coco_eval, distributed, metrics
 from utils.config import EvalConfig, OptionError, TrainConfig, command, restore_options
 from utils.vis import plot_recall
 
@@ -35,12 +35,11 @@ def main(config):
         net = model.restore(checkpoint)
     net.to(device)
     n_image = min(len(dataset), config.limit or len(dataset))
-    print(f"{dataset.root}, split {dataset.split}: {n_image} images")
-    print(*dataset.notes, sep="\n", end="\n" * bool(dataset.notes))
+    print(f"{dataset.root}, split {dataset.split}: {n_image} images", *dataset.notes, sep="\n")
     if config.proposals:
-        results = metrics.evaluate_proposals(net, dataset, dtype, config.num_workers, config.limit)
-        plot_recall(results["recall"], metrics.COUNTS, metrics.IOU_THRESHS, plot)
-        print(f"{metrics.format_recall(results)}\ndrawn in {plot}")
+        results = coco_eval.evaluate_proposals(net, dataset, dtype, config.num_workers, config.limit)
+        plot_recall(results["recall"], coco_eval.COUNTS, coco_eval.IOU_THRESHS, plot)
+        print(f"{coco_eval.format_recall(results)}\ndrawn in {plot}")
     else:
         options = metrics.predict_options(config, net)
         evaluation = metrics.evaluate(net, dataset, config.metric, dtype, config.num_workers, config.limit, **options)

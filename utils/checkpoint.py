@@ -19,7 +19,6 @@ import numpy as np
 import torch
 
 from utils.config import OptionError, TrainConfig, as_text, dashed, restore_options
-from utils.convert_weights import convert_backbone, convert_detector
 
 RUNS = Path("runs")
 # options that a resumed run keeps: they define its weights, its data or the order of its images
@@ -123,7 +122,12 @@ def load_checkpoint(path: str | Path, resume: bool = False) -> dict:
     """
     state = _read(Path(path))
     with checkpoint_error(path):
-        state = _upgrade(state) if "format" in state else convert_detector(state)
+        if "format" in state:
+            state = _upgrade(state)
+        else:
+            from utils.convert_weights import convert_detector
+
+            state = convert_detector(state)
     if resume and (missing := [key for key in RESUME_KEYS if key not in state]):
         raise CheckpointError(f"{path} has no {' and '.join(missing)}: start from it with --load-path instead")
     return state
@@ -133,6 +137,8 @@ def load_backbone(path: str | Path) -> dict:
     """Read a VGG16 classifier; see `convert_weights.convert_backbone`. Raises CheckpointError as above."""
     if not Path(path).is_file():
         raise CheckpointError(f"--pretrained={path} is neither a file nor one of imagenet, caffe and none")
+    from utils.convert_weights import convert_backbone
+
     with checkpoint_error(path):
         return convert_backbone(_read(Path(path)))
 
@@ -310,12 +316,9 @@ def describe_environment(device: torch.device) -> dict:
     done = subprocess.run(git, capture_output=True, text=True) if shutil.which("git") else None
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     versions = {name: metadata.version(name) for name in ("torch", "torchvision", "numpy")}
-    return versions | {
-        "python": platform.python_version(),
-        "device": gpu or f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
-        "threads": torch.get_num_threads(),
-        "commit": done.stdout.strip() if done else None,
-    }
+    machine = {"device": gpu or f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"}
+    machine |= {"threads": torch.get_num_threads(), "python": platform.python_version()}
+    return versions | machine | {"commit": done.stdout.strip() if done else None}
 
 
 def _read(path):
