@@ -14,7 +14,7 @@ import model
 from data.validate import DataError
 from data.voc_dataset import VOC_CLASSES
 from utils import checkpoint as ckpt
-from utils import distributed, metrics
+from utils import coco_eval, distributed, metrics
 from utils.config import EvalConfig, OptionError, command, counted, training_options
 from utils.vis import plot_recall
 
@@ -35,11 +35,10 @@ def main(config):
         net = model.restore(checkpoint)
     net.to(device)
     n_image = min(len(dataset), config.limit or len(dataset))
-    print(f"{dataset.root}, split {dataset.split}: {counted(n_image, 'image')}")
-    print(*dataset.notes, sep="\n", end="\n" * bool(dataset.notes))
+    print(f"{dataset.root}, split {dataset.split}: {counted(n_image, 'image')}", *dataset.notes, sep="\n")
     if config.proposals:
-        results = metrics.evaluate_proposals(net, dataset, dtype, config.num_workers, config.limit)
-        table = metrics.format_recall(results)
+        results = coco_eval.evaluate_proposals(net, dataset, dtype, config.num_workers, config.limit)
+        table = coco_eval.format_recall(results)
     else:
         options = metrics.predict_options(config, net)
         evaluation = metrics.evaluate(net, dataset, config.metric, dtype, config.num_workers, config.limit, **options)
@@ -51,7 +50,7 @@ def main(config):
         ckpt.write_text(config.json_path, json.dumps(about | results, indent=1, ensure_ascii=False))
     print(table)
     if config.proposals:
-        plot_recall(results["recall"], metrics.COUNTS, metrics.IOU_THRESHS, plot)
+        plot_recall(results["recall"], coco_eval.COUNTS, coco_eval.IOU_THRESHS, plot)
         print(f"drawn in {plot}")
     if config.json_path:
         print(f"written to {config.json_path}")

@@ -79,8 +79,8 @@ def main(config):
     dist.destroy()
     if interrupted:
         raise SystemExit(128 + (stop or [signal.SIGTERM])[0])  # SIGTERM if only another process received a signal
-    print(f"written to {folder}: last.pth, best.pth, log.jsonl, curves.png, pictures/")
-    print(f"next: python eval.py --load-path={shlex.quote(f'{folder}/last.pth')}")
+    load_path = shlex.quote(f"{folder}/last.pth")
+    print(f"written to {folder}\nnext: python eval.py --load-path={load_path}")
 
 
 def train_one_epoch(config, trainer, dataset, batches, epoch, step, logger, stop):

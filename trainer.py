@@ -5,7 +5,9 @@ C: channels of the feature map; h, w: its sides.
 """
 
 from collections import namedtuple
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -58,37 +60,23 @@ def set_lr(optimizer, lr):
         group["lr"] = lr * group["lr_mult"]
 
 
+@dataclass
 class FasterRCNNTrainer:
-    """Compute the losses of `model` and take optimizer steps.
+    """Compute the losses of `model` and take optimizer steps."""
 
-    Args:
-        model: a `FasterRCNN`, on its device.
-        optimizer: of its parameters.
-        anchor_target_creator, proposal_target_creator: None for those of the paper, with the model's loc_mean and
-            loc_std.
-        rpn_sigma, roi_sigma: smooth L1 is quadratic below 1 / sigma² (py-faster-rcnn: 3 and 1).
-        dtype: torch.bfloat16 runs the layers under autocast; boxes and losses stay float32. None: no autocast.
-    """
+    model: Any  # a `FasterRCNN`, on its device
+    optimizer: torch.optim.Optimizer | None  # of its parameters; None: losses only
+    anchor_target_creator: Callable | None = None  # None: that of the paper
+    proposal_target_creator: Callable | None = None  # None: that of the paper, with the model's loc_mean and loc_std
+    rpn_sigma: float = 3.0  # smooth L1 is quadratic below 1 / sigma² (py-faster-rcnn)
+    roi_sigma: float = 1.0  # the same in the head (Fast R-CNN 2.3)
+    dtype: torch.dtype | None = None  # torch.bfloat16: autocast of the layers; boxes and losses stay float32
 
-    def __init__(
-        self,
-        model,
-        optimizer,
-        anchor_target_creator=None,
-        proposal_target_creator=None,
-        rpn_sigma=3.0,
-        roi_sigma=1.0,
-        dtype=None,
-    ):
-        self.model = model
-        self.optimizer = optimizer
-        self.anchor_target_creator = anchor_target_creator or AnchorTargetCreator()
-        self.proposal_target_creator = proposal_target_creator or ProposalTargetCreator(
-            loc_mean=model.loc_mean.tolist(), loc_std=model.loc_std.tolist()
-        )
-        self.rpn_sigma = rpn_sigma
-        self.roi_sigma = roi_sigma
-        self.dtype = dtype
+    def __post_init__(self):
+        self.anchor_target_creator = self.anchor_target_creator or AnchorTargetCreator()
+        if self.proposal_target_creator is None:
+            loc = {"loc_mean": self.model.loc_mean.tolist(), "loc_std": self.model.loc_std.tolist()}
+            self.proposal_target_creator = ProposalTargetCreator(**loc)
 
     def train_step(self, samples, n_sample=None):
         """Take one optimizer step on the mean loss of `samples`, one image at a time.

@@ -28,7 +28,8 @@ def build(name: str, options: Any, splits: Sequence[str], classes: Sequence[str]
 
     Args:
         name: NAME of that file.
-        options: object with the options that the reader needs as attributes.
+        options: object with the options that the reader needs as attributes; `split_ids` (split -> ids), if it has it,
+            replaces splits that would be drawn at random.
         splits: names of the splits; none: the usual ones that are there.
         classes: names of the classes; none: those found in the splits.
         report: `ValidationReport` that receives the errors; without, they are raised.

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import defusedxml.ElementTree
 import numpy as np
 from PIL import Image
 from skimage.color import hsv2rgb
@@ -243,7 +244,7 @@ def _write(folder, name, rng):
         text += f"<truncated>{truncated[i]:d}</truncated><difficult>{difficult[i]:d}</difficult>"
         text += f"<bndbox><xmin>{x_min}</xmin><ymin>{y_min}</ymin><xmax>{x_max}</xmax><ymax>{y_max}</ymax></bndbox>"
         text += "</object>"
-    annotation = ET.ElementTree(ET.fromstring(f"<annotation>{text}</annotation>"))
+    annotation = ET.ElementTree(defusedxml.ElementTree.fromstring(f"<annotation>{text}</annotation>"))
     ET.indent(annotation)
     annotation.write(folder / "Annotations" / f"{name}.xml")
     Image.fromarray(img).save(folder / "JPEGImages" / f"{name}.jpg", quality=92)

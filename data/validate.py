@@ -12,31 +12,42 @@ from pathlib import Path
 import numpy as np
 
 FAR, SLACK = 0.1, 2  # a box may extend beyond its image by this fraction of the side or by these pixels; it is clipped
-SHOWN = 20  # offenders per kind; tools.check_data lists all
+CUT_OFF = 0.01  # an image file is read if a smaller fraction is missing
+SHOWN, FEW = 20, 3  # offenders per kind that errors and notes show; tools.check_data lists all
 
+OR_SKIP = "correct them or pass --invalid-boxes=skip"
 STORED = "pixels as stored (EXIF is not applied), otherwise rotate the images: mogrify -auto-orient"
 KINDS = {  # kind -> what it is, what to do or what was done; recorded as an error or as a note
-    "split": (
-        "unusable split files",
-        "write one image id per line, or pass another --train-split, --eval-split or --splits",
-    ),
+    "split": ("unusable splits", "write one image id per line, or name another split"),
     "duplicate_id": ("duplicate image ids", "delete all but one; a last column of -1, 0 or 1 is no part of the id"),
-    "path": ("image ids that contain a folder", "write the name of the image alone"),
+    "ambiguous": ("ids that mean several files", "write the folder before the id, or delete all files but one"),
     "no_annotation": ("missing annotations", "every image needs one; without objects if the image shows none"),
-    "annotation": ("unreadable annotations", "each object needs a name and a bndbox with xmin, ymin, xmax and ymax"),
+    "annotation": ("annotations that are not in the VOC format", "convert them: see docs/own-data.md"),
+    "xml": ("annotations that are no valid XML", "correct them, or export them again"),
+    "encoding": ("annotations in an unknown encoding", "save them as UTF-8"),
+    "object": ("unusable objects", f"each needs a name and one bndbox: {OR_SKIP}"),
     "no_image": ("missing images", "add them, or delete their ids from the split file"),
-    "image": ("unreadable images", "replace them, or delete their ids from the split file"),
+    "image": ("unreadable images", "replace them, delete their ids, or leave them out with --invalid-images=skip"),
     "swapped_size": ("images with swapped sides in <size>", f"correct or delete <size> if the boxes fit the {STORED}"),
     "size": ("images with another size than <size>", "use the images that were annotated, or correct or delete <size>"),
-    "class": ("unknown classes", "correct the names, or pass --classes with all of them"),
+    "class": ("unknown classes", "correct them, pass --unknown-classes=ignore, or train anew with --classes of all"),
     "similar_classes": ("class names that differ only in case or spaces", "correct them, or pass --classes with all"),
-    "no_area": ("boxes without area", "correct them or pass --invalid-boxes=skip"),
-    "outside": ("boxes outside their image", "correct them or pass --invalid-boxes=skip"),
+    "no_area": ("boxes without area", OR_SKIP),
+    "outside": ("boxes outside their image", OR_SKIP),
     "far_outside": ("boxes that extend far beyond their image", "correct them or clip them with --invalid-boxes=skip"),
+    "no_box": ("skipped objects", "they need a name and one bndbox"),
     "skipped": ("skipped boxes", "they have no area or lie outside their image"),
+    "skipped_image": ("skipped images", "they cannot be read"),
+    "cut_off": ("images whose end is missing", f"less than {CUT_OFF:.0%}, which is gray or black"),
+    "ignored": ("ignored classes", "their objects are left out"),
     "clipped": ("clipped boxes", "they extend beyond their image"),
     "from_0": ("clipped boxes that start at 0", "VOC counts from 1; if these files count from 0, all are off by 1"),
     "exif": ("images rotated by EXIF", "boxes are taken to fit the pixels as stored; check that they do"),
+    "unusual": ("unusual values of difficult or <size>", "they count as absent"),
+    "absent": ("classes without objects", "not learned in training, no AP in evaluation; difficult ones do not count"),
+    "drawn": ("splits drawn at random", "no split file was found; a checkpoint keeps the ids"),
+    "unannotated": ("images without annotation", "they are left out"),
+    "others": ("other files", "neither image nor annotation"),
 }
 
 
@@ -68,17 +79,21 @@ class ValidationReport:
             raise DataError("\n".join(_format(self.errors, shown)))
 
     def format_notes(self, shown: int = 0) -> list[str]:
-        """Return one text per kind of note, with the first `shown` offenders of each."""
-        return _format(self.notes, shown)
+        """Return a text per kind of note: one line with all of a few offenders; of more, the first `shown` or one."""
+        return _format(self.notes, shown, FEW)
 
 
-def _format(kinds, shown):
+def _format(kinds, shown, few=0):
     texts = []
     for kind, offenders in kinds.items():
-        what, advice = KINDS[kind]
-        lines = [f"{what} ({len(offenders)}): {advice}", *list(offenders)[:shown]]
-        if 0 < shown < len(offenders):
-            lines.append(f"and {len(offenders) - shown} more; python -m tools.check_data lists all")
+        (what, advice), listed = KINDS[kind], list(offenders)
+        if len(listed) <= few:
+            texts.append(f"{what}: {'; '.join(listed)} ({advice})")
+            continue
+        example = "" if shown else f", such as {listed[0]}"
+        lines = [f"{what} ({len(listed)}{example}): {advice}", *listed[:shown]]
+        if 0 < shown < len(listed):
+            lines.append(f"and {len(listed) - shown} more; python -m tools.check_data lists all")
         texts.append("\n  ".join(lines))
     return texts
 
@@ -115,7 +130,7 @@ def check_boxes(where, names, bbox, size, skip: bool, report: ValidationReport) 
 
     Args:
         where: file of the annotation, for messages.
-        names: G class names, for messages.
+        names: G class names, for messages; None: an object that is left out.
         bbox: (G, 4) boxes as annotated.
         size: (H, W) of the image.
         skip: skip unusable boxes instead of reporting an error.
@@ -129,6 +144,8 @@ def check_boxes(where, names, bbox, size, skip: bool, report: ValidationReport) 
     has_area = (bbox[:, 2:] > bbox[:, :2]).all(1) & np.isfinite(bbox).all(1)
     usable = has_area & (clipped[:, 2:] > clipped[:, :2]).all(1)
     for i in np.flatnonzero(~usable | (clipped != bbox).any(1)):
+        if names[i] is None:  # noted already
+            continue
         beyond = np.abs(bbox[i] - clipped[i])
         numbers = "xmin {1:g}, ymin {0:g}, xmax {3:g}, ymax {2:g}".format(*bbox[i] + 1)  # as in the file
         offender = f"{where} object {i + 1} ({names[i]}): {numbers}, in an image of {size[1]}x{size[0]}"
@@ -142,13 +159,14 @@ def check_boxes(where, names, bbox, size, skip: bool, report: ValidationReport) 
     return clipped, usable
 
 
-def check_class_names(found: dict[str, list], classes: tuple[str, ...], report: ValidationReport) -> None:
+def check_class_names(found: dict, classes: tuple[str, ...], report: ValidationReport, ignore: bool = False) -> None:
     """Check the class names found in a data set against the known ones, or against one another if none are known.
 
     Args:
         found: name -> where it was found, one entry per object.
         classes: known names, or none.
         report: receives the errors.
+        ignore: note unknown classes instead of reporting errors.
     """
     similar = {}
     for name in sorted(found.keys() - set(classes)):
@@ -157,7 +175,7 @@ def check_class_names(found: dict[str, list], classes: tuple[str, ...], report: 
         if classes:
             near = [known for known in classes if _fold(known) == _fold(name)] or get_close_matches(name, classes, 1)
             advice = f"did you mean {near[0]!r}?" if near else f"the known classes are {', '.join(classes)}"
-            report.error("class", f"{offender}: {advice}")
+            report.note("ignored", offender) if ignore else report.error("class", f"{offender}: {advice}")
     for offenders in similar.values():
         if len(offenders) > 1 and not classes:
             report.error("similar_classes", " and ".join(offenders))

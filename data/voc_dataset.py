@@ -1,8 +1,4 @@
-"""Data sets in the layout of PASCAL VOC, checked before use.
-
-    ROOT/ImageSets/Main/SPLIT.txt     one image id per line
-    ROOT/Annotations/ID.xml           its objects
-    ROOT/JPEGImages/ID.jpg            the image; see IMAGE_SUFFIXES for others
+"""Data sets in the layout of PASCAL VOC or a similar one, checked before use; voc_layout.py finds the files.
 
 The files count pixels from 1, both ends included. The reader subtracts 1 from all four numbers and takes the result as
 continuous coordinates (y_min, x_min, y_max, x_max), as py-faster-rcnn does.
@@ -11,46 +7,57 @@ G: objects in one image. H, W: sides of the image as its pixels are stored; the 
 """
 
 import copy
-import re
+import io
+import warnings
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
 
-import defusedxml.ElementTree
 import numpy as np
 from PIL import ExifTags, Image
 from torchvision.datasets import VOCDetection
+from tqdm import tqdm
 
-from data import Sample, read_lines
-from data.validate import DataError, ValidationReport, check_boxes, check_class_names, check_size, roots_near
+from data import Sample
+from data.validate import CUT_OFF, DataError, ValidationReport, check_boxes, check_class_names, check_size
+from data.voc_annotation import Annotation, read_annotation
+from data.voc_layout import IMAGE_SUFFIXES as IMAGE_SUFFIXES
+from data.voc_layout import Layout
 
 # fmt: off
 VOC_CLASSES = ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
                "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor")
 # fmt: on
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")  # in any case; the first one wins if an id has several files
 # formats that are decoded, whatever the suffix says; not EPS, for which Pillow runs Ghostscript
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
-COLUMN = re.compile(r"\s+(-1|0|1)$")  # the second one of VOC's split files per class
+IMAGE_END = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}  # near the end of a complete file
+COMPLETABLE = ("JPEG", "MPO", "BMP", "PPM", "TIFF")  # formats of which `read_image` reads a file that is cut off
+DEFAULTS = {"invalid_boxes": "error", "invalid_images": "error", "unknown_classes": "error"}
+DEFAULTS |= {"val_ratio": 0.0, "seed": 0, "split_ids": None}  # of the options that `read_splits` explains
+PROGRESS = 2000  # images from which on a bar is shown
 FOLDER = Path("datasets")  # for what is downloaded or drawn
-USE_SHAPES = "or use the built-in data set with --data=shapes"
+
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # above 89 megapixels; above 179 it is an error
 
 
 def build(options, splits, classes=(), report=None) -> list["VOCDataset"]:
     """Open splits of the folder `options.voc_data_dir`, or of VOC2007 with `options.download`: see `data.build`."""
     root = _download(FOLDER) if getattr(options, "download", False) else options.voc_data_dir
-    return read_splits(root, splits, classes, getattr(options, "invalid_boxes", "error"), report)
+    return read_splits(root, splits, classes, report, **{n: getattr(options, n, d) for n, d in DEFAULTS.items()})
 
 
-def read_splits(root, splits=(), classes=(), invalid_boxes="error", report=None) -> list["VOCDataset"]:
+def read_splits(root, splits=(), classes=(), report=None, **options) -> list["VOCDataset"]:
     """Read all annotations and image headers of some splits and check them together.
 
     Args:
-        root: folder in the VOC layout.
-        splits: names of files in ImageSets/Main; none: see `find_splits`.
-        classes: names of the classes; none: VOC's if the annotations name no others, else those found, sorted.
-        invalid_boxes: "error", or "skip" to leave out boxes without area or outside their image and to clip the others.
+        root: folder of the data set.
+        splits: names of the splits; none: see `Layout.find_splits`.
+        classes: names of the classes; none: those found, sorted.
         report: `ValidationReport` that receives the errors; without, they are raised.
+        invalid_boxes: "error", or "skip" to leave out objects without a box, without area or outside their image, and
+            to clip the others.
+        invalid_images: "error", or "skip" to decode all images and leave out those that cannot be read.
+        unknown_classes: "error", or "ignore" to leave out objects of other classes than `classes`.
+        val_ratio, seed, split_ids: see `Layout.split_ids`.
 
     Returns:
         One data set per split, without the images that have errors.
@@ -58,42 +65,53 @@ def read_splits(root, splits=(), classes=(), invalid_boxes="error", report=None)
     Raises:
         DataError: no data set in `root`; without `report`, any other error, all offenders at once.
     """
-    root, raises, report = _check_root(Path(root).expanduser()), report is None, report or ValidationReport()
-    splits = splits or find_splits(root)
-    ids = {split: read_ids(root, split, report) for split in splits}
-    annotations, images = find_files(root / "Annotations", (".xml",)), find_files(root / "JPEGImages", IMAGE_SUFFIXES)
-    records, found = {}, {}
-    for image_id in dict.fromkeys(image_id for split in splits for image_id in ids[split]):
-        where, image = annotations.get(image_id), images.get(image_id)
-        if not where:
-            report.error("no_annotation", root / "Annotations" / f"{image_id}.xml")
-        if not image:
-            report.error("no_image", root / "JPEGImages" / f"{image_id}{IMAGE_SUFFIXES[0]}")
-        annotation, header = where and read_annotation(where, report), image and read_header(image, report)
-        for name in annotation.names if annotation else ():
-            found.setdefault(name, []).append(where)
+    options, raises, report = DEFAULTS | options, report is None, report or ValidationReport()
+    skip_boxes, skip_images = options["invalid_boxes"] == "skip", options["invalid_images"] == "skip"
+    layout = Layout(Path(root).expanduser())
+    splits = splits or layout.find_splits()
+    ids = layout.split_ids(splits, report, *(options[name] for name in ("val_ratio", "seed", "split_ids")))
+    every = dict.fromkeys(image_id for split in splits for image_id in ids[split])
+    records, found, users = {}, {}, {}
+    for image_id in tqdm(every, "check", unit="image", leave=False, disable=len(every) < PROGRESS):
+        where, image = layout.locate(image_id, report)
+        if users.setdefault(image, image_id) != image_id and image:
+            report.error("duplicate_id", f"{image_id} and {users[image]} are both {image}")
+        annotation = where and read_annotation(where, report, skip_boxes)
+        header = image and read_header(image, report, skip_images)
         if annotation and header:
             check_size(where, annotation.size, image, header, report)
-            names, size, skip = annotation.names, header[0], invalid_boxes == "skip"
-            bbox, usable = check_boxes(where, names, annotation.bbox, size, skip, report)
-            records[image_id] = image, Annotation(names[usable], bbox[usable], annotation.difficult[usable], size)
-    check_class_names(found, tuple(classes), report)
+            bbox, usable = check_boxes(where, annotation.names, annotation.bbox, header[0], skip_boxes, report)
+            names = annotation.names[usable]
+            records[image_id] = image, Annotation(names, bbox[usable], annotation.difficult[usable], header[0])
+            for name in names:
+                found.setdefault(name, []).append(where)
+    check_class_names(found, tuple(classes), report, options["unknown_classes"] == "ignore")
+    datasets = [VOCDataset(layout.root, s, tuple(classes or sorted(found)), ids[s], records) for s in splits]
+    for dataset in datasets:
+        labels = np.concatenate([[], *dataset.without_difficult().labels])
+        absent = [name for i, name in enumerate(dataset.classes) if i not in labels]
+        if absent:
+            report.note("absent", f"{', '.join(absent) if len(labels) else 'all'} in {dataset.split}")
+    if layout.others:
+        report.note("others", layout.count_others())
     if raises:
         report.raise_errors()
-    classes = tuple(classes or (VOC_CLASSES if found.keys() <= set(VOC_CLASSES) else sorted(found)))
-    return [VOCDataset(root, split, classes, ids[split], records, report.format_notes()) for split in splits]
+    for dataset in datasets:
+        dataset.notes = report.format_notes()
+    return datasets
 
 
 class VOCDataset:
     """The images of one split and their objects; `read_splits` makes it, `data.build` lists the attributes."""
 
-    def __init__(self, root, split, classes, ids, records, notes) -> None:
-        self.root, self.split, self.classes, self.notes = root, split, classes, notes
+    def __init__(self, root, split, classes, ids, records) -> None:
+        self.root, self.split, self.classes, self.notes = root, split, classes, []
         self.ids = [image_id for image_id in ids if image_id in records]
         self.paths, annotations = [records[i][0] for i in self.ids], [records[i][1] for i in self.ids]
         self.bboxes, self.difficults = [a.bbox for a in annotations], [a.difficult for a in annotations]
         self.sizes, index = [a.size for a in annotations], {name: i for i, name in enumerate(classes)}
         self.labels = [np.array([index.get(name, -1) for name in a.names], np.int64) for a in annotations]
+        self._keep([label >= 0 for label in self.labels])
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -104,141 +122,85 @@ class VOCDataset:
     def without_difficult(self) -> "VOCDataset":
         """Return the same data set without the objects marked difficult."""
         other = copy.copy(self)
-        for key in ("bboxes", "labels", "difficults"):
-            pairs = zip(getattr(self, key), self.difficults, strict=True)
-            setattr(other, key, [values[~difficult] for values, difficult in pairs])
+        other._keep([~difficult for difficult in self.difficults])
         return other
 
-
-def find_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
-    """Map the ids of the files in `folder` with one of `suffixes`, in any case, to their paths; earlier ones win."""
-    paths = [path for path in folder.iterdir() if path.suffix.lower() in suffixes]
-    paths.sort(key=lambda path: (suffixes.index(path.suffix.lower()), path.name), reverse=True)
-    return {path.stem: path for path in paths}
+    def _keep(self, masks):
+        """Keep these objects: one (G,) mask per image."""
+        for key in ("bboxes", "labels", "difficults"):
+            setattr(self, key, [values[mask] for values, mask in zip(getattr(self, key), masks, strict=True)])
 
 
-def find_splits(root: str | Path) -> list[str]:
-    """Return those of train, val, trainval and test that `root` has; if it has none of them, all of its splits."""
-    names = sorted(path.stem for path in Path(root, "ImageSets", "Main").glob("*.txt"))
-    return [split for split in ("train", "val", "trainval", "test") if split in names] or names or ["train"]
-
-
-def read_ids(root: Path, split: str, report: ValidationReport) -> list[str]:
-    """Return the image ids of a split in the order of its file, without the second column of VOC's files per class."""
-    path = root / "ImageSets" / "Main" / f"{split}.txt"
-    lines = [COLUMN.sub("", line) for line in read_lines(path)] if path.is_file() else []
-    if not any(lines):
-        others = ", ".join(sorted(file.stem for file in path.parent.glob("*.txt"))[:20]) or "none"
-        fault = "contains no image id" if path.is_file() else "does not exist"
-        report.error("split", f"{path} {fault}; splits in this folder: {others}")
-    first = {}
-    for number, image_id in enumerate(lines, start=1):
-        if "/" in image_id or "\\" in image_id:
-            report.error("path", f"{path} line {number}: {image_id!r}")
-        elif image_id in first:
-            report.error("duplicate_id", f"{path} lines {first[image_id]} and {number}: {image_id}")
-        elif image_id:
-            first[image_id] = number
-    return list(first)
-
-
-class Annotation(NamedTuple):
-    """The objects of one XML file."""
-
-    names: np.ndarray  # (G,) str, names of classes
-    bbox: np.ndarray  # (G, 4) float32, 1 subtracted
-    difficult: np.ndarray  # (G,) bool
-    size: tuple[int, int] | None  # (H, W), if given
-
-
-def read_annotation(path: Path, report: ValidationReport) -> Annotation | None:
-    """Read an XML file in the VOC format; return None after reporting all errors in it.
-
-    A missing `difficult` counts as 0; coordinates may be fractions. XML entities are refused.
-    """
-    try:
-        root = defusedxml.ElementTree.parse(path).getroot()
-        if root.tag != "annotation":
-            raise ValueError(f"the root element is <{root.tag[:40]}>, not <annotation>")
-        size = tuple(int(float(_text(root, f"size/{side}", "0"))) for side in ("height", "width"))
-    except defusedxml.DefusedXmlException:
-        return report.error("annotation", f"{path}: it declares XML entities: replace them with their text")
-    except (OSError, defusedxml.ElementTree.ParseError, ValueError, LookupError, OverflowError) as error:
-        return report.error("annotation", f"{path}: {getattr(error, 'strerror', None) or error}")
-    names, corners, difficult, objects = [], [], [], root.findall("object")
-    for number, obj in enumerate(objects, start=1):
-        try:
-            corners.append([float(_text(obj, f"bndbox/{key}")) for key in ("ymin", "xmin", "ymax", "xmax")])
-            difficult.append(float(_text(obj, "difficult", "0")) != 0)
-            names.append(_text(obj, "name"))
-        except ValueError as error:
-            report.error("annotation", f"{path} object {number}: {error}")
-    if len(names) < len(objects):
-        return None
-    with np.errstate(over="ignore"):  # inf, which is reported as a box without area
-        bbox = np.array(corners, np.float32).reshape(-1, 4) - 1
-    return Annotation(np.array(names, object), bbox, np.array(difficult, bool), size if all(size) else None)
-
-
-def _text(node, key, default=""):
-    text = (node.findtext(key) or default).strip()
-    if not text:
-        raise ValueError(f"{key} is missing or empty")
-    return text
-
-
-def read_image(path: str | Path) -> np.ndarray:
+def read_image(path: str | Path, report: ValidationReport | None = None) -> np.ndarray:
     """Read an image file as an (H, W, 3) uint8 RGB array.
 
     The EXIF orientation is not applied. Gray, palette and CMYK images become RGB; of 16 bits the upper 8 are kept;
-    transparency is dropped, the colors below it stay.
+    transparency is dropped, the colors below it stay. A JPEG or uncompressed file that is cut off is read, and noted in
+    `report`, if less than `CUT_OFF` of it is missing.
 
     Raises:
         DataError: the file is missing, no image or damaged.
     """
-    with _open_image(path) as img:
-        if img.mode[0] in "IF":  # 16 bits of gray, which Pillow would clip at 255
-            gray = np.asarray(img)
-            if img.mode == "F" or gray.min() < 0 or gray.max() > 65535:
-                raise ValueError("its pixels are not integers of 8 or 16 bits: save it with such")
-            return np.repeat((gray >> 8).astype(np.uint8)[:, :, None], 3, 2)
-        return np.array((img.convert("RGBA") if "transparency" in img.info else img).convert("RGB"))
+    try:
+        with _open_image(path) as img:
+            return _as_rgb(img)
+    except DataError:
+        with suppress(DataError, OSError), _open_image(path, _completed(path)) as img:
+            pixels = _as_rgb(img)
+            # libjpeg fills what is missing with gray; not so in progressive files, where it blurs everything
+            known = img.format in COMPLETABLE and img.mode in ("L", "RGB") and "progressive" not in img.info
+            if known and (pixels == 128).all(2).mean() < CUT_OFF:
+                if report:
+                    report.note("cut_off", path)
+                return pixels
+        raise
 
 
-def read_header(path: Path, report: ValidationReport) -> tuple[tuple[int, int], int] | None:
-    """Return (H, W) and EXIF orientation (0: none) of an image file without decoding it, or None after reporting."""
+def _completed(path):
+    """Return a file with the end of a JPEG, and of zeros for other formats, appended."""
+    content = Path(path).read_bytes()
+    return io.BytesIO(content + IMAGE_END["JPEG"] + bytes(int(CUT_OFF * len(content))))
+
+
+def _as_rgb(img):
+    if img.mode[0] in "IF":  # 16 bits of gray, which Pillow would clip at 255
+        gray = np.asarray(img)
+        if img.mode == "F" or gray.min() < 0 or gray.max() > 65535:
+            raise ValueError("its pixels are not integers of 8 or 16 bits: save it with such")
+        return np.repeat((gray >> 8).astype(np.uint8)[:, :, None], 3, 2)
+    return np.array((img.convert("RGBA") if "transparency" in img.info else img).convert("RGB"))
+
+
+def read_header(path: Path, report: ValidationReport, skip: bool = False) -> tuple[tuple[int, int], int] | None:
+    """Return (H, W) and EXIF orientation (0: none) of an image file, or None after reporting that it is unreadable.
+
+    It is decoded only if it seems to be cut off, or with `skip`, which reports unreadable files as notes.
+    """
     try:
         with _open_image(path) as img:
             size, orientation = (img.height, img.width), 0
             with suppress(Exception):  # damaged EXIF does no harm to the pixels
                 if "exif" in img.info:  # otherwise Pillow decodes a PNG to look for EXIF behind the pixels
                     orientation = img.getexif().get(ExifTags.Base.Orientation, 0)
-            return size, orientation if orientation in range(1, 9) else 0
+            img.fp.seek(max(0, path.stat().st_size - 4096))
+            complete = IMAGE_END.get(img.format, b"") in img.fp.read()
+        if skip or not complete:
+            read_image(path, report)
+        return size, orientation if orientation in range(1, 9) else 0
     except DataError as error:
-        return report.error("image", error)
+        return report.note("skipped_image", error) if skip else report.error("image", error)
 
 
 @contextmanager
-def _open_image(path):
+def _open_image(path, file=None):
     try:
-        with Image.open(path, formats=IMAGE_FORMATS) as img:
+        with Image.open(file or path, formats=IMAGE_FORMATS) as img:
             yield img
     except Exception as error:  # a damaged file makes Pillow raise errors of many types
         empty = Path(path).is_file() and Path(path).stat().st_size == 0
         reason = "the file is empty" if empty else getattr(error, "strerror", None) or str(error) or repr(error)
         reason = " ".join(reason.replace(f" {str(path)!r}", "").split())
         raise DataError(f"{path} is not a readable image: {reason}") from None
-
-
-def _check_root(root):
-    """Return `root` if it is a folder in the VOC layout; otherwise raise a DataError that says where one may be."""
-    missing = [name for name in ("ImageSets/Main", "Annotations", "JPEGImages") if not (root / name).is_dir()]
-    if not missing:
-        return root
-    near, fault = roots_near(root), f"{root} contains no data set in the VOC layout (no {', no '.join(missing)})"
-    if near:
-        raise DataError(f"{fault}, but found {', '.join(map(str, near[:5]))}: pass --voc-data-dir={near[0]}")
-    raise DataError(f"{fault}: name its folder with --voc-data-dir, download VOC2007 with --download, {USE_SHAPES}")
 
 
 def _download(folder):
@@ -249,7 +211,5 @@ def _download(folder):
             for image_set in ("trainval", "test"):
                 VOCDetection(folder, "2007", image_set, download=True)
         except Exception as error:  # of the network, the server, the disk or the archive
-            raise DataError(
-                f"cannot download VOC2007 ({error}): name a copy with --voc-data-dir, {USE_SHAPES}"
-            ) from None
+            raise DataError(f"cannot download VOC2007 ({error}): name a copy with --voc-data-dir") from None
     return root

@@ -20,9 +20,8 @@ def find_backbone(name):
     if name in siblings and hasattr(module := importlib.import_module(f"model.{name}"), "build"):
         return module
     modules = [importlib.import_module(f"model.{sibling}") for sibling in siblings]
-    for module in modules:
-        if name in getattr(module, "NAMES", ()):
-            return module
+    if found := [module for module in modules if name in getattr(module, "NAMES", ())]:
+        return found[0]
     known = [module.__name__.removeprefix("model.") for module in modules if hasattr(module, "build")]
     raise ValueError(f"there is no backbone {name!r} (--model): choose a file of model/, such as {', '.join(known)}")
 

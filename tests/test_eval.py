@@ -14,8 +14,8 @@ import model.vgg16
 from data.validate import DataError
 from eval import main
 from utils.checkpoint import CheckpointError, save_checkpoint
+from utils.coco_eval import eval_detection_coco
 from utils.config import EvalConfig, OptionError
-from utils.metrics import eval_detection_coco
 from utils.voc_eval import eval_detection_voc
 
 BUILD = {"name": "vgg16", "n_fg_class": 3, "head_width": 16, "min_size": 64, "max_size": 96, "anchor_scales": (1, 2, 4)}

@@ -53,7 +53,7 @@ def test_missing_images_are_named(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(OptionError, match="name at least one image"):
         find_images([])
-    with pytest.raises(DataError, match=r"empty contains no image \(\.jpg, \.jpeg, \.png\)"):
+    with pytest.raises(DataError, match=r"empty contains no image \(\.jpg, \.jpeg, "):
         find_images([tmp_path / "a.png", tmp_path / "empty"])
     for name in ("no.png", "n*"):
         with pytest.raises(DataError) as caught:

@@ -20,7 +20,7 @@ from model.utils.preprocess import TORCHVISION, prepare
 from model.utils.proposal_creator import ProposalCreator, nms
 from model.utils.proposal_target_creator import ProposalTargetCreator
 from model.utils.sampling import sample_labels
-from utils.metrics import proposal_recall
+from utils.coco_eval import proposal_recall
 from utils.voc_eval import eval_detection_voc
 
 settings.register_profile("fixed", max_examples=150, deadline=None, derandomize=True, database=None)

@@ -36,7 +36,7 @@ NEVER = (
     "ET.XML",
     "ET.iterparse",
 )
-SAFE = ("defusedxml.ElementTree.parse", "re.compile", "torch.compile")
+SAFE = ("defusedxml.ElementTree.parse", "defusedxml.ElementTree.fromstring", "re.compile", "torch.compile")
 ONLY_WITH = {
     "torch.load": "weights_only=True",
     "get_state_dict": "weights_only=True",

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.validate import DataError
+from data.validate import DataError, ValidationReport
 from data.voc_dataset import read_splits
 
 NUMBERS = (11, 7, 31, 58)  # ymin, xmin, ymax, xmax as in a file
@@ -66,3 +66,12 @@ def message(call, *args, **kwargs):
     with pytest.raises(DataError) as caught:
         call(*args, **kwargs)
     return str(caught.value)
+
+
+def fault(reader, path, kind):
+    """What is said of a file that cannot be read."""
+    report = ValidationReport()
+    assert reader(path, report) is None
+    (offender,) = report.errors.pop(kind)
+    assert not report.errors
+    return offender

@@ -222,8 +222,7 @@ def report(precision, seconds, memory):
     """Print the tables of one precision; return its figures."""
     median = {name: {work: statistics.median(by_work[work]) for work in N_ROI} for name, by_work in seconds.items()}
     for work in N_ROI:
-        heading = f"{work}, {precision}"
-        print(f"\n{heading:16}seconds  (range)             of torchvision  of lower_bound  peak GB")
+        print(f"\n{work + ', ' + precision:16}seconds  (range)             of torchvision  of lower_bound  peak GB")
         for name, by_work in seconds.items():
             values, peak = by_work[work], memory[name] if work == "train" else None
             line = f"{name:16}{median[name][work]:7.4f}  ({min(values):.4f} to {max(values):.4f})"

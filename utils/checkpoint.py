@@ -20,7 +20,6 @@ import numpy as np
 import torch
 
 from utils.config import OptionError, TrainConfig, as_text, counted, dashed, parse_options, restore_options
-from utils.convert_weights import convert_backbone, convert_detector
 
 RUNS = Path("runs")
 # options that a resumed run keeps: they define its weights, its data or the order of its images
@@ -65,10 +64,12 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def check_writable(*paths: str | Path | None) -> None:
-    """Create files that a command will write, empty, and their folders; raise OSError where that fails."""
+    """Create the folders of files that a command will write; raise OSError where a file cannot be written."""
     for path in map(Path, filter(None, paths)):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.open("ab").close()
+        with path.open("ab") as file:
+            if file.tell() == 0:
+                path.unlink()
 
 
 @contextlib.contextmanager
@@ -123,7 +124,12 @@ def load_checkpoint(path: str | Path, resume: bool = False) -> dict:
     """
     state = _read(Path(path))
     with checkpoint_error(path):
-        state = _upgrade(state) if "format" in state else convert_detector(state)
+        if "format" in state:
+            state = _upgrade(state)
+        else:
+            from utils.convert_weights import convert_detector
+
+            state = convert_detector(state)
     if resume and (missing := [key for key in RESUME_KEYS if key not in state]):
         raise CheckpointError(f"{path} has no {' and '.join(missing)}: start from it with --load-path instead")
     return state
@@ -133,6 +139,8 @@ def load_backbone(path: str | Path) -> dict:
     """Read a VGG16 classifier; see `convert_weights.convert_backbone`. Raises CheckpointError as above."""
     if not Path(path).is_file():
         raise CheckpointError(f"--pretrained={path} is neither a file nor one of imagenet, caffe and none")
+    from utils.convert_weights import convert_backbone
+
     with checkpoint_error(path):
         return convert_backbone(_read(Path(path)))
 
@@ -220,9 +228,9 @@ def check_compatible(path: str, checkpoint: dict, classes: tuple, build_kwargs: 
     """
     old, names = checkpoint["build"], checkpoint["class_names"]
     if not reset_head and (old["n_fg_class"] != len(classes) or (names and names != list(classes))):
-        what = f"has {counted(old['n_fg_class'], 'class')} {', '.join(names)}"
-        what += f", the data have {len(classes)}: {', '.join(classes)}"
-        raise CheckpointError(f"{path} {what}; --reset-head initializes the last layers for other classes")
+        before = ", ".join([counted(old["n_fg_class"], "class"), *names])
+        now = ", ".join([str(len(classes)), *classes])
+        raise CheckpointError(f"{path} has {before}, the data have {now}: --reset-head initializes the last layers anew")
     for name in ("name", "head_width", "anchor_scales", "anchor_ratios", "min_size", "max_size"):
         then, now = as_text(old.get(name)), as_text(build_kwargs.get(name))  # empty where not stated
         if then and now and then != now:
@@ -324,16 +332,15 @@ def set_rng_state(state: dict) -> None:
 
 def describe_environment(device: torch.device) -> dict:
     """Return what results depend on besides the options: versions, device, threads and the git commit."""
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    root = Path(__file__).parent.parent
+    git = ["git", f"--git-dir={root / '.git'}", f"--work-tree={root}"]  # not the repository of a folder above
+    git += ["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     done = subprocess.run(git, capture_output=True, text=True) if shutil.which("git") else None
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     versions = {name: metadata.version(name) for name in ("torch", "torchvision", "numpy")}
-    return versions | {
-        "python": platform.python_version(),
-        "device": gpu or f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
-        "threads": torch.get_num_threads(),
-        "commit": done.stdout.strip() if done else None,
-    }
+    machine = {"device": gpu or f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"}
+    machine |= {"threads": torch.get_num_threads(), "python": platform.python_version()}
+    return versions | machine | {"commit": (done and done.stdout.strip()) or None}
 
 
 def _read(path):

@@ -128,11 +128,14 @@ class DatasetConfig(Config):
     """Options of every command that reads a data set."""
 
     data: str = option("voc", "Data", "NAME of data/NAME_dataset.py: voc (VOC layout), shapes (small, synthetic)")
-    voc_data_dir: PathText = option("datasets/VOCdevkit/VOC2007", "Data", "holds Annotations, ImageSets and JPEGImages")
+    voc_data_dir: PathText = option("datasets/VOCdevkit/VOC2007", "Data", "holds images, annotations and split files")
     classes: Names = option((), "Data", "class names a,b,c, or a file with one per line; empty: as in the annotations")
     invalid_boxes: Literal["error", "skip"] = option(
-        "error", "Data", "skip: leave out boxes without area or outside their image, clip those far beyond its border"
+        "error", "Data", "skip: leave out objects without a box inside the image, clip boxes far beyond its border"
     )
+    invalid_images: Literal["error", "skip"] = option("error", "Data", "skip: decode all, leave out unreadable ones")
+    unknown_classes: Literal["error", "ignore"] = option("error", "Data", "ignore: leave out objects of other classes")
+    val_ratio: Share = option(0.2, "Data", "fraction of the images to evaluate on, if there are no split files")
 
 
 class TrainInputConfig(DatasetConfig):
@@ -228,6 +231,9 @@ class EvalConfig(DetectConfig, WorkerConfig, DatasetConfig):
     classes: Names = option((), "Data", CLASSES_OF_CHECKPOINT)
     split: str | None = option(None, "Data", "ImageSets/Main/SPLIT.txt; empty: --eval-split of the training")
     invalid_boxes: Literal["error", "skip"] | None = option(None, "Data", "error or skip; empty: as in training")
+    invalid_images: Literal["error", "skip"] | None = option(None, "Data", "error or skip; empty: as in training")
+    unknown_classes: Literal["error", "ignore"] | None = option(None, "Data", "error or ignore; empty: as in training")
+    val_ratio: Share = option(0, "Data", "fraction to evaluate on if nothing says what the splits are; 0: all images")
     limit: Count | None = option(None, "Data", "evaluate only this number of first images")
     metric: Literal["voc07", "voc", "coco"] = option(
         "voc07", "Metric", "voc07: 11 points, IoU 0.5; voc: area, IoU 0.5; coco: pycocotools' mean over IoU 0.5 to 0.95"

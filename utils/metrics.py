@@ -1,35 +1,26 @@
-"""Evaluate a detector on a data set: average precision (VOC, COCO), or recall of the RPN's proposals.
+"""Evaluate a detector on a data set: average precision per class.
 
-Shapes: L classes, n boxes of one image, R proposals and G objects of one image, C counts, K IoU thresholds.
+Shapes: L classes, n boxes of one image.
 """
 
-import contextlib
-import io
 import os
-from collections.abc import Sequence
 from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from utils.distributed import gather_interleaved, rank, world_size
 from utils.vis import comparison
-from utils.voc_eval import broadcast_iou, eval_detection_voc, join_images
+from utils.voc_eval import eval_detection_voc, join_images
 
 METRICS = {
     "voc07": "VOC2007 average precision (11 points) at IoU 0.5, difficult objects ignored",
     "voc": "VOC average precision (area under the curve, VOC2010 and later) at IoU 0.5, difficult objects ignored",
     "coco": "COCO average precision over IoU 0.5 to 0.95, best 100 per image and class, difficult ones are crowds",
 }
-COCO_SUMMARY = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
-COCO_SUMMARY += ("AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large")
-COUNTS = (50, 100, 300, 1000, 2000)  # proposals per image
-IOU_THRESHS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
-N_PRE_NMS = 12000  # proposals before NMS when their recall is measured, as in training (py-faster-rcnn)
 
 
 class Evaluation(NamedTuple):
@@ -42,15 +33,7 @@ class Evaluation(NamedTuple):
     summary: dict[str, float | None]  # COCO's twelve figures; empty for the other metrics
 
 
-def evaluate(
-    model,
-    dataset,
-    metric: str = "voc07",
-    dtype: torch.dtype | None = None,
-    num_workers: int | None = None,
-    limit: int | None = None,
-    **predict_options,
-) -> Evaluation:
+def evaluate(model, dataset, metric="voc07", dtype=None, num_workers=None, limit=None, **predict_options) -> Evaluation:
     """Detect objects on every image of a data set and compute their average precision.
 
     Several processes share the images; each returns the same result.
@@ -66,56 +49,26 @@ def evaluate(
     """
     detected, device = [], model.device
     with torch.autocast(device.type, dtype, enabled=dtype is not None):
-        for sample in _read_samples(dataset, limit, num_workers, device):
+        for sample in read_samples(dataset, limit, num_workers, device):
             detected += zip(*model.predict([sample.img], **predict_options), strict=True)  # bbox, label, score
     detected = gather_interleaved(detected)
     pred = [[image[i] for image in detected] for i in range(3)]
     gt = [objects[: len(pred[0])] for objects in (dataset.bboxes, dataset.labels, dataset.difficults)]
     n_class = len(dataset.classes)
     options = {} if metric == "coco" else {"use_07_metric": metric == "voc07"}
-    eval_detection = eval_detection_coco if metric == "coco" else eval_detection_voc
+    eval_detection = eval_detection_voc
+    if metric == "coco":
+        from utils.coco_eval import eval_detection_coco as eval_detection
     result = eval_detection(*pred, *gt, n_class=n_class, **options)
     (_, _, pred_label, _), (_, _, gt_label, difficult), _ = join_images(*pred, *gt, n_class)
     n_object, n_detection = (np.bincount(label, minlength=n_class) for label in (gt_label[~difficult], pred_label))
-    columns = _plain(result["ap"]), n_object.tolist(), n_detection.tolist()
+    columns = to_plain(result["ap"]), n_object.tolist(), n_detection.tolist()
     per_class = (dict(zip(dataset.classes, column, strict=True)) for column in columns)
-    summary = {name: _plain(value) for name, value in result.get("summary", {}).items()}
-    return Evaluation(_plain(result["map"]), *per_class, summary)
+    summary = {name: to_plain(value) for name, value in result.get("summary", {}).items()}
+    return Evaluation(to_plain(result["map"]), *per_class, summary)
 
 
-def evaluate_proposals(
-    model, dataset, dtype: torch.dtype | None = None, num_workers: int | None = None, limit: int | None = None
-) -> dict:
-    """Compute the recall of the RPN's proposals, up to 2000 per image out of 12000 before NMS.
-
-    Args: see `evaluate`.
-
-    Returns:
-        Plain values for JSON: the result of `proposal_recall`, None for NaN, with "counts" and "iou_threshs", and
-        the settings "precision", "n_pre_nms", "nms_thresh" and "min_size".
-    """
-    rois, device, creator, was_training = [], model.device, model.rpn.proposal_creator, model.training
-    own_numbers = creator.n_test_pre_nms, creator.n_test_post_nms
-    creator.n_test_pre_nms, creator.n_test_post_nms = N_PRE_NMS, max(COUNTS)
-    model.eval()
-    try:
-        with torch.no_grad(), torch.autocast(device.type, dtype, enabled=dtype is not None):
-            for sample in _read_samples(dataset, limit, num_workers, device):
-                img, scale = model.prepare(sample.img)
-                roi = model.rpn(model.extractor(img), img.shape[2:], scale, train=False).roi  # (R, 4)
-                ratio = [side / resized for side, resized in zip(sample.img.shape[:2], img.shape[2:], strict=True)]
-                rois.append((roi * roi.new_tensor(ratio * 2)).cpu().numpy())
-    finally:
-        creator.n_test_pre_nms, creator.n_test_post_nms = own_numbers
-        model.train(was_training)
-    rois = gather_interleaved(rois)
-    recall = proposal_recall(rois, dataset.bboxes[: len(rois)], dataset.difficults[: len(rois)])
-    settings = {"precision": _precision(dtype), "n_pre_nms": N_PRE_NMS, "nms_thresh": creator.nms_thresh}
-    settings |= {"min_size": creator.min_size, "counts": COUNTS, "iou_threshs": IOU_THRESHS}
-    return settings | {name: _plain(value) for name, value in recall.items()}
-
-
-def _read_samples(dataset, limit, num_workers, device):
+def read_samples(dataset, limit, num_workers, device):
     """Yield the samples of this process, with a progress bar in the first process."""
     indices = range(len(dataset))[:limit][rank() :: world_size()]
     loader = DataLoader(
@@ -129,9 +82,8 @@ def _read_samples(dataset, limit, num_workers, device):
 
 def worker_count(num_workers: int | None, device: torch.device) -> int:
     """Resolve `--num-workers`: None means up to 4 with a GPU, and 0 on a CPU, which the network needs itself."""
-    if num_workers is not None:
-        return num_workers
-    return min(4, os.cpu_count() or 1) if device.type == "cuda" else 0
+    default = min(4, os.cpu_count() or 1) if device.type == "cuda" else 0
+    return default if num_workers is None else num_workers
 
 
 def draw_detections(model, dataset, n_image: int, dtype: torch.dtype | None = None, **predict_options) -> np.ndarray:
@@ -151,7 +103,7 @@ def predict_options(config, model) -> dict:
 def format_heading(metric, dtype, score_thresh, nms_thresh, max_detections) -> str:
     """Describe what a table of results measures: metric, precision, thresholds."""
     settings = f"scores above {score_thresh:g}, NMS {nms_thresh:g}, {max_detections or 'all'} detections per image"
-    return f"{metric}: {METRICS[metric]}\n{_precision(dtype)}, {settings}"
+    return f"{metric}: {METRICS[metric]}\n{precision_name(dtype)}, {settings}"
 
 
 def format_results(evaluation: Evaluation) -> str:
@@ -161,140 +113,20 @@ def format_results(evaluation: Evaluation) -> str:
     rows = [(name, ap, evaluation.n_object[name], evaluation.n_detection[name]) for name, ap in evaluation.ap.items()]
     lines = [f"{'class':{width}}      AP  objects  detections"]
     for name, ap, n_object, n_detection in [*rows, ("mean", evaluation.map, *total)]:
-        lines.append(f"{name:{width}}  {_text(ap)}  {n_object:7d}  {n_detection:10d}")
-    return "\n".join(lines + [f"{name:9}  {_text(value)}" for name, value in evaluation.summary.items()])
+        lines.append(f"{name:{width}}  {format_value(ap)}  {n_object:7d}  {n_detection:10d}")
+    return "\n".join(lines + [f"{name:9}  {format_value(value)}" for name, value in evaluation.summary.items()])
 
 
-def format_recall(recall: dict) -> str:
-    """Format the result of `evaluate_proposals` as a table with a row per number of proposals."""
-    lines = [
-        f"recall of {recall['n_object']} objects (difficult ones ignored) by IoU, for the best proposals per image",
-        f"{recall['precision']}, n_pre_nms {recall['n_pre_nms']}, nms_thresh {recall['nms_thresh']:g}, "
-        f"min_size {recall['min_size']:g}",
-        "proposals  " + "  ".join(f"{thresh:6.2f}" for thresh in recall["iou_threshs"]) + "    mean",
-    ]
-    for count, row, mean in zip(recall["counts"], recall["recall"], recall["average"], strict=True):
-        lines.append(f"{count:9d}  " + "  ".join(_text(value) for value in [*row, mean]))
-    return "\n".join(lines)
-
-
-def _precision(dtype):
+def precision_name(dtype) -> str:
+    """Return "bf16" or "fp32"."""
     return "bf16" if dtype else "fp32"
 
 
-def _plain(values):
+def to_plain(values):
     """Convert a number or an array to plain Python values, NaN to None."""
     return np.where(np.isnan(values), None, values).tolist()
 
 
-def _text(value):
+def format_value(value) -> str:
+    """Format a number with four digits, None as n/a."""
     return "   n/a" if value is None else f"{value:6.4f}"
-
-
-def eval_detection_coco(
-    pred_bboxes: Sequence[ArrayLike],
-    pred_labels: Sequence[ArrayLike],
-    pred_scores: Sequence[ArrayLike],
-    gt_bboxes: Sequence[ArrayLike],
-    gt_labels: Sequence[ArrayLike],
-    gt_difficults: Sequence[ArrayLike] | None = None,
-    n_class: int | None = None,
-) -> dict:
-    """Compute COCO's average precision and its twelve figures with pycocotools.
-
-    Difficult objects are crowds: they need not be found, and detections assigned to them are ignored. A crowd can be
-    assigned any number of detections, but only those that match no other free object, and its overlap is the
-    intersection divided by the area of the detection. (In the VOC metric it is the IoU.)
-
-    The area of an object is that of its box, not of a mask as in COCO's own figures. Small is up to 32 * 32 pixels,
-    medium up to 96 * 96; an area exactly at a limit belongs to both ranges. Boxes are continuous, without the + 1 of
-    the VOC metric.
-
-    Args: see `eval_detection_voc`.
-
-    Returns:
-        {"ap": (L,) float64, mean precision over the recalls 0, 0.01 ... 1 and the IoU thresholds, NaN for a class
-        without objects that are not difficult,
-        "map": mean of the others, NaN if there are none,
-        "summary": name in `COCO_SUMMARY` -> figure, NaN where no object counts}.
-
-    Raises:
-        ValueError: the lists do not match, or a label is not in 0 ... L - 1.
-    """
-    from pycocotools.cocoeval import COCOeval
-
-    pred, gt, n_class = join_images(pred_bboxes, pred_labels, pred_scores, gt_bboxes, gt_labels, gt_difficults, n_class)
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco_gt = _to_coco(*gt, "iscrowd", len(gt_bboxes), n_class)
-        evaluation = COCOeval(coco_gt, _to_coco(*pred, "score", len(gt_bboxes), n_class), "bbox")
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    precision = evaluation.eval["precision"][:, :, :, 0, -1].mean(axis=(0, 1))  # (L,) all areas, most detections
-    known = precision[precision >= 0]  # -1 where no object counts
-    summary = np.where(evaluation.stats < 0, np.nan, evaluation.stats).tolist()
-    return {
-        "ap": np.where(precision < 0, np.nan, precision),
-        "map": float(known.mean()) if len(known) else float("nan"),
-        "summary": dict(zip(COCO_SUMMARY, summary, strict=True)),
-    }
-
-
-def _to_coco(image, bbox, label, value, key, n_image, n_class):
-    """Convert boxes to a data set of pycocotools, each with its value under `key`."""
-    from pycocotools.coco import COCO
-
-    size = bbox[:, 2:] - bbox[:, :2]
-    coco_bbox = np.hstack([bbox[:, 1::-1], size[:, ::-1]])  # x, y, width, height
-    columns = {"image_id": image, "bbox": coco_bbox, "area": size.prod(axis=1), "category_id": label, key: value}
-    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
-    dataset = COCO()
-    dataset.dataset = {
-        "images": [{"id": i} for i in range(n_image)],
-        "categories": [{"id": i} for i in range(n_class)],
-        "annotations": [{"id": i, **dict(zip(columns, row, strict=True))} for i, row in enumerate(rows, start=1)],
-    }
-    dataset.createIndex()
-    return dataset
-
-
-def proposal_recall(
-    rois: Sequence[ArrayLike],
-    gt_bboxes: Sequence[ArrayLike],
-    gt_difficults: Sequence[ArrayLike] | None = None,
-    counts: Sequence[int] = COUNTS,
-    iou_threshs: Sequence[float] = IOU_THRESHS,
-) -> dict:
-    """Compute the fraction of objects that the best proposals of their image cover.
-
-    For count N and threshold t, an object is covered if one of the first N proposals of its image has an IoU of at
-    least t with it. One proposal may cover several objects. Difficult objects are ignored. Boxes are continuous,
-    without the + 1 of the VOC metric. Thresholds are rounded to nine digits, so that 3 * 0.2 = 0.6000000000000001
-    means 0.6, which an IoU of 3 / 5 reaches.
-
-    Args:
-        rois: per image (R, 4) proposals (y_min, x_min, y_max, x_max), best first, in pixels.
-        gt_bboxes: per image (G, 4) boxes of the objects.
-        gt_difficults: per image (G,) bool; None: no object is difficult.
-        counts: (C,) numbers of proposals, at least 1.
-        iou_threshs: (K,) in (0, 1].
-
-    Returns:
-        {"recall": (C, K) float64, "average": (C,) float64, its mean over the thresholds, both NaN where there is no
-        object, "n_object": int}.
-
-    Raises:
-        ValueError: the lists have different lengths.
-    """
-    if gt_difficults is None:
-        gt_difficults = [np.zeros(len(bbox), bool) for bbox in gt_bboxes]
-    thresh = np.asarray(iou_threshs, np.float64).round(9)
-    n_object, covered = 0, np.zeros((len(counts), len(thresh)))
-    for roi, bbox, difficult in zip(rois, gt_bboxes, gt_difficults, strict=True):
-        roi, bbox = (np.asarray(boxes, np.float64).reshape(-1, 4) for boxes in (roi, bbox))
-        iou = broadcast_iou(roi[: max(counts), None], bbox[~np.asarray(difficult, bool)])  # (R, G)
-        best = np.maximum.accumulate(np.vstack([np.zeros(iou.shape[1]), iou]))  # row N: best of the first N
-        covered += (best[np.minimum(counts, len(roi)), :, None] >= thresh).sum(axis=1)
-        n_object += iou.shape[1]
-    recall = covered / n_object if n_object else np.full_like(covered, np.nan)
-    return {"recall": recall, "average": recall.mean(axis=1), "n_object": n_object}

@@ -1,7 +1,6 @@
 """The embedded data set: what is painted, what is annotated, what is written, and that it is worth training on."""
 
 import inspect
-import shutil
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -295,23 +294,6 @@ def test_crash_half_way_leaves_nothing(tmp_path, monkeypatch):
         make_shapes(tmp_path, 2, 2)
     assert len(drawn) == 3
     assert list(tmp_path.iterdir()) == []
-
-
-def test_loser_of_a_race_uses_the_winners_folder(tmp_path, monkeypatch):
-    winner = make_shapes(tmp_path / "elsewhere", 2, 1)
-    (winner / "winner").touch()
-    here = tmp_path / "here"
-    draw = shapes._write
-
-    def meanwhile(folder, name, rng):
-        draw(folder, name, rng)
-        if name == "trainval_0001":
-            shutil.copytree(winner, here / winner.name)
-
-    monkeypatch.setattr(shapes, "_write", meanwhile)
-    folder = make_shapes(here, 2, 1)
-    assert (folder / "winner").exists()
-    assert list(here.iterdir()) == [folder]
 
 
 def test_failed_rename_is_not_hidden(tmp_path, monkeypatch):

@@ -46,8 +46,15 @@ def test_long_lists_end_and_say_where_the_rest_is():
         lines = message(report.raise_errors, shown).splitlines()
         assert lines[0].startswith("missing images (23): ")
         assert lines[-1] == last
-    assert [note.split(":")[0] for note in report.format_notes()] == ["images rotated by EXIF (23)"]
+    assert [note.split(":")[0] for note in report.format_notes()] == ["images rotated by EXIF (23, such as 0.jpg)"]
     assert len(report.format_notes(10**6)[0].splitlines()) == 24
+
+
+def test_a_few_notes_are_a_line():
+    report, (what, advice) = ValidationReport(), KINDS["exif"]
+    for name in "abc":
+        report.note("exif", name)
+    assert report.format_notes() == report.format_notes(10**6) == [f"{what}: a; b; c ({advice})"]
 
 
 def test_an_error_from_a_worker_is_its_sentence():
@@ -179,6 +186,13 @@ def test_an_unknown_class_and_the_nearest(name, advice):
     report = ValidationReport()
     check_class_names({name: ["a.xml", "a.xml", "b.xml"], "cat": ["a.xml"]}, ("cat", "diningtable", "bär"), report)
     assert report.errors == {"class": {f"{name!r} (objects: 3, the first in a.xml): {advice}": None}}
+
+
+def test_unknown_classes_can_be_ignored():
+    report = ValidationReport()
+    check_class_names({"Cat": ["a.xml"], "cat": ["a.xml"]}, ("cat",), report, ignore=True)
+    assert report.errors == {}
+    assert report.notes == {"ignored": {"'Cat' (objects: 1, the first in a.xml)": None}}
 
 
 def test_names_among_themselves():

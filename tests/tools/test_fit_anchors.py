@@ -23,8 +23,8 @@ from tools.fit_anchors import (
     read_dataset,
     side_lengths,
 )
+from utils.coco_eval import proposal_recall
 from utils.config import TrainConfig, command
-from utils.metrics import proposal_recall
 
 
 def rng():

@@ -123,7 +123,7 @@ def test_bad_values(name, text, words):
 
 def test_every_share_lies_between_0_and_1():
     shares = [name for name in TrainConfig.model_fields if re.search("iou|prob|thresh|ratio$|momentum|dropout", name)]
-    assert len(shares) == 13
+    assert len(shares) == 14
     for name in shares:
         assert refusal(TrainConfig, {name: "-0.01"}).startswith(f"--{dashed(name)} must be at least 0")
         assert refusal(TrainConfig, {name: "1.01"}).startswith(f"--{dashed(name)} must be at most 1")

@@ -12,20 +12,16 @@ import pytest
 import torch
 
 from utils import metrics
-from utils.metrics import (
+from utils.coco_eval import (
     COCO_SUMMARY,
     COUNTS,
     IOU_THRESHS,
-    Evaluation,
     eval_detection_coco,
-    evaluate,
     evaluate_proposals,
-    format_heading,
     format_recall,
-    format_results,
     proposal_recall,
-    worker_count,
 )
+from utils.metrics import Evaluation, evaluate, format_heading, format_results, worker_count
 from utils.voc_eval import eval_detection_voc
 
 GT = [  # bbox, label, difficult of three images
@@ -209,7 +205,7 @@ def test_format_heading():
     assert first.startswith("voc07: VOC2007 average precision (11 points)")
     assert second == "fp32, scores above 0.05, NMS 0.3, all detections per image"
     assert format_heading("coco", torch.bfloat16, 0.1, 0.5, 7).splitlines()[1] == (
-        "bf16, scores above 0.1, NMS 0.5, at most 7 detections per image"
+        "bf16, scores above 0.1, NMS 0.5, 7 detections per image"
     )
 
 

@@ -1,0 +1,136 @@
+"""Read one annotation in PASCAL VOC's format: XML as tools and people write it.
+
+G: objects in one image. H, W: sides of the image.
+"""
+
+import codecs
+import math
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import defusedxml.ElementTree
+import numpy as np
+
+from data.validate import ValidationReport
+
+DECLARED = re.compile(rb"""\s*<\?xml[^>]*?\sencoding\s*=\s*["']([^"']*)""")
+SUPERSETS = {"gb2312": "gb18030", "gbk": "gb18030"}  # many files use more characters than they declare
+TOKEN, BARE_AMPERSAND = "invalid token", re.compile(r"&(?!#?\w+;)")
+ADVICE = {  # part of expat's message -> what to do
+    TOKEN: "write &amp; for &",
+    "no element found": "the file is empty or cut off",
+    "not at start": "delete what stands before <?xml",
+    "undefined entity": "write the character itself, and &amp; for &",
+}
+WORDS = {"true": 1, "yes": 1, "false": 0, "no": 0, "": 0}  # that mean a number
+IN_OBJECT = re.compile(r"obj|.*box|polygon|[xy]_?min")  # tags that belong into an object, or look like one
+
+
+class Annotation(NamedTuple):
+    """The objects of one XML file."""
+
+    names: np.ndarray  # (G,) str, names of classes; None: left out
+    bbox: np.ndarray  # (G, 4) float32, 1 subtracted
+    difficult: np.ndarray  # (G,) bool
+    size: tuple[int, int] | None  # (H, W), if given
+
+
+def read_annotation(path: Path, report: ValidationReport, skip: bool = False) -> Annotation | None:
+    """Read an XML file in the VOC format; return None after reporting all errors in it.
+
+    Tags are found in any case, objects at any depth. A missing or unusual `difficult` counts as 0; coordinates may be
+    fractions. XML entities are refused. With `skip`, an object without a name or one box is noted; its name is None.
+    """
+    root = _parse(path, report)
+    if root is None:
+        return None
+    for node in root.iter():
+        node.tag = node.tag.rpartition("}")[2].lower()  # without the namespace
+    if root.tag != "annotation":
+        return report.error("annotation", f"{path}: the root element is <{root.tag[:40]}>, not <annotation>")
+    rows, objects = [], list(root.iter("object"))
+    inside = {node for obj in objects for node in obj.iter()}
+    outside = [(node, parent) for parent in root.iter() for node in parent if node not in inside]
+    stray = [f"<{node.tag}> in <{parent.tag}>" for node, parent in outside if IN_OBJECT.fullmatch(node.tag)]
+    if stray:
+        report.error("object", f"{path}: {stray[0]}, not in <object>")
+    for number, obj in enumerate(objects, start=1):
+        difficult = _number(obj.findtext("difficult"))
+        if not math.isfinite(difficult):
+            report.note("unusual", f"{path} object {number}: <difficult>{obj.findtext('difficult')[:40]}")
+        try:
+            rows.append((*_read_object(obj), math.isfinite(difficult) and difficult != 0))
+        except ValueError as error:
+            if skip:
+                rows.append((None, [math.nan] * 4, False))
+                report.note("no_box", f"{path} object {number}: {error}")
+            else:
+                report.error("object", f"{path} object {number}: {error}")
+    size = [_number(root.findtext(f"size/{side}")) for side in ("height", "width")]
+    if not all(map(math.isfinite, size)):
+        report.note("unusual", f"{path}: <size> with {' and '.join(f'{side:g}' for side in size)}")
+        size = [0, 0]
+    if stray or len(rows) < len(objects):
+        return None
+    names, corners, difficult = zip(*rows, strict=True) if rows else ((), (), ())
+    with np.errstate(over="ignore"):  # inf, which is reported as a box without area
+        bbox = np.array(corners, np.float32).reshape(-1, 4) - 1
+    size = (int(size[0]), int(size[1])) if all(map(int, size)) else None
+    return Annotation(np.array(names, object), bbox, np.array(difficult, bool), size)
+
+
+def _read_object(obj):
+    """Return name and corners of an object; raise a ValueError that says what is missing."""
+    boxes = obj.findall("bndbox")
+    if len(boxes) != 1:
+        raise ValueError(f"{len(boxes) or 'no'} bndbox among its tags: {', '.join(n.tag for n in obj) or 'none'}"[:200])
+    return _text(obj, "name"), [float(_text(boxes[0], key)) for key in ("ymin", "xmin", "ymax", "xmax")]
+
+
+def _text(node, key):
+    texts = [(child.text or "").strip() for child in node.findall(key)]
+    if len(texts) > 1:
+        raise ValueError(f"{key} is there {len(texts)} times")
+    if not any(texts):
+        raise ValueError(f"{key} is missing or empty")
+    return texts[0]
+
+
+def _number(text):
+    """Return the number that a text means, 0 for an empty one, NaN if it means none."""
+    text = (text or "").strip().lower()
+    try:
+        return WORDS[text] if text in WORDS else float(text)
+    except ValueError:
+        return math.nan
+
+
+def _parse(path, report):
+    text = b""
+    try:
+        text = path.read_bytes()
+        if b"\0" not in text[:4]:  # otherwise UTF-16, which expat recognizes
+            text = _decode(text)
+        return defusedxml.ElementTree.fromstring(text)
+    except defusedxml.DefusedXmlException:
+        return report.error("xml", f"{path}: it declares XML entities: replace them with their text")
+    except (UnicodeError, LookupError) as error:
+        return report.error("encoding", f"{path}: {error}")
+    except (OSError, defusedxml.ElementTree.ParseError, ValueError) as error:
+        ampersand = isinstance(text, str) and BARE_AMPERSAND.search(text)
+        advice = [advice for part, advice in ADVICE.items() if part in str(error) and (part != TOKEN or ampersand)]
+        return report.error("xml", ": ".join([f"{path}: {getattr(error, 'strerror', None) or error}", *advice]))
+
+
+def _decode(raw):
+    """Decode XML as it declares; without a declaration, or with one that its own bytes contradict, as UTF-8."""
+    declared = None if raw.startswith(codecs.BOM_UTF8) else DECLARED.match(raw)
+    codec = codecs.lookup(declared[1].decode("latin-1")).name if declared else "utf-8"
+    if codec.startswith(("utf-16", "utf-32")):
+        codec = "utf-8"
+    try:
+        return raw.decode(SUPERSETS.get(codec, codec)).removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        declares = "as it declares" if declared else "and it declares no encoding"
+        raise UnicodeError(f"byte {error.start} is not {codec}, {declares}") from None

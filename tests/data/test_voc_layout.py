@@ -1,0 +1,277 @@
+"""Where annotations, images and splits are found: layouts that people have, in small."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+from voc_files import message, read, thing, write_voc
+
+from data import build
+from data.validate import KINDS, ValidationReport
+from data.voc_dataset import read_splits
+from data.voc_layout import IMAGE_SUFFIXES, Layout
+
+IMG = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8))
+A = "apple"
+
+
+def write(root, files):
+    """Write files: path below `root` -> text, XML of objects for .xml; for images whatever."""
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix.lower() == ".xml":
+            path.write_text(f"<annotation>{content}</annotation>", encoding="utf-8")
+        elif path.suffix.lower() in IMAGE_SUFFIXES:
+            IMG.save(path, "JPEG" if path.suffix.lower() == ".jfif" else None)
+        else:
+            path.write_text(content, encoding="utf-8")
+    return root
+
+
+def pairs(ids, xml="Annotations/{}.xml", image="JPEGImages/{}.jpg"):
+    """Files of these ids, with an apple in each."""
+    return {form.format(image_id): thing(A) for image_id in ids for form in (xml, image)}
+
+
+def lists(folder="ImageSets/Main/", **texts):
+    return {f"{folder}{name}.txt": text for name, text in texts.items()}
+
+
+ABCD = "abcd"
+USUAL = lists(train="a\nb\n", val="c\nd\n")
+TWO = {"train": ["a", "b"], "val": ["c", "d"]}
+DRAWN = {"train": ["a", "b", "d"], "val": ["c"]}
+LAYOUTS = {  # files, ids of the splits train and val
+    "blank and digit": (
+        pairs(["img", "img 1", "img 0", "x", "y"]) | lists(train="img 1\nx\nimg\n", val="y  1\nimg  1\nimg 0\n"),
+        {"train": ["img 1", "x", "img"], "val": ["y", "img", "img 0"]},
+    ),
+    "class-wise": (pairs(ABCD) | lists(train="a  1\nb -1\n", val="c  0\nd  1\n", apple_train="c  1\n"), TWO),
+    "VoTT": (
+        pairs(ABCD)
+        | lists(
+            a_train="a.jpg 1\nb.jpg -1\n", a_val="c.jpg 1\nd.jpg 0\n", b_train="b.jpg 1\na.jpg -1\n", b_val="d.jpg 1\n"
+        ),
+        TWO,
+    ),
+    "suffixes": (pairs(ABCD) | lists(train="a.jpg\nb.JPG\n", val="c.xml\nd\n"), TWO),
+    "suffixes in names": (pairs(ABCD, "Annotations/{}.jpg.xml") | lists(train="a\nb.jpg\n", val="c\nd\n"), TWO),
+    "folders in ids": (
+        pairs(["cam1/a", "cam2/a", "c"]) | lists(train="cam1/a\ncam2\\a.jpg\n", val="./c\n"),
+        {"train": ["cam1/a", "cam2/a"], "val": ["c"]},
+    ),
+    "paths in lists": (
+        pairs(ABCD) | lists(train="JPEGImages/a.jpg\nb\n", val="Annotations/c.xml\nimages/d.png\n"),
+        TWO,
+    ),
+    "images in folders": (pairs(["a", "b"], image="JPEGImages/cam1/{}.jpg") | pairs(["c", "d"]) | USUAL, TWO),
+    "the image beside": (
+        pairs(["cam1/a", "b", "c", "d"]) | USUAL | {"JPEGImages/cam9/a.jpg": ""},  # which is not annotated
+        TWO,
+    ),
+    "copies below": (pairs(ABCD) | USUAL | {"Annotations/old/a.xml": "", "JPEGImages/small/a.jpg": ""}, TWO),
+    "comments": (
+        pairs(["a", "b", "c", "#d"]) | lists(train="# by a tool\n#a\na\nb\n", val="c\n#d\n"),
+        {"train": ["a", "b"], "val": ["c", "#d"]},
+    ),
+    "no Main": (pairs(ABCD) | lists("ImageSets/", train="a\nb", val="c\nd"), TWO),
+    "lists in the root": (pairs(ABCD) | lists("", train="a\nb", val="c\nd", notes="x"), TWO),
+    "lower case": (
+        pairs(ABCD, "annotations/{}.xml", "images/{}.png") | lists("imagesets/main/", train="a\nb", val="c\nd"),
+        TWO,
+    ),
+    "valid": (pairs(ABCD) | lists(train="a\nb", valid="c\nd"), TWO),
+    "no lists": (pairs(ABCD), DRAWN),
+    "empty ImageSets": (pairs(ABCD) | {"ImageSets/Main/.keep": ""}, DRAWN),
+    "kangaroo": (pairs(ABCD, "annots/{}.xml", "images/{}.jpg"), DRAWN),
+    "pets": (pairs(ABCD, "annotations/xmls/{}.xml", "images/{}.jpg") | {"annotations/trimaps/a.png": ""}, DRAWN),
+    "labelImg": (pairs(ABCD, "{}.xml", "{}.jpg") | {"classes.txt": "apple", "new.jpg": ""}, DRAWN),
+    "in a folder": (pairs(ABCD, "photos/{}.xml", "photos/{}.tif"), DRAWN),
+    "hidden files": (pairs(ABCD) | {"JPEGImages/._a.jpg": "", "Annotations/._a.xml": "", ".git/x.xml": ""}, DRAWN),
+    "Roboflow": (pairs(["train/a", "train/b", "valid/c", "valid/d", "test/e"], "{}.xml", "{}.jpg"), TWO),
+    "the same names": (
+        pairs(["train/a", "train/b", "val/a"], "{}.xml", "{}.jpg"),
+        {"train": ["train/a", "b"], "val": ["val/a"]},
+    ),
+    "splits above": (
+        {f"{split}/images/{i}.jpg": "" for split in ("Train", "Val") for i in "ab"}
+        | {f"{split}/annotations/{i}.xml": thing(A) for split in ("Train", "Val") for i in "ab"},
+        {"train": ["Train/a", "Train/b"], "val": ["Val/a", "Val/b"]},
+    ),
+    "splits below": (
+        pairs(["train/a", "val/a", "val/b"], "annotations/{}.xml", "images/{}.bmp"),
+        {"train": ["train/a"], "val": ["val/a", "b"]},
+    ),
+    "lists win over folders": (
+        pairs(["train/a", "val/b"], "{}.xml", "{}.jpg") | lists("", train="b", val="a"),
+        {"train": ["b"], "val": ["a"]},
+    ),
+    "other files": (
+        pairs(ABCD) | USUAL | {"JPEGImages/a.heic": "", "JPEGImages/Thumbs.db": "", "JPEGImages/b.heic": ""},
+        TWO,
+    ),
+    "masks": (pairs(ABCD) | USUAL | {"SegmentationClass/a.png": "", "SegmentationObject/a.png": ""}, TWO),
+    **{
+        suffix: (pairs(ABCD, image="JPEGImages/{}" + suffix) | USUAL, TWO)
+        for suffix in (*IMAGE_SUFFIXES, ".JPG", ".Jpg", ".WebP")
+    },
+}
+
+
+@pytest.mark.parametrize(("files", "ids"), LAYOUTS.values(), ids=LAYOUTS)
+def test_layouts(tmp_path, files, ids):
+    write(tmp_path, files)
+    before = sorted(tmp_path.rglob("*"))
+    options = SimpleNamespace(voc_data_dir=str(tmp_path), val_ratio=0.2)
+    datasets = build("voc", options, ["train", "val"])
+    assert {dataset.split: dataset.ids for dataset in datasets} == ids
+    for dataset in datasets:
+        assert [sample.img.shape for sample in (dataset[i] for i in range(len(dataset)))] == [(40, 60, 3)] * len(
+            dataset
+        )
+        assert [Path(path.name).stem.split(".")[0] for path in dataset.paths] == [i.split("/")[-1] for i in dataset.ids]
+        assert not any({"cam9", "old", "small"} & {*path.parts} for path in dataset.paths)
+        assert [label.tolist() for label in dataset.labels] == [[0]] * len(dataset)
+    assert sorted(tmp_path.rglob("*")) == before  # nothing is written there
+    found = build("voc", options, [])
+    assert [dataset.split for dataset in found][:2] == ["train", "val"]
+    assert found[0].ids == ids["train"]
+
+
+def test_the_class_wise_list_itself_can_be_read(tmp_path):
+    write(tmp_path, LAYOUTS["class-wise"][0] | lists(apple_val="a\nb\n"))
+    assert read(tmp_path, "apple_train").ids == ["c"]
+    assert read(tmp_path, "apple_val").ids == ["a", "b"]
+
+
+def test_lists_without_a_column_are_not_united(tmp_path):
+    write(tmp_path, pairs(ABCD) | lists(old_train="a\nb\n", new_train="c 1\nd 1\n", best="a"))
+    assert read(tmp_path, "train").ids == ["c", "d"]
+    (tmp_path / "ImageSets/Main/new_train.txt").write_text("c\nd 1\n")
+    text = message(read, tmp_path, "train")
+    assert text.endswith("train.txt does not exist; splits in this folder: best, new_train, old_train")
+
+
+def test_a_split_is_drawn_by_seed_and_ratio_and_can_be_given_back(tmp_path):
+    write(tmp_path, pairs(map(str, range(10, 40))))
+    drawn = {}
+    for seed, ratio in ((0, 0.2), (0, 0.2), (1, 0.2), (0, 0.5)):
+        train, val = read_splits(tmp_path, ["fit", "rest"], seed=seed, val_ratio=ratio)
+        assert sorted(train.ids + val.ids) == [str(i) for i in range(10, 40)]
+        assert len(val) == ratio * 30
+        assert train.notes == [
+            f"splits drawn at random: fit {len(train)} of 30 images; rest {len(val)} of 30 images ({KINDS['drawn'][1]})"
+        ]
+        assert drawn.setdefault((seed, ratio), (train.ids, val.ids)) == (train.ids, val.ids)
+    assert len(set(map(str, drawn.values()))) == 3
+    first, _ = drawn[0, 0.2]
+    assert read_splits(tmp_path, ["fit"], val_ratio=0.2)[0].ids == first  # tools.fit_anchors
+    assert len(read(tmp_path, "fit")) == 30  # eval.py on another folder
+    stored = {"fit": ["11", "12"], "rest": ["13"]}
+    options = SimpleNamespace(voc_data_dir=tmp_path, split_ids=stored, val_ratio=0.2)
+    assert [dataset.ids for dataset in build("voc", options, ["rest", "fit"])] == [["13"], ["11", "12"]]
+    text = message(build, "voc", options, ["other"])
+    assert text.endswith("other.txt does not exist; splits in this folder: fit, rest")
+    write(tmp_path, lists("", rest="20\n"))
+    assert build("voc", options, ["rest"])[0].ids == ["20"]  # what the folder says goes first
+    assert "fit.txt does not exist; splits in this folder: rest" in message(build, "voc", options, ["rest", "fit"])
+
+
+def test_what_is_left_out_is_counted(tmp_path):
+    write(tmp_path, LAYOUTS["labelImg"][0] | {"a.json": "", "b.json": ""})
+    train, _ = read_splits(tmp_path, ["train", "val"])
+    assert f"images without annotation: {tmp_path}/new.jpg ({KINDS['unannotated'][1]})" in train.notes
+    assert f"other files: 2 .json, 1 .txt ({KINDS['others'][1]})" in train.notes
+
+
+FAULTS = {  # files, splits, kind of error, words
+    "no such split": (
+        pairs(ABCD) | USUAL,
+        "train test",
+        "split",
+        "test.txt does not exist; splits in this folder: train, val",
+    ),
+    "no such folder": (
+        pairs(["train/a", "test/b"], "{}.xml", "{}.jpg"),
+        "train val",
+        "split",
+        "splits in this folder: test, train",
+    ),
+    "empty list": (
+        pairs(ABCD) | lists(train="\ufeff \n\r\n"),
+        "train",
+        "split",
+        "train.txt contains no image id; splits",
+    ),
+    "three drawn": (pairs(ABCD), "x y z", "split", "z.txt does not exist; splits in this folder: none"),
+    "one image drawn": (pairs("a"), "x y", "split", "x.txt does not exist"),
+    "twice": (pairs(ABCD) | lists(train="a\nb\na\n"), "train", "duplicate_id", "train.txt lines 1 and 3: a"),
+    "twice by suffix": (pairs(ABCD) | lists(train="a\na.jpg"), "train", "duplicate_id", "train.txt lines 1 and 2: a"),
+    "twice by column": (pairs(["img"]) | lists(train="img\nimg 1"), "train", "duplicate_id", "lines 1 and 2: img"),
+    "twice by folder": (pairs(["x/a"]) | lists(train="a\nx/a"), "train", "duplicate_id", "x/a and a are both"),
+    "two images": (pairs("a") | {"JPEGImages/a.png": ""}, "train", "ambiguous", "JPEGImages/a.jpg, "),
+    "two folders": (pairs(["x/a", "y/a"]) | lists(train="a"), "train", "ambiguous", "Annotations/y/a.xml"),
+    "two annotations": (pairs("a", "annots/{}.xml") | {"labels/a.xml": ""}, "train", "ambiguous", "labels/a.xml"),
+    "another folder": (pairs(["x/a"]) | lists(train="y/a"), "train", "no_image", "JPEGImages/y/a.jpg"),
+    "another folder 2": (pairs(["x/a"]) | lists(train="y/a"), "train", "no_annotation", "Annotations/y/a.xml"),
+    "above": (pairs("a") | lists(train="../a"), "train", "no_image", "JPEGImages/../a.jpg"),
+    "missing with a column": (pairs("a") | lists(train="b  1"), "train", "no_image", "JPEGImages/b.jpg"),
+    "no image": (pairs(ABCD, "{}.xml", "{}.jpg") | {"e.xml": ""}, "train", "no_image", "/e.jpg"),
+    "too long": (pairs("a") | lists(train="b" * 300), "train", "no_image", "bbb.jpg"),
+    "a zero byte": (pairs("a") | lists(train="a\0b"), "train", "no_image", "JPEGImages/a\0b.jpg"),
+}
+
+
+@pytest.mark.parametrize(("files", "splits", "kind", "words"), FAULTS.values(), ids=FAULTS)
+def test_faults(tmp_path, files, splits, kind, words):
+    report = ValidationReport()
+    read_splits(write(tmp_path, files), splits.split(), report=report)
+    assert any(words in offender for offender in report.errors[kind])
+
+
+def test_a_list_in_another_encoding(tmp_path):
+    path = write(tmp_path, pairs("a") | lists(train="a")) / "ImageSets/Main/train.txt"
+    path.write_bytes("a\r\n".encode("utf-16"))
+    assert message(read, tmp_path, "train") == f"{path} is not UTF-8 text: save it as UTF-8"
+
+
+def test_a_folder_without_a_data_set(tmp_path, monkeypatch):
+    text = message(read_splits, tmp_path / "x")
+    for word in (f"{tmp_path}/x ", "--voc-data-dir", "--download", "--data=shapes", "docs/own-data.md"):
+        assert word in text
+    assert "\n" not in text
+    write(tmp_path, pairs("ab", "{}.txt", "{}.jpg") | {"a.heic": ""})
+    assert "(0 annotations, 2 images, other files: 2 .txt, 1 .heic)" in message(read_splits, tmp_path)
+    write_voc(tmp_path / "mine", {"a": [thing()]})
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert read("~/mine").root == tmp_path / "mine"
+
+
+@pytest.mark.parametrize("wrong", [".", "devkit", "devkit/VOC2007/JPEGImages", "devkit/VOC2007/ImageSets/Main"])
+def test_a_level_too_high_or_too_low(tmp_path, wrong):
+    right = write_voc(tmp_path / "devkit/VOC2007", {"a": [thing()]})
+    text = message(read_splits, tmp_path / wrong)
+    assert text.startswith(f"{tmp_path / wrong} contains no data set in the VOC layout")
+    assert text.endswith(f", but found {right}: pass --voc-data-dir={right}")
+
+
+def test_splits_are_the_usual_ones_or_all(tmp_path):
+    for split in ("val", "cat_train", "train"):
+        write_voc(tmp_path, {"a": [thing()]}, split)
+    assert Layout(tmp_path).find_splits() == ["train", "val"]
+    for split in ("val", "train"):
+        (tmp_path / f"ImageSets/Main/{split}.txt").unlink()
+    assert Layout(tmp_path).find_splits() == ["cat_train"]
+    (tmp_path / "ImageSets/Main/cat_train.txt").unlink()
+    assert Layout(tmp_path).find_splits() == ["train", "val"]
+
+
+def test_links_are_followed_once(tmp_path):
+    write(tmp_path / "else", pairs(ABCD, "{}.xml", "{}.jpg"))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/train").symlink_to(tmp_path / "else")
+    (tmp_path / "else/loop").symlink_to(tmp_path / "mine")
+    assert read(tmp_path / "mine", "train").ids == [*ABCD]
