@@ -58,7 +58,7 @@ def main(config):
 
 def build_dataset(config, checkpoint):
     """Read the split to evaluate on; options that are not given are those of the training."""
-    options = training_options(config, checkpoint["config"], config.split)
+    options = training_options(config, checkpoint)
     classes = ckpt.resolve_class_names(checkpoint, data.read_class_names(config.classes), VOC_CLASSES)
     (dataset,) = data.build(options.data, options, (options.eval_split,), classes)
     return dataset

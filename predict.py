@@ -38,7 +38,8 @@ def main(config, *paths):
     checkpoint = ckpt.open_checkpoint(config.load_path, config.preprocess)
     classes = ckpt.resolve_class_names(checkpoint, data.read_class_names(config.classes), VOC_CLASSES)
     if config.split:
-        dataset = open_split(config, checkpoint, classes)
+        seen = training_options(config, checkpoint, invalid_boxes="skip", unknown_classes="ignore")
+        (dataset,) = data.build(seen.data, seen, [config.split], classes)
         images = dataset.ids[: config.limit]
         names, folders = [image_id.replace("/", "_") for image_id in images], {Path(dataset.root).resolve()}
     else:
@@ -84,14 +85,6 @@ def main(config, *paths):
     if unreadable:
         title = f"{len(unreadable)} of {counted(len(images), 'image')} cannot be read:"
         raise DataError("\n".join([title, *unreadable]))
-
-
-def open_split(config, checkpoint, classes):
-    """Open the data set of `--split`, whose objects do not matter."""
-    options = training_options(config, checkpoint["config"], config.split)
-    options = options.model_copy(update={"invalid_boxes": "skip", "unknown_classes": "ignore"})
-    (dataset,) = data.build(options.data, options, [config.split], classes)
-    return dataset
 
 
 def find_images(paths):

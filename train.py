@@ -52,6 +52,7 @@ def main(config):
     trainer = build_trainer(config, net.to(device))
     run = {"build": build_kwargs, "config": config.model_dump(), "class_names": list(train_set.classes)}
     run |= {"ids": train_set.ids, "processes": dist.world_size()}
+    run["split_ids"] = {split.split: split.ids for split in (train_set, eval_set)}
     step = ckpt.resume_training(folder / "last.pth", net, trainer.optimizer, run) if config.resume else 0
     epoch_steps = math.ceil(len(train_set) / (config.batch_size * dist.world_size()))
     n_step = min(config.epoch * epoch_steps, config.max_steps or math.inf)

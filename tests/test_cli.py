@@ -159,7 +159,7 @@ def test_the_detector_of_another_program(trained, script):
 def test_fine_tuning_for_other_classes(trained, script):
     words = ["train.py", "train", "--env=fine", *OPTIONS, f"--load-path={trained}", "--classes=box,bar"]
     text = script(*words)
-    assert text.startswith("error: net.pth has 2 classes bar, box, the data have 2: box, bar; --reset-head")
+    assert text.startswith("error: net.pth has 2 classes, bar, box, the data have 2, box, bar: --reset-head")
     assert not Path("runs/fine").exists()
     script(*words, "--reset-head", "--max-steps=1", "--seed=1")
     tuned, start = load_checkpoint("runs/fine/last.pth"), load_checkpoint(trained)
@@ -210,7 +210,11 @@ def test_help_lists_every_option(script):
         ("train.py", ["--env=b", "--resume"], "--resume: runs/b lacks config.json or last.pth: start again with"),
         ("eval.py", ["--load-path=voc/Annotations/val00000.xml"], "val00000.xml .* is damaged or not a checkpoint"),
         ("eval.py", ["--load-path=net.pth", "--data=coc"], "--data=coc: data/coc_dataset.py does not exist"),
-        ("predict.py", ["--load-path=net.pth"], "name at least one image, directory or pattern"),
+        (
+            "predict.py",
+            ["--load-path=net.pth"],
+            "name images, directories or patterns, or else a split of the data set with --split",
+        ),
     ],
 )
 def test_a_refusal_is_one_sentence_and_writes_nothing(trained, script, name, words, message):

@@ -25,7 +25,8 @@ RUNS = Path("runs")
 # options that a resumed run keeps: they define its weights, its data or the order of its images
 FIXED_OPTIONS = ("model", "load_path", "reset_head", "pretrained", "preprocess", "seed", "classes", "train_split")
 FIXED_OPTIONS += ("batch_size", "head_width", "frozen_convs", "anchor_scales", "anchor_ratios")
-RUN_OPTIONS = ("resume", "overwrite", "download")  # how a run is started, not what it does
+# options whose change on a resume is not worth a note: they say how a run is started and shown, not what it does
+START_OPTIONS = ("resume", "overwrite", "download", "num_workers", "visdom", "visdom_port", "tensorboard")
 FORMAT = 2
 RESUME_KEYS = ("optimizer", "rng")
 KEYS = ("model", "build", "class_names", "preprocessing", "config", "epoch", "step")
@@ -230,7 +231,9 @@ def check_compatible(path: str, checkpoint: dict, classes: tuple, build_kwargs: 
     if not reset_head and (old["n_fg_class"] != len(classes) or (names and names != list(classes))):
         before = ", ".join([counted(old["n_fg_class"], "class"), *names])
         now = ", ".join([str(len(classes)), *classes])
-        raise CheckpointError(f"{path} has {before}, the data have {now}: --reset-head initializes the last layers anew")
+        raise CheckpointError(
+            f"{path} has {before}, the data have {now}: --reset-head initializes the last layers anew"
+        )
     for name in ("name", "head_width", "anchor_scales", "anchor_ratios", "min_size", "max_size"):
         then, now = as_text(old.get(name)), as_text(build_kwargs.get(name))  # empty where not stated
         if then and now and then != now:
@@ -307,13 +310,12 @@ def changed_options(config: TrainConfig, defaults: Callable[[str, str], dict]) -
     """
     stored = stored_options({"env": config.env, "resume": str(config.resume)})
     before = parse_options(TrainConfig, {}, stored, defaults).model_dump() if stored else {}
-    changed = {name: [value, getattr(config, name)] for name, value in before.items()}
-    changed = {name: pair for name, pair in changed.items() if pair[0] != pair[1] and name not in RUN_OPTIONS}
-    for name in FIXED_OPTIONS:
-        if name in changed:
-            old, new = map(as_text, changed[name])
-            what = f"the run was started with {old or 'none'}, which cannot change"
-            raise OptionError(f"--{dashed(name)}={new}: {what}; start another run with --env")
+    changed = {name: [value, getattr(config, name)] for name, value in before.items() if name not in START_OPTIONS}
+    changed = {name: [old, new] for name, (old, new) in changed.items() if old != new}
+    for name in changed.keys() & {*FIXED_OPTIONS}:
+        old, new = map(as_text, changed[name])
+        what = f"the run was started with {old or 'none'}, which cannot change"
+        raise OptionError(f"--{dashed(name)}={new}: {what}; start another run with --env")
     return changed
 
 

@@ -313,17 +313,20 @@ def restore_options(config_class: type[Config], stored: Values) -> Values:
     return _validate(config_class, known).model_dump()
 
 
-def training_options(config: Config, stored: Values, split: str | None) -> TrainConfig:
+def training_options(config: Config, checkpoint: Values, **values: Any) -> TrainConfig:
     """Return the options with which a command reads the data set of a checkpoint.
 
-    They are those of the training, as the checkpoint stores them, unless `config` gives others; `split` or else
-    `--eval-split` of the training is the split to evaluate on.
+    They are those of the training, unless `config` gives others; its `split` is `eval_split`. `split_ids` are the ids
+    of splits that the training drew. `values` replace options without being checked.
     """
-    trained = restore_options(TrainConfig, stored)
+    trained = restore_options(TrainConfig, checkpoint["config"])
     given = config.model_dump(include=DatasetConfig.model_fields.keys() - {"classes"}, exclude_none=True)
     if "voc_data_dir" in given:
         given = {"data": "voc", "download": False} | given
-    return TrainConfig(**trained | given | {"eval_split": split or trained["eval_split"]})
+    elif "split_ids" in checkpoint:
+        values["split_ids"] = checkpoint["split_ids"]
+    options = TrainConfig(**trained | given | {"eval_split": config.split or trained["eval_split"]})
+    return options.model_copy(update=values)
 
 
 def _validate(config_class, values):
@@ -358,9 +361,8 @@ def help_text(config_class: type[Config], model_values: Values | None = None) ->
         lines = topics.setdefault(field.json_schema_extra["topic"], [])
         lines.append(f"  --{dashed(field.alias or name)}={as_text(default)}\n{textwrap.indent(text, ' ' * 8)}")
     blocks = ["\n".join([topic, *lines]) for topic, lines in topics.items()]
-    return "\n\n".join(
-        [f"usage: {usage} [--OPTION=VALUE ...]\n{example}\n{purpose}{note}".replace("\n\n", "\n"), *blocks]
-    )
+    head = f"usage: {usage} [--OPTION=VALUE ...]\n{example}\n{purpose}{note}".replace("\n\n", "\n")
+    return "\n\n".join([head, *blocks])
 
 
 def _describe(config_class):
@@ -375,17 +377,12 @@ class _Output:
 
     def __init__(self, stream):
         self._stream = stream or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-        if hasattr(self._stream, "reconfigure"):
-            self._stream.reconfigure(errors="backslashreplace")
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
     def __getattr__(self, name):
-        return getattr(self._stream, name)
-
-    def write(self, text):
-        return self._try(self._stream.write, text)
-
-    def flush(self):
-        self._try(self._stream.flush)
+        value = getattr(self._stream, name)
+        return (lambda *args: self._try(value, *args)) if name in ("write", "flush") else value
 
     def _try(self, call, *args):
         try:
@@ -397,15 +394,15 @@ class _Output:
 
 @contextlib.contextmanager
 def lasting_output() -> Iterator[None]:
-    """Print so that no terminal, pipe or encoding ends the block; warnings are one line."""
-    with contextlib.redirect_stdout(_Output(sys.stdout)), contextlib.redirect_stderr(_Output(sys.stderr)):
-        formatwarning, warnings.formatwarning = warnings.formatwarning, lambda text, *_, **__: f"warning: {text}\n"
+    """Print so that no terminal, pipe or encoding ends the block; from here on, warnings are one line."""
+    warnings.formatwarning = lambda text, *_, **__: f"warning: {text}\n"
+    out, err = _Output(sys.stdout), _Output(sys.stderr)
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             yield
         finally:
-            warnings.formatwarning = formatwarning
-            sys.stdout.flush()
-            sys.stderr.flush()
+            out.flush()
+            err.flush()
 
 
 def command(

@@ -193,9 +193,9 @@ class VisdomWriter:
         # send=False: the constructor does not warn that it goes without an incoming socket
         client = Client(port=self.port, env=self.env, use_incoming_socket=False, raise_exceptions=True, send=False)
         client.send = True
-        print(f"plots: http://localhost:{self.port}/env/{self.env}", flush=True)
         rows = "".join(f"<tr><td>{key}<td>{html.escape(str(value))}" for key, value in options.items())
         client.text(f"<table>{rows}</table>", win="options", opts={"title": "options", "width": 330, "height": 400})
+        print(f"plots: http://localhost:{self.port}/env/{self.env}", flush=True)
         return client
 
     def draw(self, client: Any, records: list[dict]) -> None:
@@ -205,14 +205,9 @@ class VisdomWriter:
             if len(step):
                 index = np.unique(np.linspace(0, len(step) - 1, 200).astype(int))
                 value = np.stack([smooth(value) if panel.smooth else value for _, value, _ in lines], axis=1)
-                opts = {
-                    "title": _title(records, name),
-                    "legend": [label for label, _, _ in lines],
-                    "width": 600,
-                    "height": 400,
-                }
+                opts = {"title": _title(records, name), "legend": [label for label, *_ in lines], "width": 600}
                 opts["linecolor"] = np.array([list(bytes.fromhex(color[1:])) for _, _, color in lines])
-                opts |= {"ytype": "log" if panel.log else "linear", "markers": len(index) <= 20}
+                opts |= {"height": 400, "ytype": "log" if panel.log else "linear", "markers": len(index) <= 20}
                 client.line(value[index], step[index], win=panel.title, opts=opts)
 
     def picture(self, client: Any, name: str, img: np.ndarray, step: int) -> None:
@@ -324,11 +319,10 @@ class Logger:
         self._append({"kind": "eval", "step": step, "epoch": epoch, "split": split, "map": _finite(map), "ap": ap})
         self._draw()
         path = self.folder / "pictures" / f"{step:06d}.png"
-        with self._continuing(path.parent):
+        with self._continuing(path.parent), replacing(path) as partial:
             img = draw()
             self._show(lambda writer, client: writer.picture(client, "evaluation", img, step))
-            with replacing(path) as partial:
-                Image.fromarray(img).save(partial)
+            Image.fromarray(img).save(partial)
 
     def close(self) -> None:
         """Draw the curves a last time and close what is open."""

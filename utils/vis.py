@@ -40,18 +40,18 @@ def find_font(text: str) -> str | None:
     return None
 
 
-@cache
-def _note_missing_font():
-    print("note: no installed font has the characters of some names; pictures show the numbers of these classes")
+@cache  # once per run
+def _note_numbers():
+    print("note: no installed font has the letters of some class names: pictures show the numbers of these classes")
 
 
 def drawable(text: str, number: int | None = None) -> str:
-    """Return `text` if a font has its characters, else the `number` of the class, or the text with escapes."""
+    """Return `text` if a font has its characters, else the `number` of the class, with a note, or escapes."""
     if (text.isascii() and text.isprintable()) or find_font(text):
         return text
     if number is None:
         return ascii(text)[1:-1]
-    _note_missing_font()
+    _note_numbers()
     return str(number)
 
 
@@ -214,12 +214,10 @@ def contact_sheet(imgs: Sequence[np.ndarray], titles: Sequence[str], n_column: i
     fonts, places, top, right = [_font(14, title) for title in titles], [], gap, 0
     bar = max(sum(font.getmetrics()) for font in fonts) + gap  # below an image, for its title
     for start in range(0, len(imgs), n_column):
-        row, left = imgs[start : start + n_column], gap
-        bottom = top + max(img.shape[0] for img in row)
-        for img in row:
-            width = max(_TITLE_WIDTH, img.shape[1])
-            places.append((left, bottom, width))
-            left += width + gap
+        left, bottom = gap, top + max(img.shape[0] for img in imgs[start : start + n_column])
+        for img in imgs[start : start + n_column]:
+            places.append((left, bottom, max(_TITLE_WIDTH, img.shape[1])))
+            left += places[-1][2] + gap
         top, right = bottom + bar, max(right, left)
     sheet = Image.new("RGB", (right, top), "white")
     draw = ImageDraw.Draw(sheet)
