@@ -213,7 +213,7 @@ def test_help_lists_every_option(script):
         (
             "predict.py",
             ["--load-path=net.pth"],
-            "name images, directories or patterns, or else a split of the data set with --split",
+            "name images, directories or patterns, or else a split of the data set",
         ),
     ],
 )

@@ -26,7 +26,7 @@ RUNS = Path("runs")
 FIXED_OPTIONS = ("model", "load_path", "reset_head", "pretrained", "preprocess", "seed", "classes", "train_split")
 FIXED_OPTIONS += ("batch_size", "head_width", "frozen_convs", "anchor_scales", "anchor_ratios")
 # options whose change on a resume is not worth a note: they say how a run is started and shown, not what it does
-START_OPTIONS = ("resume", "overwrite", "download", "num_workers", "visdom", "visdom_port", "tensorboard")
+START_OPTIONS = ("env", "resume", "overwrite", "download", "num_workers", "visdom", "visdom_port", "tensorboard")
 FORMAT = 2
 RESUME_KEYS = ("optimizer", "rng")
 KEYS = ("model", "build", "class_names", "preprocessing", "config", "epoch", "step")

@@ -307,7 +307,8 @@ class Logger:
 
     def resume(self, step: int, changed: Mapping[str, list]) -> None:
         """List and log the options that change after `step` steps, name -> [before, now]."""
-        print("changed:", *(f"--{dashed(k)}={as_text(now)} (was {as_text(old)})" for k, (old, now) in changed.items()))
+        texts = {name: [as_text(value) or "none" for value in pair] for name, pair in changed.items()}
+        print("changed:", ", ".join(f"--{dashed(name)}={now} (was {old})" for name, (old, now) in texts.items()))
         self._append({"kind": "resume", "step": step, "changed": changed})
 
     def eval(self, step: int, epoch: int, split: str, map: float, ap: Mapping[str, float | None], draw: Callable):

@@ -371,7 +371,7 @@ def test_what_changes_on_a_resume_is_listed_and_kept(tmp_path, capsys):
     Logger(tmp_path, {}).train(40, 0, TRAINED)
     logger = Logger(tmp_path, {}, start_step=40)
     logger.resume(40, {"lr": [0.001, 0.01], "max_steps": [None, 80]})
-    assert capsys.readouterr().out == "changed: --lr=0.01 (was 0.001) --max-steps=80 (was )\n"
+    assert capsys.readouterr().out == "changed: --lr=0.01 (was 0.001), --max-steps=80 (was none)\n"
     logger.train(80, 0, TRAINED)
     logger.close()
     assert [line["kind"] for line in lines(tmp_path)] == ["train", "resume", "train"]
