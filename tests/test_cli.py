@@ -159,7 +159,7 @@ def test_the_detector_of_another_program(trained, script):
 def test_fine_tuning_for_other_classes(trained, script):
     words = ["train.py", "train", "--env=fine", *OPTIONS, f"--load-path={trained}", "--classes=box,bar"]
     text = script(*words)
-    assert text.startswith("error: net.pth has 2 classes bar, box, the data have 2: box, bar; --reset-head")
+    assert text.startswith("error: net.pth has 2 classes, bar, box, the data have 2, box, bar: --reset-head")
     assert not Path("runs/fine").exists()
     script(*words, "--reset-head", "--max-steps=1", "--seed=1")
     tuned, start = load_checkpoint("runs/fine/last.pth"), load_checkpoint(trained)

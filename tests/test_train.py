@@ -184,7 +184,7 @@ def test_a_checkpoint_to_start_from(ours, tiny_model, capsys):
 
 @pytest.mark.parametrize("classes", [("ant", "bee"), ("ant", "cow", "bee")])
 def test_other_classes_need_a_new_head(ours, tiny_model, classes):
-    with pytest.raises(CheckpointError, match=r"ours\.pth has 3 classes ant, bee, cow, the data have .*--reset-head"):
+    with pytest.raises(CheckpointError, match=r"ours\.pth has 3 classes, ant, bee, cow, the data have .*--reset-head"):
         build(classes, load_path=ours)
     net = build(classes, load_path=ours, reset_head="True")
     untrained = build(classes, pretrained="none").state_dict()
