@@ -15,7 +15,7 @@ from data.validate import DataError
 from data.voc_dataset import VOC_CLASSES
 from utils import checkpoint as ckpt
 from utils import coco_eval, distributed, metrics
-from utils.config import EvalConfig, OptionError, TrainConfig, command, restore_options
+from utils.config import EvalConfig, OptionError, command, counted, training_options
 from utils.vis import plot_recall
 
 
@@ -35,31 +35,30 @@ def main(config):
         net = model.restore(checkpoint)
     net.to(device)
     n_image = min(len(dataset), config.limit or len(dataset))
-    print(f"{dataset.root}, split {dataset.split}: {n_image} images", *dataset.notes, sep="\n")
+    print(f"{dataset.root}, split {dataset.split}: {counted(n_image, 'image')}", *dataset.notes, sep="\n")
     if config.proposals:
         results = coco_eval.evaluate_proposals(net, dataset, dtype, config.num_workers, config.limit)
-        plot_recall(results["recall"], coco_eval.COUNTS, coco_eval.IOU_THRESHS, plot)
-        print(f"{coco_eval.format_recall(results)}\ndrawn in {plot}")
+        table = coco_eval.format_recall(results)
     else:
         options = metrics.predict_options(config, net)
         evaluation = metrics.evaluate(net, dataset, config.metric, dtype, config.num_workers, config.limit, **options)
-        print(f"{metrics.format_heading(config.metric, dtype, **options)}\n{metrics.format_results(evaluation)}")
+        table = f"{metrics.format_heading(config.metric, dtype, **options)}\n{metrics.format_results(evaluation)}"
         results = {"metric": config.metric, "precision": "bf16" if dtype else "fp32"} | options | evaluation._asdict()
     if config.json_path:
         about = {"checkpoint": config.load_path, "step": checkpoint["step"], "data": str(dataset.root)}
         about |= {"preprocessing": checkpoint["preprocessing"], "split": dataset.split, "n_image": n_image}
         ckpt.write_text(config.json_path, json.dumps(about | results, indent=1, ensure_ascii=False))
+    print(table)
+    if config.proposals:
+        plot_recall(results["recall"], coco_eval.COUNTS, coco_eval.IOU_THRESHS, plot)
+        print(f"drawn in {plot}")
+    if config.json_path:
         print(f"written to {config.json_path}")
 
 
 def build_dataset(config, checkpoint):
     """Read the split to evaluate on; options that are not given are those of the training."""
-    trained = restore_options(TrainConfig, checkpoint["config"])
-    given = config.model_dump(include={"data", "voc_data_dir", "invalid_boxes"}, exclude_none=True)
-    given["download"] = trained["download"] and not config.voc_data_dir
-    if config.voc_data_dir and not config.data:
-        given["data"] = "voc"
-    options = TrainConfig(**(trained | given | {"eval_split": config.split or trained["eval_split"]}))
+    options = training_options(config, checkpoint)
     classes = ckpt.resolve_class_names(checkpoint, data.read_class_names(config.classes), VOC_CLASSES)
     (dataset,) = data.build(options.data, options, (options.eval_split,), classes)
     return dataset

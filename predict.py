@@ -1,4 +1,7 @@
-"""Detect objects in images: `python predict.py IMAGE_OR_DIRECTORY_OR_PATTERN ... --load-path=runs/voc/last.pth`."""
+"""Detect objects in images: `python predict.py IMAGE_OR_DIRECTORY_OR_PATTERN ... --load-path=runs/voc/last.pth`.
+
+With `--split=test` instead of images, those of a split of the data set.
+"""
 
 import glob
 import json
@@ -17,7 +20,7 @@ from data.validate import DataError
 from data.voc_dataset import IMAGE_SUFFIXES, VOC_CLASSES, read_image
 from utils import checkpoint as ckpt
 from utils import distributed
-from utils.config import OptionError, PredictConfig, command
+from utils.config import OptionError, PredictConfig, command, counted, training_options
 from utils.vis import contact_sheet, draw_bbox, sheet_columns, shrink
 
 SHEET, N_SHEET, SHEET_WIDTH = "contact_sheet", 16, 1600  # its name, number of images, about its width in pixels
@@ -25,54 +28,63 @@ SHEET, N_SHEET, SHEET_WIDTH = "contact_sheet", 16, 1600  # its name, number of i
 
 def main(config, *paths):
     """Detect as a `PredictConfig` says; write pictures, predictions.json and the contact sheet."""
-    images = find_images(paths)[: config.limit]
-    names = picture_names(images)
-    out = Path(config.out)
-    pictures = {(out / f"{name}.png").resolve() for name in [*names, SHEET]}
-    if replaced := pictures & {path.resolve() for path in images}:
-        raise OptionError(f"a picture would replace {replaced.pop()}: choose another directory with --out")
+    if bool(paths) == bool(config.split):
+        raise OptionError("name images, directories or patterns, or else a split of the data set with --split=NAME")
     device = distributed.pick_device(config.device)
     dtype = distributed.pick_dtype(config.precision, device)
     if config.deterministic:
         distributed.set_deterministic()
+    out, images = Path(config.out), [] if config.split else find_images(paths)[: config.limit]
     checkpoint = ckpt.open_checkpoint(config.load_path, config.preprocess)
     classes = ckpt.resolve_class_names(checkpoint, data.read_class_names(config.classes), VOC_CLASSES)
+    if config.split:
+        seen = training_options(config, checkpoint, invalid_boxes="skip", unknown_classes="ignore")
+        (dataset,) = data.build(seen.data, seen, [config.split], classes)
+        images = dataset.ids[: config.limit]
+        names, folders = [image_id.replace("/", "_") for image_id in images], {Path(dataset.root).resolve()}
+    else:
+        names, folders = picture_names(images), {path.resolve().parent for path in images}
+    if folders & {out.resolve(), *(out.resolve().parents if config.split else ())}:
+        raise OptionError(f"--out={out} is where the images are: choose another directory")
     with ckpt.checkpoint_error(config.load_path):
         net = model.restore(checkpoint)
     net.to(device)
     options = {name: getattr(config, name) for name in ("score_thresh", "nms_thresh", "max_detections")}
     ckpt.check_writable(out / "predictions.json", config.coco_json)
     rows, sheet, unreadable = [], {}, []
-    side = SHEET_WIDTH // sheet_columns(min(N_SHEET, len(images)))
-    for path, name in zip(tqdm(images, desc="predict", unit="img", dynamic_ncols=True), names, strict=True):
-        try:
-            img = read_image(path)
-        except DataError as error:
-            unreadable.append(str(error))
-            continue
-        with torch.autocast(device.type, dtype, enabled=dtype is not None):
-            bbox, label, score = (values[0] for values in net.predict([img], **options))
-        save_picture(out / f"{name}.png", draw_bbox(img, bbox, label, score, classes))
-        rows += [
-            {"image": str(path), "bbox": b.round(2).tolist(), "label": int(i), "name": classes[i], "score": float(s)}
-            for b, i, s in zip(bbox.astype(float), label, score.astype(float).round(6), strict=True)
-        ]
-        if len(sheet) < N_SHEET:
-            sheet[name] = draw_bbox(*shrink(img, bbox, side), label, score, classes)
-    ckpt.write_text(out / "predictions.json", json.dumps(rows, indent=1, ensure_ascii=False))
-    if config.coco_json:
-        ids = dict(zip(map(str, images), coco_ids(names), strict=True))
-        ckpt.write_text(config.coco_json, json.dumps(coco_results(rows, ids)))
+    height = SHEET_WIDTH // sheet_columns(min(N_SHEET, len(images))) * 3 // 4
+    try:
+        for i, name in enumerate(tqdm(names, desc="predict", unit="img", dynamic_ncols=True)):
+            try:
+                img = dataset[i].img if config.split else read_image(images[i])
+            except DataError as error:
+                unreadable.append(str(error))
+                continue
+            with torch.autocast(device.type, dtype, enabled=dtype is not None):
+                bbox, label, score = (values[0] for values in net.predict([img], **options))
+            shown = {"image": str(images[i])}
+            rows += [
+                shown | {"bbox": b.round(2).tolist(), "label": int(k), "name": classes[k], "score": float(s)}
+                for b, k, s in zip(bbox.astype(float), label, score.astype(float).round(6), strict=True)
+            ]
+            save_picture(out / f"{name}.png", draw_bbox(img, bbox, label, score, classes))
+            if len(sheet) < N_SHEET:
+                sheet[name] = draw_bbox(*shrink(img, bbox, height), label, score, classes)
+    finally:  # also after an interruption
+        ckpt.write_text(out / "predictions.json", json.dumps(rows, indent=1, ensure_ascii=False))
+        if config.coco_json:
+            ids = dict(zip(map(str, images), coco_ids(names), strict=True))
+            ckpt.write_text(config.coco_json, json.dumps(coco_results(rows, ids)))
     if sheet:
         save_picture(out / f"{SHEET}.png", contact_sheet(list(sheet.values()), list(sheet)))
-        print(
-            f"{len(rows)} objects in {len(images) - len(unreadable)} images, written to {out}: NAME.png, {SHEET}.png, "
-            "predictions.json (boxes are [y_min, x_min, y_max, x_max])"
-        )
+        found = f"{counted(len(rows), 'object')} in {counted(len(images) - len(unreadable), 'image')}"
+        files = f"NAME.png, {SHEET}.png, predictions.json (boxes are [y_min, x_min, y_max, x_max])"
+        print(f"{found}, written to {out}: {files}")
         if not rows:
             print(f"nothing has a score above {config.score_thresh:g}: try a lower --score-thresh")
     if unreadable:
-        raise DataError("\n".join([f"{len(unreadable)} of {len(images)} images cannot be read:", *unreadable]))
+        title = f"{len(unreadable)} of {counted(len(images), 'image')} cannot be read:"
+        raise DataError("\n".join([title, *unreadable]))
 
 
 def find_images(paths):
@@ -80,8 +92,6 @@ def find_images(paths):
 
     A pattern may hold *, ?, [abc], and ** for directories at any depth.
     """
-    if not paths:
-        raise OptionError("name at least one image, directory or pattern: python predict.py IMAGE --load-path=FILE")
     found = []
     for path in map(Path, paths):
         if path.is_file():

@@ -6,8 +6,10 @@ This script wires options, data, model, trainer and logger; the training itself 
 import inspect
 import json
 import math
+import shlex
 import shutil
 import signal
+from functools import partial
 from pathlib import Path
 
 import fire
@@ -25,10 +27,9 @@ from data.validate import DataError, check_objects
 from model.utils.anchor_target_creator import AnchorTargetCreator
 from model.utils.proposal_target_creator import ProposalTargetCreator
 from trainer import FasterRCNNTrainer, build_optimizer, set_lr
-from utils.config import OptionError, TrainConfig, command
-from utils.logger import Logger, MetricLogger
-from utils.metrics import evaluate, format_heading, format_results, predict_options, worker_count
-from utils.vis import comparison
+from utils.config import OptionError, TrainConfig, command, counted
+from utils.logger import Logger, MetricLogger, read_log
+from utils.metrics import draw_detections, evaluate, format_heading, format_results, predict_options, worker_count
 
 PICTURE_SCORE, N_PICTURE = 0.5, 6  # lowest score, and number of images, of the pictures drawn after an evaluation
 
@@ -43,6 +44,7 @@ def main(config):
     if config.deterministic:
         dist.set_deterministic()
     ckpt.check_run_folder(folder, config.resume, config.overwrite)
+    changed = ckpt.changed_options(config, model.defaults)
     dist.init_distributed(device)
     with dist.main_process_first():  # it downloads or generates what is missing
         train_set, eval_set = build_datasets(config)
@@ -50,11 +52,16 @@ def main(config):
     trainer = build_trainer(config, net.to(device))
     run = {"build": build_kwargs, "config": config.model_dump(), "class_names": list(train_set.classes)}
     run |= {"ids": train_set.ids, "processes": dist.world_size()}
+    run["split_ids"] = {split.split: split.ids for split in (train_set, eval_set)}
     step = ckpt.resume_training(folder / "last.pth", net, trainer.optimizer, run) if config.resume else 0
-    dist.barrier()  # every process has read the folder
-    logger = build_logger(config, folder, step, device) if dist.rank() == 0 else None
     epoch_steps = math.ceil(len(train_set) / (config.batch_size * dist.world_size()))
     n_step = min(config.epoch * epoch_steps, config.max_steps or math.inf)
+    finished = step >= n_step and any(r["kind"] == "eval" for r in read_log(folder / "log.jsonl", step, step))
+    dist.barrier()  # every process has read the folder
+    if finished:
+        print(f"{folder}: already finished at step {step}, nothing is changed: --epoch or --max-steps continue it")
+        return dist.destroy()
+    logger = build_logger(config, folder, step, device, changed) if dist.rank() == 0 else None
     print(f"{folder}: steps {step} to {n_step} on {device}, {'bf16' if trainer.dtype else 'fp32'}")
     interrupted = False
     while not interrupted:
@@ -73,14 +80,13 @@ def main(config):
     dist.destroy()
     if interrupted:
         raise SystemExit(128 + (stop or [signal.SIGTERM])[0])  # SIGTERM if only another process received a signal
-    print(f"written to {folder}\nnext: python eval.py --load-path={folder}/last.pth")
+    load_path = shlex.quote(f"{folder}/last.pth")
+    print(f"written to {folder}\nnext: python eval.py --load-path={load_path}")
 
 
 def train_one_epoch(config, trainer, dataset, batches, epoch, step, logger, stop):
     """Train on `batches`, lists of image indices with one per optimizer step; return the global step."""
-    local_batches = [
-        batch[dist.rank() :: dist.world_size()] for batch in batches
-    ]  # may be empty in the last step of an epoch
+    local_batches = [batch[dist.rank() :: dist.world_size()] for batch in batches]  # one may be empty at the end
     dataset = TrainDataset(dataset, config.seed, epoch, config.flip_prob)
     workers = {"num_workers": worker_count(config.num_workers, trainer.model.device)}
     workers |= {"worker_init_fn": dist.ignore_signals, "generator": torch.Generator()}  # the global one is for dropout
@@ -145,14 +151,11 @@ def evaluate_and_save_best(config, trainer, dataset, logger, run, epoch, step):
     evaluation = evaluate(net, dataset, "voc07", dtype, config.num_workers, **options)
     if logger is None:
         return
-    if (evaluation.map or 0) > max(
-        (record["map"] or 0 for record in logger.records if record["kind"] == "eval"), default=-1
-    ):
+    best = max((record["map"] or 0 for record in logger.records if record["kind"] == "eval"), default=-1)
+    if (evaluation.map or 0) > best:
         ckpt.save_checkpoint(logger.folder / "best.pth", snapshot(trainer, run, epoch, step) | {"map": evaluation.map})
-    samples = [dataset[i] for i in range(0, len(dataset), math.ceil(len(dataset) / N_PICTURE))]
-    with torch.autocast(net.device.type, dtype, enabled=dtype is not None):
-        detections = net.predict([sample.img for sample in samples], **options | {"score_thresh": PICTURE_SCORE})
-    logger.eval(step, epoch, evaluation.map, evaluation.ap, comparison(samples, detections, dataset.classes))
+    draw = partial(draw_detections, net, dataset, N_PICTURE, dtype, **options | {"score_thresh": PICTURE_SCORE})
+    logger.eval(step, epoch, dataset.split, evaluation.map, evaluation.ap, draw)
     print(f"epoch {epoch + 1}, step {step}\n{format_heading('voc07', dtype, **options)}\n{format_results(evaluation)}")
 
 
@@ -177,7 +180,8 @@ def build_datasets(config):
     train_set, eval_set = data.build(config.data, config, (config.train_split, config.eval_split), classes)
     train_set = train_set if config.use_difficult else train_set.without_difficult()
     check_objects(train_set)
-    counts = f"{len(train_set)} images to train on, {len(eval_set)} to evaluate on, {len(train_set.classes)} classes"
+    counts = f"{counted(len(train_set), 'image')} to train on, {len(eval_set)} to evaluate on, "
+    counts += counted(len(train_set.classes), "class")
     print(f"{train_set.root}: {counts}: {', '.join(train_set.classes)}", *train_set.notes, sep="\n")
     return train_set, eval_set
 
@@ -225,8 +229,11 @@ def build_trainer(config, net):
     return FasterRCNNTrainer(net, optimizer, anchor_targets, roi_targets, config.rpn_sigma, config.roi_sigma, dtype)
 
 
-def build_logger(config, folder, step, device):
-    """Create the folder of the run with config.json and environment.json; return its `Logger`."""
+def build_logger(config, folder, step, device, changed=None):
+    """Create the folder of the run with config.json and environment.json; return its `Logger`.
+
+    `changed`: options that a resumed run changes, name -> [before, now], are listed and logged.
+    """
     if config.overwrite and not config.resume:
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
@@ -235,9 +242,12 @@ def build_logger(config, folder, step, device):
     ckpt.write_text(folder / "config.json", json.dumps(config.model_dump(), indent=1))
     ckpt.write_text(folder / "environment.json", json.dumps(ckpt.describe_environment(device), indent=1))
     visdom_port = config.visdom_port if config.visdom == "auto" else None
-    return Logger(folder, config.model_dump(), visdom_port, config.tensorboard, step)
+    logger = Logger(folder, config.model_dump(), visdom_port, config.tensorboard, step)
+    if changed:
+        logger.resume(step, changed)
+    return logger
 
 
 if __name__ == "__main__":
     errors = (DataError, ckpt.CheckpointError, model.WeightsError, TrainingError)
-    fire.Fire({"train": command(TrainConfig, main, errors, stored=ckpt.stored_options, defaults=model.defaults)})
+    fire.Fire(command(TrainConfig, main, errors, word="train", stored=ckpt.stored_options, defaults=model.defaults))

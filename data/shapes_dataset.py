@@ -268,6 +268,7 @@ def make_shapes(root: str | Path, n_trainval: int = 240, n_test: int = 60, seed:
             names = [f"{split}_{index:04d}" for index in range(count)]
             for index, name in enumerate(names):
                 _write(folder, name, np.random.default_rng([seed, number, index]))
-            (folder / "ImageSets" / "Main" / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
+            text = "".join(f"{name}\n" for name in names)
+            (folder / "ImageSets" / "Main" / f"{split}.txt").write_text(text, encoding="utf-8")
         folder.rename(final)
     return final

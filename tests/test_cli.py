@@ -210,7 +210,11 @@ def test_help_lists_every_option(script):
         ("train.py", ["--env=b", "--resume"], "--resume: runs/b lacks config.json or last.pth: start again with"),
         ("eval.py", ["--load-path=voc/Annotations/val00000.xml"], "val00000.xml .* is damaged or not a checkpoint"),
         ("eval.py", ["--load-path=net.pth", "--data=coc"], "--data=coc: data/coc_dataset.py does not exist"),
-        ("predict.py", ["--load-path=net.pth"], "name at least one image, directory or pattern"),
+        (
+            "predict.py",
+            ["--load-path=net.pth"],
+            "name images, directories or patterns, or else a split of the data set with --split",
+        ),
     ],
 )
 def test_a_refusal_is_one_sentence_and_writes_nothing(trained, script, name, words, message):

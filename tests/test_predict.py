@@ -1,9 +1,11 @@
 """predict.py: which images, what their pictures are called, COCO's format, images that cannot be read."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
+import fixtures
 import numpy as np
 import pytest
 import torch
@@ -51,8 +53,6 @@ def test_patterns_match_images(tmp_path, pattern, found):
 def test_missing_images_are_named(tmp_path):
     touch(tmp_path, "a.png", "note.txt")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(OptionError, match="name at least one image"):
-        find_images([])
     with pytest.raises(DataError, match=r"empty contains no image \(\.jpg, \.jpeg, "):
         find_images([tmp_path / "a.png", tmp_path / "empty"])
     for name in ("no.png", "n*"):
@@ -144,6 +144,7 @@ def folder(tmp_path, monkeypatch, net):
 
 
 def config(**options):
+    options = {"out": "predictions"} | options
     return PredictConfig(load_path="net.pth", device="cpu", precision="fp32", **options)
 
 
@@ -190,7 +191,7 @@ def test_unreadable_images_are_named_at_the_end(folder, capsys):
     assert written == ["7.png", "b.png", "contact_sheet.png", "predictions.json"]
     assert "2 objects in 2 images" in capsys.readouterr().out
     shutil.rmtree(folder / "predictions")
-    with pytest.raises(DataError, match="1 of 1 images"):
+    with pytest.raises(DataError, match="1 of 1 image cannot"):
         main(config(), "photos/a.jpg")
     assert capsys.readouterr().out == ""  # no picture, and no hint about scores
     assert [path.name for path in (folder / "predictions").iterdir()] == ["predictions.json"]
@@ -205,7 +206,7 @@ def test_the_sheet_has_the_first_16_in_small(folder, monkeypatch):
     main(config(), "photos")
     ((imgs, titles),) = sheets
     assert titles == ["7", "b", *(f"x{i:02d}" for i in range(14))]
-    assert {img.shape for img in imgs} == {(40, 80, 3), (200, 300, 3), (267, 400, 3)}  # four of 400 pixels in a row
+    assert {img.shape for img in imgs} == {(40, 80, 3), (200, 300, 3), (300, 450, 3)}  # four of 400 x 300 in a row
     with Image.open(folder / "predictions/x05.png") as picture:
         assert picture.size == (3000, 2000)
 
@@ -215,9 +216,63 @@ def test_limit_takes_the_first(folder):
     assert [row["image"] for row in json.loads(Path("predictions/predictions.json").read_text())] == ["photos/7.png"]
 
 
+def test_outputs_are_below_runs_and_not_read_again(folder):
+    assert PredictConfig(load_path="a").out == "runs/predictions"
+    for _ in range(2):
+        main(config(out="photos/found"), "photos")
+    assert len(json.loads(Path("photos/found/predictions.json").read_text())) == 2
+    with pytest.raises(OptionError, match="--out=photos/found is where the images are"):
+        main(config(out="photos/found"), "photos/**")
+
+
+def test_what_was_found_is_written_when_it_is_interrupted(folder, monkeypatch):
+    calls = []
+    monkeypatch.setattr(predict, "save_picture", lambda *args: calls.append(args) or (len(calls) > 1 and interrupt()))
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        main(config(coco_json="coco.json"), "photos")
+    assert len(json.loads(Path("predictions/predictions.json").read_text())) == 2
+    assert len(json.loads(Path("coco.json").read_text())) == 2
+
+
+def test_a_file_name_that_is_not_utf_8(folder):
+    name = os.fsdecode(b"photos/f\xe9.png")
+    shutil.copy(folder / "photos/7.png", name)
+    main(config(), "photos")
+    rows = json.loads(Path("predictions/predictions.json").read_text(encoding="utf-8"))
+    assert [row["image"] for row in rows] == ["photos/7.png", "photos/b.jpg", name]
+    assert os.path.exists(os.fsdecode(b"predictions/f\xe9.png"))
+
+
+@pytest.mark.parametrize(("paths", "options"), [((), {}), (("photos",), {"split": "val"})])
+def test_images_or_a_split(folder, paths, options):
+    with pytest.raises(OptionError, match="name images, directories or patterns, or else a split of the data set"):
+        main(config(**options), *paths)
+
+
+def test_a_split_of_the_data_set(folder, monkeypatch):
+    fixtures.write_voc(folder / "voc", {"train": 1, "val": 2})
+    checkpoint = {"build": {"n_fg_class": 2}, "class_names": ["cat", "dog"], "config": {"voc_data_dir": "voc"}}
+    monkeypatch.setattr(predict.ckpt, "open_checkpoint", lambda *args: checkpoint)
+    main(config(split="val"))  # classes of the data do not matter
+    rows = json.loads(Path("predictions/predictions.json").read_text())
+    assert [row["image"] for row in rows] == ["val00000", "val00001"]
+    names = ["contact_sheet.png", "predictions.json", "val00000.png", "val00001.png"]
+    assert sorted(path.name for path in Path("predictions").iterdir()) == names
+    shutil.move("voc", "other")
+    main(config(split="train", voc_data_dir="other", out="more"))
+    assert Path("more/train00000.png").exists()
+    for out in ("other", "other/JPEGImages"):
+        with pytest.raises(OptionError, match="is where the images are"):
+            main(config(split="train", voc_data_dir="other", out=out))
+
+
 def test_no_image_is_replaced(folder):
     before = (folder / "photos/7.png").read_bytes()
-    with pytest.raises(OptionError, match=r"would replace .*/photos/7\.png: choose another directory with --out"):
+    with pytest.raises(OptionError, match=r"^--out=photos/\.\./photos is where the images are: choose another direct"):
         main(config(out="photos/../photos"), "photos/7.png")
     assert (folder / "photos/7.png").read_bytes() == before
 

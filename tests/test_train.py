@@ -23,7 +23,14 @@ from data import Sample
 from data.validate import DataError
 from model.utils.preprocess import CAFFE, TORCHVISION
 from trainer import FasterRCNNTrainer, Losses, Stats
-from utils.checkpoint import CheckpointError, check_run_folder, load_checkpoint, save_checkpoint, stored_options
+from utils.checkpoint import (
+    CheckpointError,
+    changed_options,
+    check_run_folder,
+    load_checkpoint,
+    save_checkpoint,
+    stored_options,
+)
 from utils.config import OptionError, TrainConfig, parse_options
 
 
@@ -294,6 +301,7 @@ def test_log_has_a_line_per_interval_and_one_per_evaluation(calm):
 def test_what_a_checkpoint_holds(calm):
     last, best = (torch.load(calm / name, weights_only=True) for name in ("last.pth", "best.pth"))
     keys = {"format", "model", "build", "class_names", "preprocessing", "config", "epoch", "step", "ids", "processes"}
+    keys |= {"split_ids"}
     assert last.keys() == keys | {"optimizer", "rng"}
     assert best.keys() == keys | {"map"}
     assert (last["epoch"], last["step"], last["class_names"]) == (1, 12, ["bar", "box"])
@@ -313,7 +321,7 @@ def test_same_seed_same_run_with_any_number_of_workers(calm, run):
     assert not torch.equal(other["rpn.conv.weight"], first["rpn.conv.weight"])
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_saves_within_an_epoch_and_resuming_changes_nothing(calm, run, on_step, capfd, number, code):
     def prepare():
         os.setpgrp()
@@ -354,6 +362,35 @@ def test_an_evaluation_in_the_log_is_not_repeated(calm, run, monkeypatch):
     monkeypatch.setattr(train, "evaluate", None)
     run(resume="True")  # at its end already
     assert not differences(calm, run.folder)
+
+
+def test_a_finished_run_stays_as_it_is(calm, run, capsys):
+    shutil.copytree(calm, run.folder)
+    before = {path: path.read_bytes() for path in run.folder.glob("*.*")}
+    run(resume="True", lr="0.25")
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "runs/a: already finished at step 12, nothing is changed: --epoch or --max-steps continue it"
+    assert {path: path.read_bytes() for path in run.folder.glob("*.*")} == before
+
+
+def test_what_a_resumed_run_changes_is_listed_logged_and_stored(calm, run, capsys):
+    shutil.copytree(calm, run.folder)
+    run(resume="True", lr="0.25", max_steps="13", epoch="3")
+    printed = capsys.readouterr().out
+    assert "\nchanged: --epoch=3 (was 2) --max-steps=13 (was ) --lr=0.25 (was 0.001)\n" in printed
+    (record,) = [line for line in log(run.folder) if line["kind"] == "resume"]
+    assert record["changed"] == {"epoch": [2, 3], "max_steps": [None, 13], "lr": [0.001, 0.25]}
+    assert json.loads((run.folder / "config.json").read_text())["lr"] == 0.25
+    assert load_checkpoint(run.folder / "last.pth")["step"] == 13
+
+
+def test_no_picture_ends_a_training(calm, run, monkeypatch, capsys):
+    monkeypatch.setattr("utils.metrics.comparison", lambda *args: 1 / 0)
+    monkeypatch.setattr("utils.logger.plot_curves", lambda *args: 1 / 0)
+    run()
+    assert capsys.readouterr().out.count("failed (ZeroDivisionError") == 2  # once each
+    assert not differences(calm, run.folder)
+    assert not list((run.folder / "pictures").iterdir())
 
 
 def test_killed_three_times_a_run_ends_as_if_undisturbed(calm, place):
@@ -441,7 +478,7 @@ def test_two_processes_are_one_with_twice_the_batch(place, run, two, on_step):
     [
         (
             {"ids": ["train00000"]},
-            r"the training images differ \(1 images in the checkpoint, 6 images in this run\): resume",
+            r"the training images differ \(1 image, e\.g\. .* in the checkpoint, 6 images, e\.g\. .* in this run\): resume",
         ),
         (
             {"class_names": ["box", "bar"]},
@@ -548,6 +585,27 @@ def test_resuming_takes_the_options_of_the_run(earlier_run):
     assert parse_options(TrainConfig, texts, stored, model.defaults).lr == 1
 
 
+def resumed(env, texts):
+    """The options of a resumed run."""
+    texts = {"env": env, "resume": "True"} | texts
+    return parse_options(TrainConfig, texts, stored_options(texts), model.defaults)
+
+
+def test_what_resuming_changes(earlier_run):
+    texts = {"lr": "1", "load_path": "a.pth", "max_steps": "7", "num_workers": "2", "lr_decay": "0.1"}
+    changed = {"lr": [0.5, 1], "max_steps": [None, 7]}
+    assert changed_options(resumed("old", texts), model.defaults) == changed
+    assert changed_options(resumed("old", {}), model.defaults) == {}
+    assert changed_options(make_config(env="old", lr="1"), model.defaults) == {}
+
+
+def test_a_path_may_be_given_again_with_a_tilde(earlier_run, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ann")
+    path = earlier_run / "config.json"
+    path.write_text(path.read_text().replace("a.pth", "/home/ann/a.pth"))
+    assert changed_options(resumed("old", {"load_path": "~/a.pth"}), model.defaults) == {}
+
+
 @pytest.mark.parametrize(
     ("name", "text", "was"),
     [
@@ -562,7 +620,7 @@ def test_what_resuming_cannot_change(earlier_run, name, text, was):
     with pytest.raises(
         OptionError, match=f"={text}: the run was started with {was}, which cannot change; start another run"
     ):
-        stored_options({"env": "old", "resume": "True", name: text})
+        changed_options(resumed("old", {name: text}), model.defaults)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ import model
 from data import Sample
 from trainer import FasterRCNNTrainer, build_optimizer
 from utils.checkpoint import check_writable, describe_environment, write_text
-from utils.config import Config, Count, OptionError, Precision, command, option
+from utils.config import Config, Count, OptionError, PathText, Precision, command, option
 from utils.distributed import pick_device, pick_dtype
 
 N_CLASS, WIDTH, N_FROZEN, LR = 20, 4096, 4, 1e-3  # classes of VOC; width of fc6 and fc7; conv1_1 to conv2_2
@@ -37,13 +37,16 @@ N_WARM_UP = 4  # rounds until the memory that is kept between steps no longer gr
 
 
 class BenchConfig(Config):
-    """python -m tools.benchmark: Measure speed and memory, next to torchvision's detector and the bare layers."""
+    """python -m tools.benchmark: Measure speed and memory, next to torchvision's detector and the bare layers.
+
+    example: python -m tools.benchmark --size=600x800 --json=runs/benchmark.json
+    """
 
     device: str = option("auto", "Device", "auto (the GPU if there is one), cpu, cuda or cuda:N")
     precision: Precision = option("auto", "Device", "fp32, bf16, or auto: both if the hardware has instructions for it")
     size: str = option("600x800", "Image", "height x width of the image, which is not resized")
     steps: Count = option(5, "Run", f"rounds to measure, after {N_WARM_UP} to warm up")
-    json_path: str | None = option(None, "Run", "file to write the figures to", alias="json")
+    json_path: PathText | None = option(None, "Run", "file to write the figures to", alias="json")
 
 
 def build_network(size, **kwargs):
@@ -211,7 +214,7 @@ def _peak_memory(name, device, *args):
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     status = Path("/proc/self/status")  # getrusage would report the peak of the parent if that is higher
-    lines = status.read_text().splitlines() if status.exists() else []
+    lines = status.read_text(encoding="utf-8").splitlines() if status.exists() else []
     return next((int(line.split()[1]) * 1024 / 1e9 for line in lines if line.startswith("VmHWM")), None)
 
 

@@ -10,7 +10,6 @@ Shapes: N objects of all images, G of one, k anchors per cell, K anchors of an i
 
 import shlex
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 import fire
@@ -25,8 +24,8 @@ import model
 from data.validate import DataError, check_objects
 from model.utils.anchors import enumerate_shifted_anchor, generate_anchor_base
 from model.utils.bbox_tools import bbox_iou, resize_bbox
-from utils.checkpoint import replacing
-from utils.config import Count, TrainInputConfig, as_text, command, dashed, option
+from utils.config import Count, PathText, TrainInputConfig, as_text, command, dashed, option
+from utils.vis import save_figure, set_log_scale
 
 N_START = 10  # random starts of k-means, of which the best is taken
 LOOKS = (("#d62728", "s"), ("#1f77b4", "D"))  # colour and marker of each set of anchors
@@ -34,10 +33,13 @@ PLOT_THRESHS = np.linspace(0.2, 1, 161)
 
 
 class AnchorConfig(TrainInputConfig):
-    """python -m tools.fit_anchors: Compare anchors with the objects of a data set, and propose better ones."""
+    """python -m tools.fit_anchors: Compare anchors with the objects of a data set, and propose better ones.
+
+    example: python -m tools.fit_anchors --voc-data-dir=MYDATA --train-split=train
+    """
 
     k: Count | None = option(None, "Run", "anchors per cell to propose; empty: as many as are in use")
-    out: str = option("runs/anchors.png", "Run", "file for the figure")
+    out: PathText = option("runs/anchors.png", "Run", "file for the figure")
 
 
 class Fit(NamedTuple):
@@ -192,14 +194,14 @@ def plot_fits(size, fits, path):
         for iou, style, name in ((fit.in_place, "-", "in place"), (fit.by_size, "--", "by size")):
             label = f"{fit.name}, {name}: mean {iou.mean():.2f}"
             recall.plot(PLOT_THRESHS, (iou[:, None] >= PLOT_THRESHS).mean(0), style, color=color, label=label)
-    sizes.set(xscale="log", yscale="log", xlabel="width", ylabel="height", title="sizes in the resized images, pixels")
+    sizes.set(xlabel="width", ylabel="height", title="sizes in the resized images, pixels")
     recall.set(xlabel="IoU", ylabel="recall", title="best possible recall")
+    set_log_scale(sizes, "x")
+    set_log_scale(sizes, "y")
     for panel in (sizes, recall):
-        panel.legend(fontsize="small")
+        panel.legend(fontsize="small", loc="best" if panel is sizes else "lower left")
         panel.grid(alpha=0.3)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as partial:
-        figure.savefig(partial, format="png")
+    save_figure(figure, path)
 
 
 if __name__ == "__main__":

@@ -12,18 +12,21 @@ import re
 import shutil
 import subprocess
 import zipfile
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from utils.config import OptionError, TrainConfig, as_text, dashed, restore_options
+from utils.config import OptionError, TrainConfig, as_text, counted, dashed, parse_options, restore_options
 
 RUNS = Path("runs")
 # options that a resumed run keeps: they define its weights, its data or the order of its images
 FIXED_OPTIONS = ("model", "load_path", "reset_head", "pretrained", "preprocess", "seed", "classes", "train_split")
 FIXED_OPTIONS += ("batch_size", "head_width", "frozen_convs", "anchor_scales", "anchor_ratios")
+# options whose change on a resume is not worth a note: they say how a run is started and shown, not what it does
+START_OPTIONS = ("resume", "overwrite", "download", "num_workers", "visdom", "visdom_port", "tensorboard")
 FORMAT = 2
 RESUME_KEYS = ("optimizer", "rng")
 KEYS = ("model", "build", "class_names", "preprocessing", "config", "epoch", "step")
@@ -58,14 +61,14 @@ def replacing(path: str | Path):
 def write_text(path: str | Path, text: str) -> None:
     """Write `text` to `path` in UTF-8, whole or not at all."""
     with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # of file names that are not UTF-8
 
 
 def check_writable(*paths: str | Path | None) -> None:
     """Create the folders of files that a command will write; raise OSError where a file cannot be written."""
     for path in map(Path, filter(None, paths)):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as file:
+        with path.open("ab") as file:
             if file.tell() == 0:
                 path.unlink()
 
@@ -187,7 +190,7 @@ def open_checkpoint(path: str | Path, preprocess: str = "auto") -> dict:
         source = "as its file says"
     else:
         checkpoint["preprocessing"], source = "torchvision", "assumed (the other is --preprocess=caffe-rgb-mean)"
-    what = f"a detector of {checkpoint['layout']}, {checkpoint['build']['n_fg_class']} classes"
+    what = f"a detector of {checkpoint['layout']}, {counted(checkpoint['build']['n_fg_class'], 'class')}"
     print(f"{path}: {what}, preprocessing {checkpoint['preprocessing']}, {source}")
     return checkpoint
 
@@ -204,8 +207,10 @@ def resolve_class_names(checkpoint: dict, given: tuple[str, ...], default: tuple
         raise OptionError(f"the checkpoint's classes are {known}: leave out --classes={','.join(given)}, which differs")
     names = own or tuple(given) or (tuple(default) if n_class == len(default) else ())
     if len(names) != n_class:
-        there = ", ".join([f"{len(names)} names", *names])
-        raise OptionError(f"the checkpoint has {n_class} classes, but there are {there}: pass --classes=a,b,c")
+        given = ", ".join([counted(len(names), "name"), *names])
+        raise OptionError(
+            f"the checkpoint has {counted(n_class, 'class')}, but there are {given}: pass --classes=a,b,c"
+        )
     return names
 
 
@@ -224,7 +229,8 @@ def check_compatible(path: str, checkpoint: dict, classes: tuple, build_kwargs: 
     """
     old, names = checkpoint["build"], checkpoint["class_names"]
     if not reset_head and (old["n_fg_class"] != len(classes) or (names and names != list(classes))):
-        before, now = ", ".join([f"{old['n_fg_class']} classes", *names]), ", ".join([str(len(classes)), *classes])
+        before = ", ".join([counted(old["n_fg_class"], "class"), *names])
+        now = ", ".join([str(len(classes)), *classes])
         raise CheckpointError(
             f"{path} has {before}, the data have {now}: --reset-head initializes the last layers anew"
         )
@@ -259,7 +265,9 @@ def resume_training(path: str | Path, model: torch.nn.Module, optimizer: torch.o
     for name, what in (("class_names", "classes"), ("ids", "training images"), ("processes", "number of processes")):
         before, now = stored.get(name, run[name]), run[name]
         if before != now:
-            before, now = (f"{len(value)} images" if name == "ids" else value for value in (before, now))
+            if name == "ids":  # too many to show
+                k = next((i for i, pair in enumerate(zip(before, now, strict=False)) if pair[0] != pair[1]), -1)
+                before, now = (f"{counted(len(ids), 'image')}, e.g. {ids[k]}" for ids in (before, now))
             what = f"the {what} differ ({before} in the checkpoint, {now} in this run)"
             raise CheckpointError(f"{path}: {what}: resume with the same, or start another run with --load-path={path}")
     load_weights(model, stored, path)
@@ -289,14 +297,26 @@ def stored_options(texts: dict) -> dict:
     if not (path.is_file() and path.with_name("last.pth").is_file()):
         raise OptionError(f"--resume: {path.parent} lacks config.json or last.pth: start again with --overwrite")
     try:
-        stored = restore_options(TrainConfig, json.loads(path.read_text(encoding="utf-8")))
+        return restore_options(TrainConfig, json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, AttributeError) as error:
         raise OptionError(f"{path} is damaged ({error}): last.pth has the same options under 'config'") from None
-    for name in FIXED_OPTIONS:
-        if texts.get(name, as_text(stored[name])).lower() != as_text(stored[name]).lower():
-            what = f"the run was started with {as_text(stored[name]) or 'none'}, which cannot change"
-            raise OptionError(f"--{dashed(name)}={texts[name]}: {what}; start another run with --env")
-    return stored
+
+
+def changed_options(config: TrainConfig, defaults: Callable[[str, str], dict]) -> dict[str, list]:
+    """Return the options that a resumed run changes, name -> [before, now]; `defaults`: see `config.command`.
+
+    Raises:
+        OptionError: One of FIXED_OPTIONS changes.
+    """
+    stored = stored_options({"env": config.env, "resume": str(config.resume)})
+    before = parse_options(TrainConfig, {}, stored, defaults).model_dump() if stored else {}
+    changed = {name: [value, getattr(config, name)] for name, value in before.items() if name not in START_OPTIONS}
+    changed = {name: [old, new] for name, (old, new) in changed.items() if old != new}
+    for name in changed.keys() & {*FIXED_OPTIONS}:
+        old, new = map(as_text, changed[name])
+        what = f"the run was started with {old or 'none'}, which cannot change"
+        raise OptionError(f"--{dashed(name)}={new}: {what}; start another run with --env")
+    return changed
 
 
 def rng_state() -> dict:

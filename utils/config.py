@@ -4,17 +4,22 @@ A field is `option(default, topic, meaning, source)`, or `own(topic, meaning, so
 model; its type and limits say which values are valid. `--help` and docs/options.md are made from these fields.
 """
 
+import contextlib
 import difflib
+import inspect
+import os
 import re
 import signal
 import sys
+import textwrap
 import typing
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal
 
 import fire
 import pydantic
-from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt
+from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeFloat, NonNegativeInt
 
 MODEL, PRETRAINED = "vgg16", "imagenet"  # the defaults; `--help` shows the values of this model
 ORDERED = (("min_size", "max_size"), ("rpn_neg_iou", "rpn_pos_iou"), ("neg_iou_lo", "neg_iou_hi"))
@@ -25,6 +30,8 @@ WORDING = (  # from pydantic's messages to ours
     (r"a valid boolean", "True or False"),
     (r"( after validation)?, (unable|not|got) .*", ""),
 )
+SYNONYMS = {"learning_rate": "lr", "weights": "load_path", "checkpoint": "load_path", "gpu": "device", "output": "out"}
+CLASSES_OF_CHECKPOINT = "only for a checkpoint without class names: a,b,c in the order of its labels, or a file of them"
 DETECTOR = "checkpoint: ours, simple-faster-rcnn-pytorch's or chainercv's"
 
 
@@ -64,10 +71,16 @@ def _true_or_false(value):
     return {"true": True, "false": False}.get(str(value).lower(), value)
 
 
+def _expand_file(names):
+    """Expand `~` in the name of a file that stands for a list of names."""
+    return tuple(map(os.path.expanduser, names)) if len(names) == 1 else names
+
+
 Flag = Annotated[bool, Field(strict=True), BeforeValidator(_true_or_false)]
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
+PathText = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser)]  # of every path, in or out
+Names = Annotated[tuple[str, ...], BeforeValidator(_split), AfterValidator(_expand_file)]
 Times = Annotated[tuple[NonNegativeFloat, ...], BeforeValidator(_split)]
 Sides = Annotated[tuple[Annotated[float, Field(ge=0.001, le=1000)], ...], Field(min_length=1), BeforeValidator(_split)]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -115,7 +128,7 @@ class DatasetConfig(Config):
     """Options of every command that reads a data set."""
 
     data: str = option("voc", "Data", "NAME of data/NAME_dataset.py: voc (VOC layout), shapes (small, synthetic)")
-    voc_data_dir: str = option("datasets/VOCdevkit/VOC2007", "Data", "holds images, annotations and split files")
+    voc_data_dir: PathText = option("datasets/VOCdevkit/VOC2007", "Data", "holds images, annotations and split files")
     classes: Names = option((), "Data", "class names a,b,c, or a file with one per line; empty: as in the annotations")
     invalid_boxes: Literal["error", "skip"] = option(
         "error", "Data", "skip: leave out objects without a box inside the image, clip boxes far beyond its border"
@@ -147,7 +160,10 @@ class WorkerConfig(Config):
 
 
 class TrainConfig(DetectConfig, WorkerConfig, TrainInputConfig):
-    """python train.py train: Train a detector, evaluate it, and write everything to runs/ENV/."""
+    """python train.py train: Train a detector, evaluate it, and write everything to runs/ENV/.
+
+    example: python train.py train --env=mine --voc-data-dir=MYDATA --train-split=train --eval-split=val
+    """
 
     eval_split: str = option("test", "Data", "ImageSets/Main/SPLIT.txt to evaluate on", "paper 4.1")
     download: Flag = option(False, "Data", "first download VOC2007 (450 + 430 MB) into datasets/")
@@ -155,9 +171,9 @@ class TrainConfig(DetectConfig, WorkerConfig, TrainInputConfig):
     env: str = option("main", "Run", "name of the run, for its directory runs/ENV/ and its Visdom environment")
     overwrite: Flag = option(False, "Run", "delete an earlier run in runs/ENV/")
     resume: Flag = option(False, "Run", "continue from runs/ENV/last.pth")
-    load_path: str | None = option(None, "Run", f"start from the weights of this {DETECTOR}")
+    load_path: PathText | None = option(None, "Run", f"start from the weights of this {DETECTOR}")
     reset_head: Flag = option(False, "Run", "with --load-path: initialize the head's last two layers, for new classes")
-    pretrained: str = option(PRETRAINED, "Model", "weights of the backbone: imagenet, caffe, none, or a file")
+    pretrained: PathText = option(PRETRAINED, "Model", "weights of the backbone: imagenet, caffe, none, or a file")
     frozen_convs: NonNegativeInt | None = own("Model", "first convolutions that are not trained", "Fast R-CNN 4.5")
     head_width: Count | None = own(
         "Model", "width of fc6 and fc7; random weights if not the default", "VGG16", le=65536
@@ -202,14 +218,17 @@ class TrainConfig(DetectConfig, WorkerConfig, TrainInputConfig):
 
 
 class EvalConfig(DetectConfig, WorkerConfig, DatasetConfig):
-    """python eval.py: Compute the average precision of a checkpoint, class by class."""
+    """python eval.py: Compute the average precision of a checkpoint, class by class.
 
-    load_path: str = option(..., "Run", f"required; {DETECTOR}")
-    json_path: str | None = option(None, "Run", "file to write the results to", alias="json")
+    example: python eval.py --load-path=runs/mine/last.pth --split=val --json=runs/mine/eval.json
+    """
+
+    load_path: PathText = option(..., "Run", f"required; {DETECTOR}")
+    json_path: PathText | None = option(None, "Run", "file to write the results to", alias="json")
     precision: Precision = option("fp32", "Device", "fp32, bf16, or auto: bf16 if the hardware has instructions for it")
     data: str | None = option(None, "Data", "NAME of data/NAME_dataset.py; empty: as in training")
-    voc_data_dir: str | None = option(None, "Data", "directory in the VOC layout; empty: as in training")
-    classes: Names = option((), "Data", "class names, or a file with one per line, if the checkpoint has none")
+    voc_data_dir: PathText | None = option(None, "Data", "directory of the data set; not given: as in training")
+    classes: Names = option((), "Data", CLASSES_OF_CHECKPOINT)
     split: str | None = option(None, "Data", "ImageSets/Main/SPLIT.txt; empty: --eval-split of the training")
     invalid_boxes: Literal["error", "skip"] | None = option(None, "Data", "error or skip; empty: as in training")
     invalid_images: Literal["error", "skip"] | None = option(None, "Data", "error or skip; empty: as in training")
@@ -220,17 +239,23 @@ class EvalConfig(DetectConfig, WorkerConfig, DatasetConfig):
         "voc07", "Metric", "voc07: 11 points, IoU 0.5; voc: area, IoU 0.5; coco: pycocotools' mean over IoU 0.5 to 0.95"
     )
     proposals: Flag = option(False, "Metric", "compute the recall of the RPN's proposals instead")
-    plot: str | None = option(None, "Metric", "with --proposals: file for the figure; empty: beside the checkpoint")
+    plot: PathText | None = option(None, "Metric", "with --proposals: file for the figure, else beside the checkpoint")
 
 
 class PredictConfig(DetectConfig):
-    """python predict.py IMAGE_OR_DIRECTORY_OR_PATTERN ...: Detect objects, draw and list their boxes."""
+    """python predict.py IMAGE_OR_DIRECTORY_OR_PATTERN ...: Detect objects, draw and list their boxes.
 
-    load_path: str = option(..., "Run", f"required; {DETECTOR}")
-    out: str = option("predictions", "Run", "directory for NAME.png, contact_sheet.png and predictions.json")
-    coco_json: str | None = option(None, "Run", "file for results in COCO's format; category_id is label + 1")
+    example: python predict.py photos/ --load-path=runs/mine/last.pth --out=runs/mine/predictions
+    """
+
+    load_path: PathText = option(..., "Run", f"required; {DETECTOR}")
+    out: PathText = option("runs/predictions", "Run", "directory for NAME.png, contact_sheet.png and predictions.json")
+    coco_json: PathText | None = option(None, "Run", "file for results in COCO's format; category_id is label + 1")
+    data: str | None = option(None, "Data", "NAME of data/NAME_dataset.py; empty: as in training")
+    voc_data_dir: PathText | None = option(None, "Data", "directory of the data set; not given: as in training")
+    split: str | None = option(None, "Data", "split of the data set to detect on, instead of images that are named")
     limit: Count | None = option(None, "Run", "process only this number of first images")
-    classes: Names = option((), "Run", "class names, or a file with one per line, if the checkpoint has none")
+    classes: Names = option((), "Run", CLASSES_OF_CHECKPOINT)
     score_thresh: Share = option(0.7, "Detection", "drop detections with a lower score")
 
 
@@ -253,14 +278,17 @@ def parse_options(
         OptionError: an option is unknown (the message names the nearest), invalid or missing.
     """
     fields = {field.alias or name: field for name, field in config_class.model_fields.items()}
-    for name in texts:
-        if name not in fields:
-            near = difflib.get_close_matches(name, fields, 1, cutoff=0)[0]
-            raise OptionError(f"there is no option --{dashed(name)}: did you mean --{dashed(near)}? --help lists all")
     values = dict(stored or {})
     for name, text in texts.items():
-        nullable = type(None) in typing.get_args(fields[name].annotation)
-        values[name] = None if nullable and text in ("", "None") else text
+        if name not in fields:
+            near = [SYNONYMS.get(name), *difflib.get_close_matches(name, fields, 1)]
+            hint = next((f"did you mean --{dashed(other)}? " for other in near if other in fields), "")
+            raise OptionError(f"there is no option --{dashed(name)}: {hint}--help lists all")
+        field, kinds = fields[name], typing.get_args(fields[name].annotation)
+        path = PathText in kinds or PathText.__metadata__[1] in field.metadata
+        if (text == "True" and field.annotation is not bool) or (text == "" and path):  # fire reads --out as True
+            raise OptionError(f"--{dashed(name)} needs a value: write --{dashed(name)}=VALUE")
+        values[name] = None if type(None) in kinds and text in ("", "None") else text
     if defaults and "model" in fields:
         name, pretrained = values.get("model", MODEL), values.get("pretrained", PRETRAINED)
         try:
@@ -285,6 +313,22 @@ def restore_options(config_class: type[Config], stored: Values) -> Values:
     return _validate(config_class, known).model_dump()
 
 
+def training_options(config: Config, checkpoint: Values, **values: Any) -> TrainConfig:
+    """Return the options with which a command reads the data set of a checkpoint.
+
+    They are those of the training, unless `config` gives others; its `split` is `eval_split`. `split_ids` are the ids
+    of splits that the training drew. `values` replace options without being checked.
+    """
+    trained = restore_options(TrainConfig, checkpoint["config"])
+    given = config.model_dump(include=DatasetConfig.model_fields.keys() - {"classes"}, exclude_none=True)
+    if "voc_data_dir" in given:
+        given = {"data": "voc", "download": False} | given
+    elif "split_ids" in checkpoint:
+        values["split_ids"] = checkpoint["split_ids"]
+    options = TrainConfig(**trained | given | {"eval_split": config.split or trained["eval_split"]})
+    return options.model_copy(update=values)
+
+
 def _validate(config_class, values):
     try:
         return config_class(**values)
@@ -306,17 +350,59 @@ def help_text(config_class: type[Config], model_values: Values | None = None) ->
 
     `model_values` are shown for options declared by `own`.
     """
-    usage, _, purpose = config_class.__doc__.partition(": ")
+    usage, purpose, example = _describe(config_class)
     topics, note = {}, ""
     for name, field in config_class.model_fields.items():
         default = None if field.is_required() else field.default
         if model_values and "own" in field.json_schema_extra:
             default, note = model_values.get(name), f"\nDefaults that belong to the model are those of --model={MODEL}."
         source = f" ({field.json_schema_extra['source']})" if field.json_schema_extra["source"] else ""
+        text = textwrap.fill(field.description + source, 92, break_long_words=False, break_on_hyphens=False)
         lines = topics.setdefault(field.json_schema_extra["topic"], [])
-        lines.append(f"  --{dashed(field.alias or name)}={as_text(default)}\n        {field.description}{source}")
+        lines.append(f"  --{dashed(field.alias or name)}={as_text(default)}\n{textwrap.indent(text, ' ' * 8)}")
     blocks = ["\n".join([topic, *lines]) for topic, lines in topics.items()]
-    return "\n\n".join([f"usage: {usage} [--OPTION=VALUE ...]\n{purpose}{note}", *blocks])
+    head = f"usage: {usage} [--OPTION=VALUE ...]\n{example}\n{purpose}{note}".replace("\n\n", "\n")
+    return "\n\n".join([head, *blocks])
+
+
+def _describe(config_class):
+    """Return usage, purpose and example from the docstring of an options class and its required options."""
+    usage, _, text = inspect.cleandoc(config_class.__doc__).partition(": ")
+    required = [f" --{dashed(name)}=FILE" for name, field in config_class.model_fields.items() if field.is_required()]
+    return usage + "".join(required), *text.partition("\n\n")[::2]
+
+
+class _Output:
+    """A text stream that escapes what its encoding lacks, and drops what is written once it is closed or full."""
+
+    def __init__(self, stream):
+        self._stream = stream or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+    def __getattr__(self, name):
+        value = getattr(self._stream, name)
+        return (lambda *args: self._try(value, *args)) if name in ("write", "flush") else value
+
+    def _try(self, call, *args):
+        try:
+            return call(*args)
+        except OSError:  # from here on nothing is written, also by Python at its end
+            with contextlib.suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+
+@contextlib.contextmanager
+def lasting_output() -> Iterator[None]:
+    """Print so that no terminal, pipe or encoding ends the block; from here on, warnings are one line."""
+    warnings.formatwarning = lambda text, *_, **__: f"warning: {text}\n"
+    out, err = _Output(sys.stdout), _Output(sys.stderr)
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            yield
+        finally:
+            out.flush()
+            err.flush()
 
 
 def command(
@@ -324,6 +410,7 @@ def command(
     main: Callable[..., None],
     errors: tuple[type[Exception], ...] = (),
     positional: bool = False,
+    word: str = "",
     stored: Callable[[Values], Values] | None = None,
     defaults: Defaults = None,
 ) -> Callable[..., None]:
@@ -332,10 +419,11 @@ def command(
     fire reports unknown options only after the call; this function takes all of them and checks them first.
 
     Args:
-        config_class: class of the config; its docstring is 'command line: purpose'.
+        config_class: class of the config; its docstring is 'command line: purpose', a blank line, 'example: ...'.
         main: called with the config, then with the positional arguments.
         errors: exceptions that are reported as one line with exit code 1, without a stack trace.
         positional: whether positional arguments are allowed.
+        word: word that must come first, as `train` in `python train.py train`.
         stored: texts of the given options -> values of others, e.g. of a run that is resumed.
         defaults: (model, pretrained) -> name -> the model's own value. They replace None in a class with an option
             `model`; `--help` of every class shows them.
@@ -343,10 +431,18 @@ def command(
 
     @fire.decorators.SetParseFn(str)
     def call(*words, **texts):
+        with lasting_output():
+            run(list(words), texts)
+
+    def run(words, texts):
         if {"h", "help"} & texts.keys():
             print(help_text(config_class, defaults(MODEL, PRETRAINED) if defaults else None))
             return
         try:
+            if word and words[:1] != [word]:
+                usage, _, example = _describe(config_class)
+                raise OptionError(f"write {usage} --OPTION=VALUE ...\n{example}\n{usage} --help lists all options")
+            words = [os.path.expanduser(path) for path in words[bool(word) :]]
             if words and not positional:
                 raise OptionError(f"{words[0]!r} is not an option: write --name=value; --help lists all options")
             main(parse_options(config_class, texts, stored(texts) if stored else None, defaults), *words)
@@ -366,6 +462,11 @@ def as_text(value: Any) -> str:
     if value is None:
         return ""
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def counted(number: int, noun: str) -> str:
+    """Return '1 class' or '2 classes'."""
+    return f"{number} {noun}" + ("" if number == 1 else "es" if noun.endswith("s") else "s")
 
 
 def dashed(name: str) -> str:

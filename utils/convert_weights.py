@@ -41,12 +41,12 @@ def convert_detector(state: dict) -> dict:
         ValueError: The names are not those of a known detector.
         KeyError: The last layers are missing.
     """
-    tensors = _without_prefix(state["model"] if isinstance(state.get("model"), dict) else state)
+    tensors = _tensors(state)
     program, preprocessing = _find(tensors, _DETECTORS)
     if program is None:
         if classifier := _find(tensors, _CLASSIFIERS)[0]:
             raise ValueError(f"it is a VGG16 classifier in the layout of {classifier}: give it as --pretrained")
-        raise ValueError(f"it holds {_some(state)}, neither 'format' (this library) nor {_some(_DETECTORS)} (others)")
+        raise ValueError(f"it holds {_some(tensors)}, neither 'format' (this library) nor {_some(_DETECTORS)} (others)")
     model = _rename(tensors, _DETECTOR_NAMES)
     n_class, head_width = (model[f"head.{layer}.bias"].numel() for layer in ("score", "fc6"))
     build = {"name": "vgg16", "n_fg_class": n_class - 1, "head_width": head_width} | _ANCHORS | _SIZES
@@ -74,12 +74,12 @@ def convert_backbone(state: dict) -> dict:
     Raises:
         ValueError: The names are not those of a VGG16 in a known layout.
     """
-    tensors = _without_prefix(state)
+    tensors = _tensors(state)
     program, preprocessing = _find(tensors, _CLASSIFIERS)
     if program is None:
-        if "model" in state or _find(tensors, _DETECTORS)[0]:
+        if "format" in state or _find(tensors, _DETECTORS)[0]:
             raise ValueError("it is a whole detector: give it as --load-path")
-        raise ValueError(f"it holds {_some(state)}, but none of {_some(_CLASSIFIERS)}, the first tensors of a VGG16")
+        raise ValueError(f"it holds {_some(tensors)}, but none of {_some(_CLASSIFIERS)}, the first tensors of a VGG16")
     kept = ("features.", "classifier.0.", "classifier.3.")  # not fc8
     renamed = _rename(tensors, _CLASSIFIER_NAMES)
     model = {name: tensor for name, tensor in renamed.items() if name.startswith(kept)}
@@ -90,9 +90,10 @@ def _find(tensors, layouts):
     return next((layout for name, layout in layouts.items() if name in tensors), (None, None))
 
 
-def _without_prefix(tensors):
-    """Remove the prefix of nn.DataParallel."""
-    return {str(name).removeprefix("module."): tensor for name, tensor in tensors.items()}
+def _tensors(state):
+    """Return the tensors of a file by name, also where they are an entry, without the prefix of nn.DataParallel."""
+    inner = (state[key] for key in ("model", "state_dict", "model_state_dict") if isinstance(state.get(key), dict))
+    return {str(name).removeprefix("module."): tensor for name, tensor in next(inner, state).items()}
 
 
 def _rename(tensors, names):

@@ -18,6 +18,7 @@ import torch.distributed as dist
 
 from utils.config import OptionError
 
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 TIMEOUT = datetime.timedelta(hours=2)  # the others wait while the main process downloads a data set
 
 
@@ -85,7 +86,7 @@ def init_distributed(device: torch.device) -> None:
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
     if rank() > 0:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
 def _is_joined():
@@ -153,16 +154,21 @@ def destroy() -> None:
 
 @contextlib.contextmanager
 def catch_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM in the yielded list instead of stopping; a second signal exits immediately."""
+    """Collect `SIGNALS` in the yielded list instead of stopping; a second one exits immediately.
+
+    A signal that is ignored, as SIGHUP under nohup, stays ignored.
+    """
     stop = []
 
     def handle(number, frame):
         if stop:
             os._exit(128 + number)
         stop.append(number)
-        os.write(2, b"\nfinishing the step and saving last.pth; once more: exit immediately without saving\n")
+        with contextlib.suppress(OSError):  # the terminal is gone
+            os.write(2, b"\nfinishing the step and saving last.pth; once more: exit immediately without saving\n")
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, handle) for number in heard}
     try:
         yield stop
     finally:
@@ -171,6 +177,6 @@ def catch_signals() -> Iterator[list[int]]:
 
 
 def ignore_signals(*_) -> None:
-    """Ignore SIGINT and SIGTERM, which reach all processes of a group: for workers, which the training still needs."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    """Ignore `SIGNALS`, which reach all processes of a group: for workers, which the training still needs."""
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -19,11 +19,12 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from utils.checkpoint import replacing, write_text
-from utils.vis import class_color
+from utils.config import as_text, dashed
+from utils.vis import class_color, drawable, save_figure, set_log_scale
 
 LOSSES = ("rpn_loc", "rpn_cls", "roi_loc", "roi_cls", "total")
 RATIOS = {  # figure -> the two counts of `Losses.stats` that it is the quotient of
@@ -113,6 +114,12 @@ def _column(rows: list[dict], key: str) -> np.ndarray:
     return np.array([row.get(key) for row in rows], dtype=float)
 
 
+def _title(records: list[dict], name: str) -> str:
+    """Return the title of a panel; that of the average precision names the split."""
+    splits = [record["split"] for record in records if record.get("split")]
+    return PANELS[name].title + (f" on {splits[-1]}" if name == "ap" and splits else "")
+
+
 def _lines(records: list[dict], name: str) -> tuple[np.ndarray, list[tuple[str, np.ndarray, str]]]:
     """Return the steps (N,) of a panel, and of each line the label, values (N,) and colour; the best class first."""
     rows = [record for record in records if record["kind"] == ("eval" if name == "ap" else "train")]
@@ -129,35 +136,35 @@ def _lines(records: list[dict], name: str) -> tuple[np.ndarray, list[tuple[str, 
 def plot_curves(records: list[dict], path: Path) -> None:
     """Plot the records of log.jsonl, one plot per panel, into a PNG file that is replaced only by a complete one."""
     look = {"axes.grid": True, "grid.alpha": 0.3, "axes.spines.top": False, "axes.spines.right": False}
-    with rc_context(look | {"text.parse_math": False}):  # a class may be called $1
+    with rc_context(look):
         _figure.clear()
         mosaic = [["loss", "loss", "ap", "ap"], ["rate", "count", "speed", "lr"]]
         for name, axes in _figure.subplot_mosaic(mosaic, height_ratios=(3, 2)).items():
-            _plot_panel(axes, name, *_lines(records, name))
-        with replacing(path) as partial:
-            _figure.savefig(partial, format="png")
+            _plot_panel(axes, name, records)
+        save_figure(_figure, path)
 
 
-def _plot_panel(axes: Axes, name: str, step: np.ndarray, lines: list) -> None:
+def _plot_panel(axes: Axes, name: str, records: list[dict]) -> None:
     """Plot lines, faint below their local means, with the last values in the legend."""
-    panel, handles = PANELS[name], []
-    look = {"marker": "o" if len(step) <= 20 else None, "drawstyle": "steps-post" if name == "lr" else "default"}
+    panel, handles, (step, lines) = PANELS[name], [], _lines(records, name)
+    # the rate of a record is that of the steps before it
+    look = {"marker": "o" if len(step) <= 20 else None, "drawstyle": "steps-pre" if name == "lr" else "default"}
+    classes = next((list(record["ap"]) for record in reversed(records) if "ap" in record), [])
     for label, value, color in lines:
+        label = drawable(label, classes.index(label)) if label in classes else label
         if panel.smooth and len(step):
             axes.plot(step, value, color=color, alpha=0.18, linewidth=0.6)
             value = smooth(value)
         last = f"{value[-1]:.4g} " if len(step) else ""
-        handles += axes.plot(step, value, color=color, lw=3 if label == "mAP" else 1.8, label=last + label, **look)
+        handles += axes.plot(step, value, color=color, lw=4 if label == "mAP" else 1.8, label=last + label, **look)
     if panel.log and any(np.any(line.get_ydata() > 0) for line in handles):
-        axes.set_yscale("log", nonpositive="mask")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter("{x:g}")
+        set_log_scale(axes, "y")
     if not panel.log:
         axes.set_ylim(-0.02, None if name == "speed" else 1.02)
-    place = {"loc": "center left", "bbox_to_anchor": (1, 0.5)} if name == "ap" else {"loc": "best"}
+    place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.1 if name == "loss" else -0.15), "ncols": 2}  # below
+    place |= {"loss": {"ncols": 5}, "ap": {"loc": "center left", "bbox_to_anchor": (1, 0.5), "ncols": 1}}.get(name, {})
     axes.legend(handles=handles[:26], fontsize="small", **place)  # of many classes the best
-    axes.set(title=panel.title, xlabel="step")
+    axes.set(title=_title(records, name), xlabel="step")
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=(1, 2, 5, 10), integer=True))
 
 
@@ -188,6 +195,7 @@ class VisdomWriter:
         client.send = True
         rows = "".join(f"<tr><td>{key}<td>{html.escape(str(value))}" for key, value in options.items())
         client.text(f"<table>{rows}</table>", win="options", opts={"title": "options", "width": 330, "height": 400})
+        print(f"plots: http://localhost:{self.port}/env/{self.env}", flush=True)
         return client
 
     def draw(self, client: Any, records: list[dict]) -> None:
@@ -197,9 +205,9 @@ class VisdomWriter:
             if len(step):
                 index = np.unique(np.linspace(0, len(step) - 1, 200).astype(int))
                 value = np.stack([smooth(value) if panel.smooth else value for _, value, _ in lines], axis=1)
-                opts = {"title": panel.title, "legend": [label for label, _, _ in lines], "width": 600, "height": 400}
+                opts = {"title": _title(records, name), "legend": [label for label, *_ in lines], "width": 600}
                 opts["linecolor"] = np.array([list(bytes.fromhex(color[1:])) for _, _, color in lines])
-                opts |= {"ytype": "log" if panel.log else "linear", "markers": len(index) <= 20}
+                opts |= {"height": 400, "ytype": "log" if panel.log else "linear", "markers": len(index) <= 20}
                 client.line(value[index], step[index], win=panel.title, opts=opts)
 
     def picture(self, client: Any, name: str, img: np.ndarray, step: int) -> None:
@@ -251,13 +259,13 @@ def _finite(value: float | None) -> float | None:
     return float(value) if value is not None and math.isfinite(value) else None
 
 
-def _read_log(path: Path, last_step: int) -> list[dict]:
-    """Read the records up to and including `last_step`; a damaged line, such as an incomplete last one, is dropped."""
+def read_log(path: Path, last_step: int, first_step: int = 0) -> list[dict]:
+    """Read the records of the steps `first_step` to `last_step`; damaged lines, such as a half one, are dropped."""
     records = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
         with contextlib.suppress(ValueError, TypeError, KeyError):
             record = json.loads(line)
-            if record["kind"] in ("train", "eval") and record["step"] <= last_step:
+            if record["kind"] in ("train", "eval", "resume") and first_step <= record["step"] <= last_step:
                 records.append(record)
     return records
 
@@ -283,7 +291,7 @@ class Logger:
         self._clients, self._retry_at = {}, {}  # by writer: what is open, and when to try again what failed
         self._redraw_at, self._failed = -math.inf, set()  # names of what failed the last time
         (self.folder / "pictures").mkdir(parents=True, exist_ok=True)
-        self.records = _read_log(self.path, start_step) if start_step and self.path.exists() else []
+        self.records = read_log(self.path, start_step) if start_step else []
         self._write_log()
         self._show(lambda writer, client: None)
 
@@ -297,18 +305,24 @@ class Logger:
         if time.monotonic() >= self._redraw_at:
             self._draw()
 
-    def eval(self, step: int, epoch: int, map: float, ap: Mapping[str, float | None], img: np.ndarray) -> None:
-        """Log the mean average precision and that of each class, None or NaN without objects.
+    def resume(self, step: int, changed: Mapping[str, list]) -> None:
+        """List and log the options that change after `step` steps, name -> [before, now]."""
+        print("changed:", *(f"--{dashed(k)}={as_text(now)} (was {as_text(old)})" for k, (old, now) in changed.items()))
+        self._append({"kind": "resume", "step": step, "changed": changed})
 
-        `img` is a picture (H, W, 3) uint8 for pictures/, Visdom and TensorBoard.
+    def eval(self, step: int, epoch: int, split: str, map: float, ap: Mapping[str, float | None], draw: Callable):
+        """Log the mean average precision on a split and that of each class, None or NaN without objects.
+
+        `draw()` returns a picture (H, W, 3) uint8 for pictures/, Visdom and TensorBoard.
         """
         ap = {name: _finite(value) for name, value in ap.items()}
-        self._append({"kind": "eval", "step": step, "epoch": epoch, "map": _finite(map), "ap": ap})
+        self._append({"kind": "eval", "step": step, "epoch": epoch, "split": split, "map": _finite(map), "ap": ap})
         self._draw()
         path = self.folder / "pictures" / f"{step:06d}.png"
         with self._continuing(path.parent), replacing(path) as partial:
+            img = draw()
+            self._show(lambda writer, client: writer.picture(client, "evaluation", img, step))
             Image.fromarray(img).save(partial)
-        self._show(lambda writer, client: writer.picture(client, "evaluation", img, step))
 
     def close(self) -> None:
         """Draw the curves a last time and close what is open."""
@@ -335,7 +349,7 @@ class Logger:
             if self.path in self._failed:  # the last write may have left half a line
                 self._write_log()
             else:
-                with self.path.open("a") as file:
+                with self.path.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(record) + "\n")
 
     def _draw(self) -> None:

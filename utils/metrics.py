@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from utils.distributed import gather_interleaved, rank, world_size
+from utils.vis import comparison
 from utils.voc_eval import eval_detection_voc, join_images
 
 METRICS = {
@@ -83,6 +84,14 @@ def worker_count(num_workers: int | None, device: torch.device) -> int:
     """Resolve `--num-workers`: None means up to 4 with a GPU, and 0 on a CPU, which the network needs itself."""
     default = min(4, os.cpu_count() or 1) if device.type == "cuda" else 0
     return default if num_workers is None else num_workers
+
+
+def draw_detections(model, dataset, n_image: int, dtype: torch.dtype | None = None, **predict_options) -> np.ndarray:
+    """Draw ground truth beside detections on up to `n_image` images of a data set; see `vis.comparison`, `evaluate`."""
+    samples = [dataset[i] for i in range(0, len(dataset), -(-len(dataset) // n_image))]
+    with torch.autocast(model.device.type, dtype, enabled=dtype is not None):
+        detections = model.predict([sample.img for sample in samples], **predict_options)
+    return comparison(samples, detections, dataset.classes)
 
 
 def predict_options(config, model) -> dict:

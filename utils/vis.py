@@ -1,9 +1,10 @@
-"""Draw boxes on images, arrange images on a sheet, and plot the recall of proposals.
+"""Draw boxes on images, arrange images on a sheet, plot the recall of proposals; text in a font that has its letters.
 
 Shapes: H, W image height and width in pixels; N boxes of one image; S candidate positions of a tag;
 T tags; C counts of proposals; K IoU thresholds.
 """
 
+import contextlib
 import math
 from collections.abc import Sequence
 from functools import cache
@@ -11,15 +12,53 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, findSystemFonts
+from matplotlib.ft2font import FT2Font
+from matplotlib.text import Text
+from matplotlib.ticker import LogLocator, NullLocator
 from PIL import Image, ImageDraw, ImageFont
 from skimage.color import deltaE_ciede2000, rgb2lab
 
 from utils.checkpoint import replacing
 
 _SHADE = (0, 0, 0, 110)  # translucent black around a line: keeps it visible on an object of its own colour
-_SIDE = 420  # pixels, longest side of an image on a sheet of comparisons
-_font = cache(ImageFont.load_default)
+_HEIGHT, _TITLE_WIDTH = 300, 120  # pixels, largest height of an image on a sheet of comparisons, least width of a title
+
+
+@cache
+def find_font(text: str) -> str | None:
+    """Return a font file with all characters of `text`: matplotlib's DejaVu Sans, else one of the system, or None."""
+    variants = ("Bold", "Black", "Heavy", "Italic", "Oblique", "Light", "Thin", "Mono")
+    files = sorted(findSystemFonts(), key=lambda path: (sum(word in path for word in variants), path))
+    for path in [findfont("DejaVu Sans"), *files] if text.isprintable() else ():
+        with contextlib.suppress(Exception):  # a damaged file
+            font = FT2Font(path)
+            if font.scalable and all(font.get_char_index(ord(char)) for char in text):
+                return path
+    return None
+
+
+@cache  # once per run
+def _note_numbers():
+    print("note: no installed font has the letters of some class names: pictures show the numbers of these classes")
+
+
+def drawable(text: str, number: int | None = None) -> str:
+    """Return `text` if a font has its characters, else the `number` of the class, with a note, or escapes."""
+    if (text.isascii() and text.isprintable()) or find_font(text):
+        return text
+    if number is None:
+        return ascii(text)[1:-1]
+    _note_numbers()
+    return str(number)
+
+
+@cache
+def _font(size: int, text: str = "") -> ImageFont.FreeTypeFont:
+    """Return a font of a size in pixels for the `drawable` text `text`."""
+    return ImageFont.load_default(size) if text.isascii() else ImageFont.truetype(find_font(text), size)
 
 
 @cache
@@ -49,8 +88,8 @@ def _ink_color(color: tuple[int, int, int]) -> str:
 
 def _fit(text: str, size: int, room: int) -> ImageFont.FreeTypeFont:
     """Return the font at `size`, reduced to not less than 8 where `text` would be wider than `room` pixels."""
-    width = _font(size).getlength(text)
-    return _font(size) if width <= room else _font(max(8, int(size * room / width)))
+    width = _font(size, text).getlength(text)
+    return _font(size if width <= room else max(8, int(size * room / width)), text)
 
 
 def _covered(spot: np.ndarray, rect: np.ndarray) -> np.ndarray:
@@ -133,7 +172,7 @@ def draw_bbox(
         draw.rectangle((left, top, right - 1, bottom - 1), outline=colors[i], width=line)
     taken = np.zeros((0, 4), int)
     for i in range(len(bbox)) if score is None else np.argsort(-np.asarray(score), kind="stable"):
-        words = [] if label is None else [class_names[label[i]] if class_names else str(label[i])]
+        words = [] if label is None else [drawable(class_names[label[i]], label[i]) if class_names else str(label[i])]
         words += [] if score is None else [f"{score[i]:.2f}"]
         words += ["(difficult)"] if difficult is not None and difficult[i] else []
         text = " ".join(words)
@@ -148,10 +187,10 @@ def draw_bbox(
     return np.array(picture)
 
 
-def shrink(img: np.ndarray, bbox: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Reduce an image (H, W, 3) and its boxes (N, 4) so that its longer side has at most `side` pixels."""
+def shrink(img: np.ndarray, bbox: np.ndarray, height: int) -> tuple[np.ndarray, np.ndarray]:
+    """Reduce an image (H, W, 3) and its boxes (N, 4) to at most `height` pixels, and twice as many in width."""
     small = Image.fromarray(img)
-    small.thumbnail((side, side), Image.Resampling.LANCZOS)
+    small.thumbnail((2 * height, height), Image.Resampling.LANCZOS)
     return np.array(small), bbox * np.tile(np.divide(small.size[::-1], img.shape[:2]), 2)
 
 
@@ -161,33 +200,34 @@ def sheet_columns(count: int) -> int:
 
 
 def contact_sheet(imgs: Sequence[np.ndarray], titles: Sequence[str], n_column: int | None = None) -> np.ndarray:
-    """Arrange images in a grid on white, each above its title.
+    """Arrange images in rows on white, each above its title, with equal gaps.
 
     Args:
         imgs: (H, W, 3) uint8 each, at least one, of any sizes, which they keep.
-        titles: one per image; one wider than its column loses its middle.
-        n_column: None: `sheet_columns`.
+        titles: one per image; one wider than its image loses its middle.
+        n_column: images per row; None: `sheet_columns`.
 
     Returns:
         (H', W', 3) uint8.
     """
-    n_column, gap, font = n_column or sheet_columns(len(imgs)), 16, _font(14)
-    bar = sum(font.getmetrics()) + gap  # below an image, for its title
-    widths = [max(120, *(img.shape[1] for img in imgs[i::n_column])) for i in range(n_column)]
-    heights = [max(img.shape[0] for img in imgs[i : i + n_column]) for i in range(0, len(imgs), n_column)]
-    lefts = np.cumsum([gap, *(width + gap for width in widths)])
-    tops = np.cumsum([gap, *(height + bar for height in heights)])
-    sheet = Image.new("RGB", (int(lefts[-1]), int(tops[-1])), "white")
+    titles, n_column, gap = [drawable(title) for title in titles], n_column or sheet_columns(len(imgs)), 16
+    fonts, places, top, right = [_font(14, title) for title in titles], [], gap, 0
+    bar = max(sum(font.getmetrics()) for font in fonts) + gap  # below an image, for its title
+    for start in range(0, len(imgs), n_column):
+        left, bottom = gap, top + max(img.shape[0] for img in imgs[start : start + n_column])
+        for img in imgs[start : start + n_column]:
+            places.append((left, bottom, max(_TITLE_WIDTH, img.shape[1])))
+            left += places[-1][2] + gap
+        top, right = bottom + bar, max(right, left)
+    sheet = Image.new("RGB", (right, top), "white")
     draw = ImageDraw.Draw(sheet)
-    for i, (img, title) in enumerate(zip(imgs, titles, strict=True)):
-        row, column = divmod(i, n_column)
-        width, height, left, top = widths[column], heights[row], int(lefts[column]), int(tops[row])
-        sheet.paste(Image.fromarray(img), (left + (width - img.shape[1]) // 2, top + (height - img.shape[0]) // 2))
+    for img, title, font, (left, bottom, width) in zip(imgs, titles, fonts, places, strict=True):
+        sheet.paste(Image.fromarray(img), (left + (width - img.shape[1]) // 2, bottom - img.shape[0]))
         start, end = title, ""
         while font.getlength(start + end) > width:
             keep = len(start.rstrip("…") + end) - 1
             start, end = title[: (keep + 1) // 2] + "…", title[len(title) - keep // 2 :]
-        draw.text((left + width / 2, top + height + 3), start + end, fill="#444444", font=font, anchor="ma")
+        draw.text((left + width / 2, bottom + 3), start + end, fill="#444444", font=font, anchor="ma")
     return np.array(sheet)
 
 
@@ -200,12 +240,12 @@ def comparison(samples: Sequence, detections: Sequence, class_names: Sequence[st
         class_names: names of the labels.
 
     Returns:
-        (H', W', 3) uint8: two images per row, each reduced to at most 420 pixels.
+        (H', W', 3) uint8: two images per row, each reduced to a height of at most 300 pixels.
     """
     imgs, titles = [], []
     for sample, bbox, label, score in zip(samples, *detections, strict=True):
-        left = draw_bbox(*shrink(sample.img, sample.bbox, _SIDE), sample.label, None, class_names, sample.difficult)
-        imgs += [left, draw_bbox(*shrink(sample.img, bbox, _SIDE), label, score, class_names)]
+        left = draw_bbox(*shrink(sample.img, sample.bbox, _HEIGHT), sample.label, None, class_names, sample.difficult)
+        imgs += [left, draw_bbox(*shrink(sample.img, bbox, _HEIGHT), label, score, class_names)]
         titles += [f"{sample.id}: ground truth", f"{sample.id}: detections"]
     return contact_sheet(imgs, titles, n_column=min(4, len(imgs)))
 
@@ -230,5 +270,26 @@ def plot_recall(recall: np.ndarray, counts: Sequence[int], iou_threshs: Sequence
     axes.legend(loc="upper right", fontsize="small")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
+    save_figure(figure, path)
+
+
+def set_log_scale(axes: Axes, name: str) -> None:
+    """Make the axis "x" or "y" logarithmic, with the ticks 1, 2, 5, 10 ..., whose labels do not overlap."""
+    getattr(axes, f"set_{name}scale")("log", nonpositive="mask")
+    axis = getattr(axes, f"{name}axis")
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter("{x:g}")
+
+
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Write a PNG file that is replaced only by a complete one; no text is markup, each has a font with its letters."""
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # a class may be called $1_$5
+        words = drawable(text.get_text())
+        if not words.isascii():
+            text.set_fontproperties(FontProperties(fname=find_font(words), size=text.get_fontsize()))
+        text.set_text(words)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
         figure.savefig(partial, format="png")

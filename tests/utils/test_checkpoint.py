@@ -298,7 +298,7 @@ def test_resolve_class_names():
         resolve_class_names(checkpoint, ("dog", "cat"), default)
     checkpoint["class_names"] = []
     assert resolve_class_names(checkpoint, ("hen", "pig"), default) == ("hen", "pig")
-    with pytest.raises(OptionError, match="has 2 classes, but there are 1 names, hen: pass --classes=a,b,c"):
+    with pytest.raises(OptionError, match="has 2 classes, but there are 1 name, hen: pass --classes=a,b,c"):
         resolve_class_names(checkpoint, ("hen",), default)
     with pytest.raises(OptionError, match="has 2 classes, but there are 0 names: pass --classes"):
         resolve_class_names(checkpoint, (), default)

@@ -1,6 +1,12 @@
 """Options: how texts become values, which are refused and with what message, what --help shows."""
 
+import ast
+import itertools
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import fire
 import pydantic
@@ -82,7 +88,8 @@ def test_what_as_text_writes_is_read_back(config_class):
     fields = {
         field.alias or name: field for name, field in config_class.model_fields.items() if not field.is_required()
     }
-    texts = {name: as_text(field.default) for name, field in fields.items()} | NEEDED[config_class]
+    texts = {name: as_text(field.default) or "()" for name, field in fields.items() if field.default is not None}
+    texts |= NEEDED[config_class]
     assert parse_options(config_class, texts) == parse_options(config_class, NEEDED[config_class])
 
 
@@ -130,7 +137,14 @@ def test_every_share_lies_between_0_and_1():
 
 
 @pytest.mark.parametrize(
-    ("name", "near"), [("lrr", "lr"), ("batchsize", "batch-size"), ("max_step", "max-steps"), ("noresume", "resume")]
+    ("name", "near"),
+    [
+        ("lrr", "lr"),
+        ("batchsize", "batch-size"),
+        ("max_step", "max-steps"),
+        ("noresume", "resume"),
+        ("learning_rate", "lr"),
+    ],
 )
 def test_an_unknown_option_names_the_nearest(name, near):
     text = refusal(TrainConfig, {"lr": "x", name: "1"})
@@ -138,7 +152,7 @@ def test_an_unknown_option_names_the_nearest(name, near):
 
 
 def test_an_option_that_is_near_to_nothing_and_one_of_another_command_are_refused_too():
-    assert "there is no option --zzzz" in refusal(TrainConfig, {"zzzz": "1"})
+    assert refusal(TrainConfig, {"zzzz": "1"}) == "there is no option --zzzz: --help lists all"
     assert "no option --batch-size" in refusal(EvalConfig, {"load_path": "a", "batch_size": "1"})
 
 
@@ -245,12 +259,16 @@ def test_help_lists_every_option_with_default_meaning_and_source(config_class):
     usage, *lines = help_text(config_class, model.defaults()).splitlines()
     assert usage.startswith("usage: python ")
     assert usage.endswith(" [--OPTION=VALUE ...]")
-    assert "--model=vgg16" in lines[1]
+    assert ("--load-path=FILE" in usage) == config_class.model_fields["load_path"].is_required()
+    assert lines[0].startswith("example: " + config_class.__doc__.split(":")[0].split(" IMAGE")[0])
+    assert "--model=vgg16" in lines[2]
+    assert max(map(len, lines)) <= 100
     assert len([line for line in lines if line.startswith("  --")]) == len(config_class.model_fields)
     for name, field in config_class.model_fields.items():
         topic, source = field.json_schema_extra["topic"], field.json_schema_extra["source"]
         at = next(i for i, line in enumerate(lines) if line.startswith(f"  --{dashed(field.alias or name)}="))
-        assert lines[at + 1] == f"        {field.description}" + (f" ({source})" if source else "")
+        block = itertools.takewhile(lambda line: line.startswith(" " * 8), lines[at + 1 :])
+        assert " ".join(line.strip() for line in block) == field.description + (f" ({source})" if source else "")
         assert [line for line in lines[:at] if line and not line.startswith(" ")][-1] == topic
         assert field.description
 
@@ -335,3 +353,111 @@ def test_a_script_adds_options_of_its_own():
     ((config, _),) = call(["--times=3", "--load-path=a"], MineConfig)
     assert (config.times, config.metric) == (3, "voc07")
     assert help_text(MineConfig).endswith("Mine\n  --times=2\n        how often")
+
+
+# Options without a value, paths, output
+
+
+@pytest.mark.parametrize("words", [["--out", "--load-path=a"], ["--load-path=a", "--out"], ["--load-path=a", "--out="]])
+def test_an_option_without_a_value_is_refused(words):
+    with pytest.raises(SystemExit, match=r"^error: --out needs a value: write --out=VALUE$"):
+        call(words, PredictConfig)
+
+
+@pytest.mark.parametrize("name", ["env", "lr", "max_steps", "classes", "load_path", "precision"])
+def test_only_a_flag_may_stand_alone(name):
+    assert refusal(TrainConfig, {name: "True"}).startswith(f"--{dashed(name)} needs a value")
+    assert parse_options(TrainConfig, {"resume": "True"}).resume
+
+
+@pytest.mark.parametrize("name", ["load_path", "json", "plot", "voc_data_dir"])
+def test_a_path_is_not_empty(name):  # as in --json=$UNSET
+    assert refusal(EvalConfig, {"load_path": "a"} | {name: ""}).startswith(f"--{dashed(name)} needs a value")
+
+
+def test_every_path_is_relative_to_the_home_folder_after_a_tilde(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ann")
+    for config_class, needed in NEEDED.items():
+        for name, field in config_class.model_fields.items():
+            is_path = (
+                any(word in name for word in ("path", "dir", "out", "json", "plot")) and field.annotation is not int
+            )
+            if is_path and name not in ("plot_every", "dropout", "n_train_post_nms"):
+                made = parse_options(config_class, needed | {field.alias or name: "~/a"})
+                assert getattr(made, name) == "/home/ann/a", name
+    assert parse_options(TrainConfig, {"pretrained": "~/a"}).pretrained == "/home/ann/a"
+    assert parse_options(TrainConfig, {"classes": "~/names.txt"}).classes == ("/home/ann/names.txt",)
+    ((_, paths),) = call(["~/*.jpg", "--load-path=a"], PredictConfig, positional=True)
+    assert paths == ("/home/ann/*.jpg",)
+
+
+@pytest.mark.parametrize("words", [[], ["--env=x"], ["tain"]])
+def test_a_missing_word_names_the_command_and_an_example(words):
+    with pytest.raises(SystemExit) as caught:
+        call(words, word="train")
+    first, example, last = caught.value.code.splitlines()
+    assert first == "error: write python train.py train --OPTION=VALUE ..."
+    assert example.startswith("example: python train.py train --env=")
+    assert last == "python train.py train --help lists all options"
+    ((config, _),) = call(["train", "--env=x"], word="train")
+    assert config.env == "x"
+
+
+def run_main(body, tmp_path, encoding="utf-8", **streams):
+    """Run a program with `body` as the main function of a command; return its exit code."""
+    code = f"""
+import sys, warnings, fire
+from tqdm import tqdm
+from utils.config import Config, command
+class MyConfig(Config):
+    "python my.py: Try."
+def main(config):
+    {body}
+    open({str(tmp_path / "done")!r}, "x").close()
+fire.Fire(command(MyConfig, main))
+"""
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL} | streams
+    env = os.environ | {"PYTHONIOENCODING": encoding, "PYTHONPATH": str(Path(__file__).parents[2])}
+    return subprocess.run([sys.executable, "-c", code], env=env, check=False, **streams)
+
+
+PRINT = "print('x' * 100_000); [print(i, file=sys.stderr, flush=True) for i in tqdm(range(9))]; print('y', flush=True)"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "full", "closed"])
+def test_a_lost_terminal_costs_nothing(tmp_path, kind):
+    if kind == "closed":
+        done = run_main(PRINT, tmp_path, stdout=None, stderr=None, preexec_fn=lambda: [os.close(1), os.close(2)])
+    elif kind == "full":
+        with open("/dev/full", "w") as full:
+            done = run_main(PRINT, tmp_path, stdout=full, stderr=full)
+    else:
+        reading, writing = os.pipe()
+        os.close(reading)  # as `| head` does
+        done = run_main(PRINT, tmp_path, stdout=writing, stderr=writing)
+        os.close(writing)
+    assert done.returncode == 0
+    assert (tmp_path / "done").exists()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_what_an_encoding_lacks_is_escaped(tmp_path, encoding):
+    done = run_main(r"print('\u732b \udce9')", tmp_path, encoding, stdout=subprocess.PIPE)
+    assert done.returncode == 0
+    assert done.stdout.decode(encoding) == ("猫" if encoding == "utf-8" else r"\u732b") + " \\udce9\n"
+
+
+def test_a_warning_is_one_line(tmp_path):
+    done = run_main("warnings.warn('too many cats')", tmp_path, stderr=subprocess.PIPE)
+    assert done.stderr == b"warning: too many cats\n"
+
+
+def test_every_file_is_opened_with_its_encoding():
+    for path in sorted(Path(__file__).parents[2].rglob("*.py")):
+        if path.parts[-2] == "tests" or "tests" in path.parts or ".venv" in path.parts:
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            name = ast.unparse(node.func).split(".")[-1] if isinstance(node, ast.Call) else ""
+            arguments = ast.unparse(node) if name in ("open", "read_text", "write_text") else "encoding="
+            other = re.match(r"(Image|writer|os)\.open\(|(ckpt\.)?write_text\(", arguments)  # no text, or our UTF-8
+            assert "encoding=" in arguments or "b'" in arguments or other, f"{path}: {arguments}"

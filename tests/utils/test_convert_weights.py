@@ -149,6 +149,14 @@ def test_unknown_detector(state):
         convert_detector(state)
 
 
+@pytest.mark.parametrize("key", ["model", "state_dict", "model_state_dict"])
+def test_weights_among_other_things(ours, vgg16, key):
+    beside = {"epoch": 3, "optimizer": {"state": {}}}
+    assert_same(convert_detector(beside | {key: simple(ours)})["model"], ours)
+    prefixed = {f"module.{name}": value for name, value in vgg16.items()}
+    assert_same(convert_backbone(beside | {key: prefixed})["model"], convert_backbone(vgg16)["model"])
+
+
 def test_a_classifier_is_no_detector(vgg16):
     with pytest.raises(ValueError, match="a VGG16 classifier in the layout of torchvision: give it as --pretrained"):
         convert_detector(vgg16)

@@ -16,14 +16,17 @@ from collections import namedtuple
 import numpy as np
 import pytest
 import torch
+from matplotlib import cbook
 from PIL import Image
 
 from utils import logger as logger_module
+from utils import vis
 from utils.logger import COUNTS, FIGURES, LOSSES, PANELS, Logger, MetricLogger, plot_curves, smooth
 
 TRAINED = {name: 0.25 * (i + 1) for i, name in enumerate(FIGURES)}
 IMG = np.zeros((20, 30, 3), np.uint8)
 IMG[5, 7] = (255, 128, 1)
+draw = lambda: IMG  # noqa: E731
 Losses = namedtuple("Losses", [*LOSSES, "stats"])
 Stats = namedtuple("Stats", COUNTS)
 
@@ -132,7 +135,14 @@ def run(n_train, n_eval):
         for i in range(1, n_train + 1)
     ]
     return train + [
-        {"kind": "eval", "step": 80 * i, "epoch": i, "map": 0.1 * i, "ap": {"dog": None, "$1_$5": 0.2 * i}}
+        {
+            "kind": "eval",
+            "step": 80 * i,
+            "epoch": i,
+            "split": "val",
+            "map": 0.1 * i,
+            "ap": {"dog": None, "$1_$5": 0.2 * i},
+        }
         for i in range(1, n_eval + 1)
     ]
 
@@ -163,10 +173,44 @@ def test_every_figure_has_a_line_and_a_name(tmp_path):
     np.testing.assert_allclose(raw.get_ydata(), [1 / (i + 1) for i in range(1, 41)])
     np.testing.assert_allclose(strong.get_ydata(), smooth(raw.get_ydata()))
     np.testing.assert_array_equal(raw.get_xdata(), 40 * np.arange(1, 41))
-    axes = drawn["average precision"]
+    axes = drawn["average precision on val"]
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["0.3 mAP", "0.6 $1_$5", "nan dog"]
     np.testing.assert_allclose(axes.lines[0].get_ydata(), [0.1, 0.2, 0.3])
     np.testing.assert_allclose(axes.lines[1].get_ydata(), [0.2, 0.4, 0.6])
+
+
+def drawn_axes(records, path):
+    plot_curves(records, path)
+    return {axes.get_title(): axes for axes in logger_module._figure.axes}
+
+
+def test_the_rate_falls_where_it_was_lowered(tmp_path):
+    records = run(4, 0)
+    for record in records:
+        record["lr"] = 1e-3 if record["step"] <= 80 else 1e-4  # from step 81 on
+    line = drawn_axes(records, tmp_path / "curves.png")["learning rate"].lines[0]
+    x, y = cbook.STEP_LOOKUP_MAP[line.get_drawstyle()](*line.get_data())
+    assert x[:-1][np.diff(y) < 0].tolist() == [80]
+
+
+@pytest.mark.parametrize(
+    "name", ["$1_$5", "_crack", "_background", r"\frac{", "a^{b", "<b>x</b>", "a\nb", "größe", "猫\u200b"]
+)
+@pytest.mark.filterwarnings("error::matplotlib.MatplotlibDeprecationWarning")
+def test_a_class_name_is_no_markup(tmp_path, name):
+    records = [{"kind": "eval", "step": 80, "epoch": 0, "split": "$x^", "map": 0.5, "ap": {name: 0.5}}]
+    axes = drawn_axes(records, tmp_path / "curves.png")["average precision on $x^"]
+    shown = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert shown == ["0.5 mAP", f"0.5 {name if vis.drawable(name, 0) == name else 0}"]
+    assert not any(text.get_parse_math() for text in axes.get_legend().get_texts())
+    below, above = axes.lines  # the line of the only class is drawn over that of the mean, which is wider
+    assert above.get_linewidth() < below.get_linewidth()
+
+
+def test_no_legend_covers_a_line(tmp_path):
+    for axes in drawn_axes(run(40, 3), tmp_path / "curves.png").values():
+        legend, plot = axes.get_legend().get_window_extent(), axes.get_window_extent()
+        assert not legend.overlaps(plot), axes.get_title()
 
 
 @pytest.mark.filterwarnings("error")
@@ -216,11 +260,18 @@ def test_drawing_often_keeps_one_picture_in_memory(tmp_path):
 def test_log_holds_what_was_logged(tmp_path):
     logger = Logger(tmp_path / "runs" / "a", {})
     logger.train(40, 0, TRAINED | {"roi_loc": float("nan"), "total": float("inf")})
-    logger.eval(50, 1, 0.25, {"cat": 0.5, "dog": None, "cow": float("nan")}, IMG)
+    logger.eval(50, 1, "val", 0.25, {"cat": 0.5, "dog": None, "cow": float("nan")}, draw)
     logger.train(60, 1, {"lr": 0.5})
     first, second, third = lines(tmp_path / "runs" / "a")  # before close: each line is written at once
     assert first == {"kind": "train", "step": 40, "epoch": 0} | TRAINED | {"roi_loc": None, "total": None}
-    assert second == {"kind": "eval", "step": 50, "epoch": 1, "map": 0.25, "ap": {"cat": 0.5, "dog": None, "cow": None}}
+    assert second == {
+        "kind": "eval",
+        "step": 50,
+        "epoch": 1,
+        "split": "val",
+        "map": 0.25,
+        "ap": {"cat": 0.5, "dog": None, "cow": None},
+    }
     assert list(third)[3:] == list(FIGURES)
     assert (third["lr"], third["total"]) == (0.5, None)
     assert [logger.has_eval(step) for step in (40, 50)] == [False, True]
@@ -233,7 +284,7 @@ def test_resuming_keeps_the_lines_up_to_its_step(tmp_path):
     first = Logger(tmp_path, {})
     for step in (40, 80, 120):
         first.train(step, 0, TRAINED)
-    first.eval(80, 0, 0.25, {}, IMG)
+    first.eval(80, 0, "val", 0.25, {}, draw)
     with (tmp_path / "log.jsonl").open("a") as file:
         file.write('{"kind": "train", "st')
     second = Logger(tmp_path, {}, start_step=80)
@@ -258,7 +309,7 @@ def test_curves_are_redrawn_now_and_then(tmp_path):
     logger.train(40, 0, TRAINED)
     for call, drawn in (
         (lambda: logger.train(80, 0, TRAINED), False),
-        (lambda: logger.eval(80, 0, 0.25, {}, IMG), True),
+        (lambda: logger.eval(80, 0, "val", 0.25, {}, draw), True),
         (lambda: logger.train(120, 0, TRAINED), False),
         (logger.close, True),
     ):
@@ -298,13 +349,34 @@ def test_a_drawing_that_fails_is_one_line_and_keeps_the_old_one(tmp_path, capsys
     monkeypatch.setattr(logger_module._figure, "savefig", fill_the_disk)
     monkeypatch.setattr(Image.Image, "save", lambda self, path: fill_the_disk(path))
     for step in (40, 80):
-        logger.eval(step, 0, 0.25, {}, IMG)
+        logger.eval(step, 0, "val", 0.25, {}, draw)
     assert (tmp_path / "curves.png").read_bytes() == b"old"
     assert not list((tmp_path / "pictures").iterdir())
     assert sorted(line.split(" failed")[0] for line in capsys.readouterr().out.splitlines()) == [
         str(tmp_path / "pictures"),
         "curves.png",
     ]
+
+
+def test_an_evaluation_picture_that_fails_is_one_line(tmp_path, capsys):
+    logger = Logger(tmp_path, {})
+    for step in (40, 80):
+        logger.eval(step, 0, "val", 0.25, {"cat": 0.5}, lambda: 1 / 0)
+    assert capsys.readouterr().out.count("pictures failed (ZeroDivisionError") == 1
+    assert [line["step"] for line in lines(tmp_path)] == [40, 80]
+    assert not list((tmp_path / "pictures").iterdir())
+
+
+def test_what_changes_on_a_resume_is_listed_and_kept(tmp_path, capsys):
+    Logger(tmp_path, {}).train(40, 0, TRAINED)
+    logger = Logger(tmp_path, {}, start_step=40)
+    logger.resume(40, {"lr": [0.001, 0.01], "max_steps": [None, 80]})
+    assert capsys.readouterr().out == "changed: --lr=0.01 (was 0.001) --max-steps=80 (was )\n"
+    logger.train(80, 0, TRAINED)
+    logger.close()
+    assert [line["kind"] for line in lines(tmp_path)] == ["train", "resume", "train"]
+    Logger(tmp_path, {}, start_step=80)
+    assert lines(tmp_path)[1]["changed"] == {"lr": [0.001, 0.01], "max_steps": [None, 80]}
 
 
 # Visdom
@@ -357,10 +429,10 @@ def test_visdom_shows_the_run_and_may_come_and_go(tmp_path, patient, capfd, monk
         with pytest.raises(OSError, match=r"refused|timed out|unreachable"):
             socket.create_connection(("127.0.0.2", port), timeout=1).close()  # another address of this machine
         logger.train(80, 0, TRAINED | {"roi_cls": float("nan")})
-        logger.eval(80, 0, 0.25, {"cat": 0.25, "dog": None}, IMG)
-        logger.eval(160, 1, 0.5, {"cat": 0.5, "$1_$5": 0.75}, IMG)
+        logger.eval(80, 0, "val", 0.25, {"cat": 0.25, "dog": None}, draw)
+        logger.eval(160, 1, "val", 0.5, {"cat": 0.5, "$1_$5": 0.75}, draw)
         logger.close()
-        assert capfd.readouterr() == ("", "")
+        assert capfd.readouterr() == (f"plots: http://localhost:{port}/env/mine\n", "")
         windows = json.loads((folder / "mine.json").read_text())["jsons"]
     finally:
         server.kill()
@@ -383,6 +455,7 @@ def test_visdom_shows_the_run_and_may_come_and_go(tmp_path, patient, capfd, monk
     assert shown["average precision"] == {
         "mAP": ([80, 160], [0.25, 0.5]), "$1_$5": ([80, 160], [None, 0.75]), "cat": ([80, 160], [0.25, 0.5]),
     }  # fmt: skip
+    assert windows["average precision"]["title"] == "average precision on val"
     assert windows["losses"]["content"]["layout"]["yaxis"]["type"] == "log"
     assert "<td>lr<td>0.001" in windows["options"]["content"]
     assert "&lt;b&gt;" in windows["options"]["content"]
@@ -485,7 +558,7 @@ def test_tensorboard_gets_each_record_once(tmp_path, monkeypatch):
     (writer,) = logger._clients.values()
     logger.train(80, 0, TRAINED)
     logger.train(120, 0, TRAINED)
-    logger.eval(120, 1, 0.25, {"cat": 0.5, "dog": None}, IMG)
+    logger.eval(120, 1, "val", 0.25, {"cat": 0.5, "dog": None}, draw)
     logger.close()
     assert (writer.purge_step, writer.texts) == (0, [("options", "lr: 0.5")])
     at = {step: {tag: value for (tag, other), value in writer.scalars.items() if other == step} for step in (40, 120)}
@@ -501,7 +574,7 @@ def test_tensorboard_writes_its_files(tmp_path):
     pytest.importorskip("torch.utils.tensorboard")
     logger = Logger(tmp_path, {"lr": 0.5}, tensorboard=True)
     logger.train(40, 0, TRAINED)
-    logger.eval(40, 0, 0.25, {"cat": 0.5}, IMG)
+    logger.eval(40, 0, "val", 0.25, {"cat": 0.5}, draw)
     logger.close()
     (events,) = (tmp_path / "tensorboard").iterdir()
     content = events.read_bytes()

@@ -185,8 +185,9 @@ def test_draw_bbox_names_what_does_not_fit():
 
 
 def test_shrinking_takes_the_boxes_along():
-    img, bbox = shrink(np.zeros((420, 840, 3), np.uint8), np.array([[100, 200, 300, 400]]), 420)
+    img, bbox = shrink(np.zeros((420, 840, 3), np.uint8), np.array([[100, 200, 300, 400]]), 210)
     assert img.shape == (210, 420, 3)
+    assert shrink(np.zeros((100, 840, 3), np.uint8), np.zeros((0, 4)), 210)[0].shape == (50, 420, 3)
     assert bbox.tolist() == [[50, 100, 150, 200]]
     img, bbox = shrink(GREY, CORNERS, 200)
     assert (img == GREY).all()
@@ -211,11 +212,11 @@ def test_ground_truth_is_beside_detections(monkeypatch):
         return draw(img, bbox, label, score, class_names, difficult)
 
     monkeypatch.setattr(vis, "draw_bbox", spy)
-    large, names, score = sample(420, 840, [[100, 200, 300, 400]], [1]), ("cat", "dog"), np.array([0.75])
+    large, names, score = sample(600, 840, [[100, 200, 300, 400]], [1]), ("cat", "dog"), np.array([0.75])
     sheet = comparison([large], ([np.array([[20.0, 40, 60, 80]])], [np.array([0])], [score]), names)
     assert calls == [
-        ((210, 420), [[50, 100, 150, 200]], [1], None, names, np.array([True])),
-        ((210, 420), [[10, 20, 30, 40]], [0], score, names, None),
+        ((300, 420), [[50, 100, 150, 200]], [1], None, names, np.array([True])),
+        ((300, 420), [[10, 20, 30, 40]], [0], score, names, None),
     ]
     assert sheet.shape[1] > 840
     assert (large.img == (100, 7, 200)).all()
@@ -243,15 +244,75 @@ def test_a_contact_sheet_holds_every_image_above_its_title():
     places = [np.argwhere((sheet == 10 * i + 10).all(axis=2)) for i in range(5)]
     for place, size in zip(places, sizes, strict=True):
         assert (np.ptp(place, axis=0) + 1).tolist() == list(size) or size == (1, 1)
-    middle = [(place.min(axis=0) + place.max(axis=0)) / 2 for place in places[:4]]
-    assert abs(middle[0][0] - middle[1][0]) <= 1  # a row
-    assert abs(middle[0][1] - middle[3][1]) <= 1  # a column
-    assert middle[3][0] > middle[0][0] + 60
-    assert middle[0][1] + 100 < middle[1][1] < middle[2][1]
+    top, left = np.transpose([place.min(axis=0) for place in places])
+    bottom, right = np.transpose([place.max(axis=0) for place in places])
+    assert bottom[0] == bottom[1] == bottom[2] < top[3:].min()  # a row, each directly above its title
+    assert left[0] == left[3] == 16
+    assert left[1] - right[0] - 1 == 16 + 55  # an image of 10 pixels in the middle of its title's 120
+    assert left[2] - right[0] - 1 == 16 + 120 + 16
     assert (sheet[:8] == 255).all()
     assert (sheet[-8:] == 255).all()
     assert (sheet[:, :8] == 255).all()  # the long title, too, has a margin
     assert (sheet[:, -8:] == 255).all()
+
+
+def test_titles_in_any_script_and_with_any_character():
+    titles = ["图像_0001", "f\udce9.jpg", "a\nb", "größe", "\u200bx", "猫" * 50]
+    assert contact_sheet([GREY] * 6, titles).shape[1] > 600
+
+
+# Letters
+
+
+def test_a_font_with_the_letters_is_found(monkeypatch, tmp_path):
+    assert vis.find_font("größe жena") == vis.findfont("DejaVu Sans")
+    assert vis.find_font("größe\n") is None
+    tried = []
+
+    class Font:
+        def __init__(self, path):
+            tried.append(path)
+            if "damaged" in path:
+                raise RuntimeError("no font")
+            self.scalable = "bitmap" not in path
+
+        def get_char_index(self, code):
+            return 0 if "latin" in tried[-1] else code
+
+    files = ["c/cjk-Bold.ttf", "b/cjk-Regular.ttf", "a/damaged.ttf", "a/bitmap.ttf", "a/latin.ttf", "d/cjk.ttf"]
+    monkeypatch.setattr(vis, "findSystemFonts", lambda: files)
+    monkeypatch.setattr(vis, "findfont", lambda name: "latin.ttf")
+    monkeypatch.setattr(vis, "FT2Font", Font)
+    assert vis.find_font.__wrapped__("猫") == "b/cjk-Regular.ttf"  # neither bold nor after another
+    assert tried == ["latin.ttf", "a/bitmap.ttf", "a/damaged.ttf", "a/latin.ttf", "b/cjk-Regular.ttf"]
+
+
+@pytest.fixture
+def no_other_font(monkeypatch):
+    monkeypatch.setattr(vis, "findSystemFonts", lambda: [])
+    vis.find_font.cache_clear()
+    yield
+    vis.find_font.cache_clear()
+
+
+def test_without_a_font_the_number_is_drawn_and_noted_once(no_other_font, monkeypatch, capsys):
+    texts = []
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda self, xy, text, **kwargs: texts.append(text))
+    vis._note_numbers.cache_clear()
+    for _ in range(3):
+        draw_bbox(GREY, CORNERS, [0, 1, 2, 3], None, ["猫", "žena", "$1_$5", "a\nb"])
+    assert sorted(texts) == sorted(["0", "žena", "$1_$5", "3"] * 3)
+    assert capsys.readouterr().out.count("no installed font has the letters of some class names") == 1
+
+
+def test_letters_of_a_system_font_are_drawn_as_such(no_other_font, monkeypatch):
+    path = vis.findfont("DejaVu Serif")
+    monkeypatch.setattr(vis, "findSystemFonts", lambda: [path])
+    monkeypatch.setattr(vis, "findfont", lambda name: "missing.ttf")
+    box = np.array([[40, 30, 110, 180]])
+    drawn = draw_bbox(GREY, box, [0], None, ["ж"])
+    assert vis.find_font("ж") == path
+    assert (drawn != draw_bbox(GREY, box, [0], None, ["0"])).any()
 
 
 def test_columns_of_a_contact_sheet():
