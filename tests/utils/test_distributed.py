@@ -1,8 +1,10 @@
 """The device and precision that an option means; one process, and two together (tests/test_cli.py trains with two)."""
 
 import datetime
+import errno
 import io
 import os
+import signal
 import socket
 import sys
 
@@ -102,7 +104,7 @@ def test_each_process_needs_a_gpu_of_its_own(monkeypatch, device, local):
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("LOCAL_RANK", local)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(OptionError, match="one GPU each: --device=cuda and --nproc_per_node=2 or less"):
+    with pytest.raises(OptionError, match="several processes need one GPU each: .*=2 or"):
         distributed.init_distributed(torch.device(device))
 
 
@@ -151,3 +153,25 @@ def test_two_processes():
         assert flags == [True, False]
         assert joined == ["a", "d", "b", "e", "c"]
         assert said == ["said\n", ""][rank]
+
+
+def test_an_ignored_signal_stays_ignored():
+    """As SIGHUP under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with distributed.catch_signals() as stop:
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+            signal.raise_signal(signal.SIGTERM)
+        assert (stop, signal.getsignal(signal.SIGHUP)) == ([signal.SIGTERM], signal.SIG_IGN)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_signal_without_a_terminal(monkeypatch):
+    def write(*args):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(distributed.os, "write", write)
+    with distributed.catch_signals() as stop:
+        signal.raise_signal(signal.SIGHUP)
+    assert stop == [signal.SIGHUP]
