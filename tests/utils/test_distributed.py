@@ -104,7 +104,7 @@ def test_each_process_needs_a_gpu_of_its_own(monkeypatch, device, local):
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("LOCAL_RANK", local)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(OptionError, match="several processes need one GPU each: .*=2 or"):
+    with pytest.raises(OptionError, match=r"several processes need one GPU each: .*=2 or"):
         distributed.init_distributed(torch.device(device))
 
 
