@@ -13,7 +13,10 @@ from utils.config import DatasetConfig, Names, command, option
 
 
 class CheckConfig(DatasetConfig):
-    """python -m tools.check_data: Check a data set, decode every image, list all errors, and print what it contains."""
+    """python -m tools.check_data: Check a data set, decode every image, list all errors, and print what it contains.
+
+    example: python -m tools.check_data --voc-data-dir=MYDATA --splits=train,val
+    """
 
     splits: Names = option((), "Data", "splits a,b; empty: those of train, val, trainval and test that exist, else all")
 

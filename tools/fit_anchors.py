@@ -24,7 +24,7 @@ import model
 from data.validate import DataError, check_objects
 from model.utils.anchors import enumerate_shifted_anchor, generate_anchor_base
 from model.utils.bbox_tools import bbox_iou, resize_bbox
-from utils.config import Count, PathText, TrainInputConfig, as_text, command, dashed, option
+from utils.config import Count, PathText, TrainInputConfig, as_text, command, counted, dashed, option
 from utils.vis import save_figure, set_log_scale
 
 N_START = 10  # random starts of k-means, of which the best is taken
@@ -91,7 +91,8 @@ def read_dataset(config):
     (dataset,) = data.build(config.data, config, [config.train_split], data.read_class_names(config.classes))
     dataset = dataset if config.use_difficult else dataset.without_difficult()
     check_objects(dataset)
-    print(f"{sum(map(len, dataset.bboxes))} objects on {len(dataset)} images of {config.train_split} in {dataset.root}")
+    there = f"{counted(sum(map(len, dataset.bboxes)), 'object')} on {counted(len(dataset), 'image')}"
+    print(f"{there} of {config.train_split} in {dataset.root}")
     return dataset
 
 

@@ -60,10 +60,10 @@ def own(topic: str, meaning: str, source: str = "", **limits: Any) -> Any:
 
 
 def _split(value):
-    """Split the text '8,16,32', '(8, 16)' or "['cat', 'dog']" into its parts; return other values unchanged."""
+    """Split '8,16,32', '(8, 16)', "['cat', 'dog']" or '~/names.txt' into its parts; return other values unchanged."""
     if not isinstance(value, str):
         return value
-    return tuple(part.strip(" '\"") for part in value.strip("()[]").split(",") if part.strip())
+    return tuple(os.path.expanduser(part.strip(" '\"")) for part in value.strip("()[]").split(",") if part.strip())
 
 
 def _true_or_false(value):
@@ -71,16 +71,11 @@ def _true_or_false(value):
     return {"true": True, "false": False}.get(str(value).lower(), value)
 
 
-def _expand_file(names):
-    """Expand `~` in the name of a file that stands for a list of names."""
-    return tuple(map(os.path.expanduser, names)) if len(names) == 1 else names
-
-
 Flag = Annotated[bool, Field(strict=True), BeforeValidator(_true_or_false)]
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 PathText = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser)]  # of every path, in or out
-Names = Annotated[tuple[str, ...], BeforeValidator(_split), AfterValidator(_expand_file)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
 Times = Annotated[tuple[NonNegativeFloat, ...], BeforeValidator(_split)]
 Sides = Annotated[tuple[Annotated[float, Field(ge=0.001, le=1000)], ...], Field(min_length=1), BeforeValidator(_split)]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -381,13 +376,13 @@ class _Output:
             stream.reconfigure(errors="backslashreplace")
 
     def __getattr__(self, name):
-        value = getattr(self._stream, name)
-        return (lambda *args: self._try(value, *args)) if name in ("write", "flush") else value
+        return getattr(self._stream, name)
 
-    def _try(self, call, *args):
+    def write(self, text):
         try:
-            return call(*args)
-        except OSError:  # from here on nothing is written, also by Python at its end
+            self._stream.write(text)
+            self._stream.flush()  # nothing is left for Python to write at its end
+        except OSError:
             with contextlib.suppress(OSError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
 
@@ -396,13 +391,8 @@ class _Output:
 def lasting_output() -> Iterator[None]:
     """Print so that no terminal, pipe or encoding ends the block; from here on, warnings are one line."""
     warnings.formatwarning = lambda text, *_, **__: f"warning: {text}\n"
-    out, err = _Output(sys.stdout), _Output(sys.stderr)
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            yield
-        finally:
-            out.flush()
-            err.flush()
+    with contextlib.redirect_stdout(_Output(sys.stdout)), contextlib.redirect_stderr(_Output(sys.stderr)):
+        yield
 
 
 def command(

@@ -239,4 +239,4 @@ def test_difficult_objects_count_if_asked_for(tmp_path, capsys):
     with pytest.raises(DataError, match="--use-difficult"):
         read_dataset(config(root))
     assert len(read_dataset(config(root, use_difficult=True)).bboxes[0]) == 1
-    assert "1 objects on 1 images" in capsys.readouterr().out
+    assert "1 object on 1 image " in capsys.readouterr().out
