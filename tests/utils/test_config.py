@@ -25,6 +25,7 @@ from utils.config import (
     option,
     parse_options,
     restore_options,
+    training_options,
 )
 
 NEEDED = {TrainConfig: {}, EvalConfig: {"load_path": "a"}, PredictConfig: {"load_path": "a"}}
@@ -249,6 +250,23 @@ def test_stored_options_are_restored():
     assert (old["data"], old["eval_split"], "skip_nonfinite" in old) == ("shapes", "test", False)
     with pytest.raises(OptionError, match="--lr must be a valid number, not 'fast'"):
         restore_options(TrainConfig, {"lr": "fast"})
+
+
+def test_a_checkpoint_is_evaluated_as_it_was_trained():
+    stored = {"voc_data_dir": "mine", "eval_split": "val", "download": True, "invalid_boxes": "skip", "gone": 1}
+    checkpoint = {"config": stored, "split_ids": {"val": ["a", "b"]}}
+    made = training_options(EvalConfig(load_path="a"), checkpoint)
+    assert (made.voc_data_dir, made.eval_split, made.download, made.invalid_boxes) == ("mine", "val", True, "skip")
+    assert made.split_ids == {"val": ["a", "b"]}  # of a split that the training drew
+    other = training_options(PredictConfig(load_path="a", split="test", voc_data_dir="b"), checkpoint, seed=7)
+    assert (other.data, other.voc_data_dir, other.eval_split, other.download, other.seed) == (
+        "voc",
+        "b",
+        "test",
+        False,
+        7,
+    )
+    assert not hasattr(other, "split_ids")
 
 
 # Help

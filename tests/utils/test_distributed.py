@@ -173,5 +173,5 @@ def test_a_signal_without_a_terminal(monkeypatch):
 
     monkeypatch.setattr(distributed.os, "write", write)
     with distributed.catch_signals() as stop:
-        signal.raise_signal(signal.SIGHUP)
-    assert stop == [signal.SIGHUP]
+        signal.raise_signal(signal.SIGTERM)
+    assert stop == [signal.SIGTERM]
