@@ -261,34 +261,36 @@ class PredictConfig(DetectConfig):
 
 Values = dict[str, Any]
 Defaults = Callable[[str, str], Values] | None
+Stored = Callable[[Values], Values]
 
 
 def parse_options(
-    config_class: type[Config], texts: Values, stored: Values | None = None, defaults: Defaults = None
+    config_class: type[Config], texts: Values, stored: Values | Stored | None = None, defaults: Defaults = None
 ) -> Config:
     """Build a config from the texts of a command line.
 
     Args:
         config_class: class of the config.
         texts: name -> text, dashes replaced by underscores, as fire gives them.
-        stored: name -> value of options that are not given.
+        stored: name -> value of options that are not given, or see `command`.
         defaults: see `command`.
 
     Raises:
         OptionError: an option is unknown (the message names the nearest), invalid or missing.
     """
     fields = {field.alias or name: field for name, field in config_class.model_fields.items()}
-    values = dict(stored or {})
+    values = {}
     for name, text in texts.items():
         if name not in fields:
             near = [SYNONYMS.get(name), *difflib.get_close_matches(name, fields, 1)]
             hint = next((f"did you mean --{dashed(other)}? " for other in near if other in fields), "")
             raise OptionError(f"there is no option --{dashed(name)}: {hint}--help lists all")
         field, kinds = fields[name], typing.get_args(fields[name].annotation)
-        path = PathText in kinds or PathText.__metadata__[1] in field.metadata
-        if (text == "True" and field.annotation is not bool) or (text == "" and path):  # fire reads --out as True
+        filled = field.annotation is str or PathText in kinds  # others have a meaning or a message for an empty text
+        if (text == "True" and field.annotation is not bool) or (text == "" and filled):  # fire reads --out as True
             raise OptionError(f"--{dashed(name)} needs a value: write --{dashed(name)}=VALUE")
         values[name] = None if type(None) in kinds and text in ("", "None") else text
+    values = ((stored(texts) if callable(stored) else stored) or {}) | values
     if defaults and "model" in fields:
         name, pretrained = values.get("model", MODEL), values.get("pretrained", PRETRAINED)
         try:
@@ -323,10 +325,8 @@ def training_options(config: Config, checkpoint: Values, **values: Any) -> Train
     given = config.model_dump(include=DatasetConfig.model_fields.keys() - {"classes"}, exclude_none=True)
     if "voc_data_dir" in given:
         given = {"data": "voc", "download": False} | given
-    elif "split_ids" in checkpoint:
-        values["split_ids"] = checkpoint["split_ids"]
     options = TrainConfig(**trained | given | {"eval_split": config.split or trained["eval_split"]})
-    return options.model_copy(update=values)
+    return options.model_copy(update={"split_ids": checkpoint.get("split_ids")} | values)
 
 
 def _validate(config_class, values):
@@ -405,13 +405,32 @@ def lasting_output() -> Iterator[None]:
             err.flush()
 
 
+@contextlib.contextmanager
+def _leaving():
+    """Let SIGTERM and SIGHUP raise SystemExit, so that `finally` is run; where one is ignored, it stays so."""
+
+    def leave(number, frame):
+        signal.signal(number, signal.SIG_IGN)  # a terminal that is closed may send it twice
+        sys.exit(128 + number)
+
+    numbers = {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
+    numbers = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
+    try:
+        for number in numbers:
+            signal.signal(number, leave)
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def command(
     config_class: type[Config],
     main: Callable[..., None],
     errors: tuple[type[Exception], ...] = (),
     positional: bool = False,
     word: str = "",
-    stored: Callable[[Values], Values] | None = None,
+    stored: Stored | None = None,
     defaults: Defaults = None,
 ) -> Callable[..., None]:
     """Make a function for fire that calls `main` with the config of a command line.
@@ -431,7 +450,7 @@ def command(
 
     @fire.decorators.SetParseFn(str)
     def call(*words, **texts):
-        with lasting_output():
+        with lasting_output(), _leaving():
             run(list(words), texts)
 
     def run(words, texts):
@@ -445,7 +464,7 @@ def command(
             words = [os.path.expanduser(path) for path in words[bool(word) :]]
             if words and not positional:
                 raise OptionError(f"{words[0]!r} is not an option: write --name=value; --help lists all options")
-            main(parse_options(config_class, texts, stored(texts) if stored else None, defaults), *words)
+            main(parse_options(config_class, texts, stored, defaults), *words)
         except (OptionError, OSError, *errors) as error:
             sys.exit(f"error: {error}")
         except KeyboardInterrupt:
