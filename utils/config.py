@@ -329,6 +329,12 @@ def training_options(config: Config, checkpoint: Values, **values: Any) -> Train
     return options.model_copy(update={"split_ids": checkpoint.get("split_ids")} | values)
 
 
+def changed_checks(config: DatasetConfig) -> Values:
+    """Return the options that say what is read of a data set, where they differ from their defaults."""
+    names = "invalid_boxes", "invalid_images", "unknown_classes", "val_ratio"
+    return config.model_dump(include=set(names), exclude_defaults=True)
+
+
 def _validate(config_class, values):
     try:
         return config_class(**values)
@@ -414,14 +420,12 @@ def _leaving():
         sys.exit(128 + number)
 
     numbers = {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
-    numbers = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
+    before = {number: signal.signal(number, leave) for number in numbers if signal.getsignal(number) == signal.SIG_DFL}
     try:
-        for number in numbers:
-            signal.signal(number, leave)
         yield
     finally:
-        for number in numbers:
-            signal.signal(number, signal.SIG_DFL)
+        for item in before.items():
+            signal.signal(*item)
 
 
 def command(
