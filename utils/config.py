@@ -261,11 +261,10 @@ class PredictConfig(DetectConfig):
 
 Values = dict[str, Any]
 Defaults = Callable[[str, str], Values] | None
-Stored = Callable[[Values], Values]
 
 
 def parse_options(
-    config_class: type[Config], texts: Values, stored: Values | Stored | None = None, defaults: Defaults = None
+    config_class: type[Config], texts: Values, stored: Values | Callable | None = None, defaults: Defaults = None
 ) -> Config:
     """Build a config from the texts of a command line.
 
@@ -331,8 +330,8 @@ def training_options(config: Config, checkpoint: Values, **values: Any) -> Train
 
 def changed_checks(config: DatasetConfig) -> Values:
     """Return the options that say what is read of a data set, where they differ from their defaults."""
-    names = "invalid_boxes", "invalid_images", "unknown_classes", "val_ratio"
-    return config.model_dump(include=set(names), exclude_defaults=True)
+    names = {"invalid_boxes", "invalid_images", "unknown_classes", "val_ratio"}
+    return config.model_dump(include=names, exclude_defaults=True)
 
 
 def _validate(config_class, values):
@@ -434,7 +433,7 @@ def command(
     errors: tuple[type[Exception], ...] = (),
     positional: bool = False,
     word: str = "",
-    stored: Stored | None = None,
+    stored: Callable[[Values], Values] | None = None,
     defaults: Defaults = None,
 ) -> Callable[..., None]:
     """Make a function for fire that calls `main` with the config of a command line.
