@@ -151,7 +151,7 @@ def evaluate_and_save_best(config, trainer, dataset, logger, run, epoch, step):
     evaluation = evaluate(net, dataset, "voc07", dtype, config.num_workers, **options)
     if logger is None:
         return
-    best = max((record["map"] or 0 for record in logger.records if record["kind"] == "eval"), default=-1)
+    best = max((record["map"] or 0 for record in logger.records if record.get("split") == dataset.split), default=-1)
     if (evaluation.map or 0) > best:
         ckpt.save_checkpoint(logger.folder / "best.pth", snapshot(trainer, run, epoch, step) | {"map": evaluation.map})
     draw = partial(draw_detections, net, dataset, N_PICTURE, dtype, **options | {"score_thresh": PICTURE_SCORE})
@@ -177,7 +177,9 @@ def save_last(folder, trainer, run, epoch, step):
 def build_datasets(config):
     """Read and validate the data set; return the splits to train and to evaluate on."""
     classes = data.read_class_names(config.classes)
-    train_set, eval_set = data.build(config.data, config, (config.train_split, config.eval_split), classes)
+    stored = ckpt.load_checkpoint(ckpt.RUNS / config.env / "last.pth") if config.resume else {}
+    options = config.model_copy(update={"split_ids": stored.get("split_ids")})  # images may have been added
+    train_set, eval_set = data.build(config.data, options, (config.train_split, config.eval_split), classes)
     train_set = train_set if config.use_difficult else train_set.without_difficult()
     check_objects(train_set)
     counts = f"{counted(len(train_set), 'image')} to train on, {len(eval_set)} to evaluate on, "

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import fixtures
 import numpy as np
@@ -113,6 +114,10 @@ def test_pycocotools_reads_the_results(tmp_path):
 
 
 # The whole command
+
+
+class Split(list):
+    """A data set in memory; its attributes are set by the test."""
 
 
 class OneBox(torch.nn.Module):
@@ -268,6 +273,22 @@ def test_a_split_of_the_data_set(folder, monkeypatch):
     for out in ("other", "other/JPEGImages"):
         with pytest.raises(OptionError, match="is where the images are"):
             main(config(split="train", voc_data_dir="other", out=out))
+
+
+def test_pictures_of_a_split_do_not_replace_each_other(folder, monkeypatch, capsys):
+    ids = ["a/b", "a_b", "c/b", "contact_sheet", "v1.5"]
+    sample = SimpleNamespace(img=np.zeros((40, 60, 3), np.uint8))
+    dataset = Split([sample] * len(ids))
+    dataset.ids, dataset.root, dataset.split, dataset.notes = ids, folder / "voc", "val", ["splits drawn at random"]
+    monkeypatch.setattr(predict.data, "build", lambda *args: [dataset])
+    checkpoint = {"build": {"n_fg_class": 2}, "class_names": ["cat", "dog"], "config": {}}
+    monkeypatch.setattr(predict.ckpt, "open_checkpoint", lambda *args: checkpoint)
+    main(config(split="val", coco_json="coco.json"))
+    pictures = {path.stem for path in Path("predictions").glob("*.png")}
+    assert len(pictures) == len(ids) + 1, pictures
+    assert {"contact_sheet", "contact_sheet.jpg", "v1.5", "c_b"} <= pictures
+    assert len({row["image_id"] for row in json.loads(Path("coco.json").read_text())}) == len(ids)
+    assert f"{folder}/voc, split val: 5 images\nsplits drawn at random\n" in capsys.readouterr().out
 
 
 def test_no_image_is_replaced(folder):

@@ -412,6 +412,29 @@ def test_best_pth_is_replaced_by_a_better_map_only(run, monkeypatch):
     assert [line["map"] for line in log(run.folder, "eval")] == [0.2, 0.1, 0.2, 0.3]
 
 
+def test_best_pth_is_the_best_of_one_split(run, monkeypatch):
+    values, real = iter([0.3, 0.1, 0.2]), train.evaluate
+    monkeypatch.setattr(train, "evaluate", lambda *args, **options: real(*args, **options)._replace(map=next(values)))
+    best = []
+    for steps, split in (("1", "val"), ("2", "train"), ("3", "val")):
+        run(**{"resume": "True"} if best else {}, max_steps=steps, eval_split=split)
+        best.append(load_checkpoint(run.folder / "best.pth")["step"])
+    assert best == [1, 2, 2]
+
+
+def test_a_drawn_split_stays_when_images_are_added(run, place):
+    fixtures.write_voc(place / "flat", {"a": 6})
+    shutil.rmtree(place / "flat/ImageSets")
+    run(voc_data_dir="flat", max_steps="1")
+    first = load_checkpoint(run.folder / "last.pth")
+    fixtures.write_voc(place / "flat", {"more": 6})
+    shutil.rmtree(place / "flat/ImageSets")
+    run(voc_data_dir="flat", max_steps="2", resume="True")
+    last = load_checkpoint(run.folder / "last.pth")
+    assert last["step"] == 2
+    assert last["split_ids"] == first["split_ids"]
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(run, on_step):
     on_step(8, lambda trainer, losses: losses._replace(roi_cls=losses.total * np.nan, total=losses.total * np.nan))
     with pytest.raises(train.TrainingError) as caught:

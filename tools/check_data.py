@@ -9,7 +9,7 @@ from tqdm.contrib.concurrent import thread_map
 
 from data import build, read_class_names
 from data.validate import DataError, ValidationReport
-from utils.config import DatasetConfig, Names, command, option
+from utils.config import DatasetConfig, Names, as_text, changed_checks, command, dashed, option
 
 
 class CheckConfig(DatasetConfig):
@@ -37,6 +37,7 @@ def check_data(config: CheckConfig) -> None:
     print(datasets[0].root, *summarize(datasets, unique), *report.format_notes(sys.maxsize), sep="\n")
     report.raise_errors(sys.maxsize)
     options = f"--voc-data-dir={shlex.quote(str(datasets[0].root))} --train-split={shlex.quote(datasets[0].split)}"
+    options += "".join(f" --{dashed(name)}={as_text(value)}" for name, value in changed_checks(config).items())
     print(f"no errors found\nnext: python -m tools.fit_anchors {options}")
 
 

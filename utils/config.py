@@ -259,31 +259,32 @@ Defaults = Callable[[str, str], Values] | None
 
 
 def parse_options(
-    config_class: type[Config], texts: Values, stored: Values | None = None, defaults: Defaults = None
+    config_class: type[Config], texts: Values, stored: Values | Callable | None = None, defaults: Defaults = None
 ) -> Config:
     """Build a config from the texts of a command line.
 
     Args:
         config_class: class of the config.
         texts: name -> text, dashes replaced by underscores, as fire gives them.
-        stored: name -> value of options that are not given.
+        stored: name -> value of options that are not given, or see `command`.
         defaults: see `command`.
 
     Raises:
         OptionError: an option is unknown (the message names the nearest), invalid or missing.
     """
     fields = {field.alias or name: field for name, field in config_class.model_fields.items()}
-    values = dict(stored or {})
+    values = {}
     for name, text in texts.items():
         if name not in fields:
             near = [SYNONYMS.get(name), *difflib.get_close_matches(name, fields, 1)]
             hint = next((f"did you mean --{dashed(other)}? " for other in near if other in fields), "")
             raise OptionError(f"there is no option --{dashed(name)}: {hint}--help lists all")
         field, kinds = fields[name], typing.get_args(fields[name].annotation)
-        path = PathText in kinds or PathText.__metadata__[1] in field.metadata
-        if (text == "True" and field.annotation is not bool) or (text == "" and path):  # fire reads --out as True
+        filled = field.annotation is str or PathText in kinds  # others have a meaning or a message for an empty text
+        if (text == "True" and field.annotation is not bool) or (text == "" and filled):  # fire reads --out as True
             raise OptionError(f"--{dashed(name)} needs a value: write --{dashed(name)}=VALUE")
         values[name] = None if type(None) in kinds and text in ("", "None") else text
+    values = ((stored(texts) if callable(stored) else stored) or {}) | values
     if defaults and "model" in fields:
         name, pretrained = values.get("model", MODEL), values.get("pretrained", PRETRAINED)
         try:
@@ -318,10 +319,14 @@ def training_options(config: Config, checkpoint: Values, **values: Any) -> Train
     given = config.model_dump(include=DatasetConfig.model_fields.keys() - {"classes"}, exclude_none=True)
     if "voc_data_dir" in given:
         given = {"data": "voc", "download": False} | given
-    elif "split_ids" in checkpoint:
-        values["split_ids"] = checkpoint["split_ids"]
     options = TrainConfig(**trained | given | {"eval_split": config.split or trained["eval_split"]})
-    return options.model_copy(update=values)
+    return options.model_copy(update={"split_ids": checkpoint.get("split_ids")} | values)
+
+
+def changed_checks(config: DatasetConfig) -> Values:
+    """Return the options that say what is read of a data set, where they differ from their defaults."""
+    names = {"invalid_boxes", "invalid_images", "unknown_classes", "val_ratio"}
+    return config.model_dump(include=names, exclude_defaults=True)
 
 
 def _validate(config_class, values):
@@ -395,6 +400,23 @@ def lasting_output() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def _leaving():
+    """Let SIGTERM and SIGHUP raise SystemExit, so that `finally` is run; where one is ignored, it stays so."""
+
+    def leave(number, frame):
+        signal.signal(number, signal.SIG_IGN)  # a terminal that is closed may send it twice
+        sys.exit(128 + number)
+
+    numbers = {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
+    before = {number: signal.signal(number, leave) for number in numbers if signal.getsignal(number) == signal.SIG_DFL}
+    try:
+        yield
+    finally:
+        for item in before.items():
+            signal.signal(*item)
+
+
 def command(
     config_class: type[Config],
     main: Callable[..., None],
@@ -421,7 +443,7 @@ def command(
 
     @fire.decorators.SetParseFn(str)
     def call(*words, **texts):
-        with lasting_output():
+        with lasting_output(), _leaving():
             run(list(words), texts)
 
     def run(words, texts):
@@ -435,7 +457,7 @@ def command(
             words = [os.path.expanduser(path) for path in words[bool(word) :]]
             if words and not positional:
                 raise OptionError(f"{words[0]!r} is not an option: write --name=value; --help lists all options")
-            main(parse_options(config_class, texts, stored(texts) if stored else None, defaults), *words)
+            main(parse_options(config_class, texts, stored, defaults), *words)
         except (OptionError, OSError, *errors) as error:
             sys.exit(f"error: {error}")
         except KeyboardInterrupt:

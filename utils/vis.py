@@ -23,6 +23,7 @@ from skimage.color import deltaE_ciede2000, rgb2lab
 
 from utils.checkpoint import replacing
 
+_TAG = " 0123456789.(difficult)"  # what follows a class name
 _SHADE = (0, 0, 0, 110)  # translucent black around a line: keeps it visible on an object of its own colour
 _HEIGHT, _TITLE_WIDTH = 300, 120  # pixels, largest height of an image on a sheet of comparisons, least width of a title
 
@@ -46,8 +47,8 @@ def _note_numbers():
 
 
 def drawable(text: str, number: int | None = None) -> str:
-    """Return `text` if a font has its characters, else the `number` of the class, with a note, or escapes."""
-    if (text.isascii() and text.isprintable()) or find_font(text):
+    """Return `text` if a font has its characters (and those of a tag, with a `number`), else the number or escapes."""
+    if (text.isascii() and text.isprintable()) or find_font(text + ("" if number is None else _TAG)):
         return text
     if number is None:
         return ascii(text)[1:-1]

@@ -73,6 +73,8 @@ def test_nothing_wrong(tmp_path, capsys):
     assert printed.endswith(
         f"\nno errors found\nnext: python -m tools.fit_anchors --voc-data-dir={tmp_path} --train-split=trainval\n"
     )
+    check_data.check_data(CheckConfig(voc_data_dir=str(tmp_path), invalid_boxes="skip", val_ratio=0.5))
+    assert capsys.readouterr().out.endswith(" --train-split=trainval --invalid-boxes=skip --val-ratio=0.5\n")
     classes = tmp_path / "classes.txt"
     classes.write_text("cat\ndog\neel\n")
     check_data.check_data(CheckConfig(voc_data_dir=str(tmp_path), splits=("mine", "trainval"), classes=(str(classes),)))

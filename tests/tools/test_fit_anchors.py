@@ -215,13 +215,14 @@ def test_what_is_printed_and_drawn(tmp_path, capsys):
 
 def test_the_last_line_is_a_command_that_training_takes(tmp_path, capsys):
     root = write_voc(tmp_path / "two words", {"a": [(4, 10, 12, 42), (1, 2, 33, 44)]})
-    main(config(root, invalid_boxes="skip", k=2))
+    checks = {"invalid_boxes": "skip", "invalid_images": "skip", "unknown_classes": "ignore", "val_ratio": 0.5}
+    main(config(root, **checks, k=2))
     line = capsys.readouterr().out.splitlines()[-1]
     assert line.startswith("next: python train.py train ")
     calls = []
     words = [word.replace("'", "") for word in re.findall(r"--\S+?='[^']*'|--\S+", line)]
     fire.Fire(command(TrainConfig, calls.append), command=words)
-    wanted = TrainConfig(voc_data_dir=str(root), invalid_boxes="skip", min_size=80, max_size=200)
+    wanted = TrainConfig(voc_data_dir=str(root), **checks, min_size=80, max_size=200)
     assert len(calls[0].anchor_scales) * len(calls[0].anchor_ratios) == 2
     assert calls[0].model_copy(update={"anchor_scales": None, "anchor_ratios": None}) == wanted
 

@@ -4,6 +4,7 @@ import ast
 import itertools
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -362,6 +363,32 @@ def test_interrupting_a_command_is_a_line_and_the_code_of_its_signal(capsys):
     assert (caught.value.code, capsys.readouterr().err) == (130, "\ninterrupted\n")
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_command_but_not_its_finally(number):
+    done = []
+
+    def main(config):
+        try:
+            signal.raise_signal(number)
+        finally:
+            signal.raise_signal(number)  # a second one is ignored
+            done.append(number)
+
+    with pytest.raises(SystemExit) as caught:
+        call([], main=main)
+    assert (caught.value.code, done) == (128 + number, [number])
+    assert signal.getsignal(number) == signal.SIG_DFL
+
+
+def test_an_ignored_signal_stays_ignored():  # as under nohup
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        call([], main=lambda config: signal.raise_signal(signal.SIGHUP))
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_script_adds_options_of_its_own():
     class MineConfig(EvalConfig):
         """python mine.py: Do something."""
@@ -380,6 +407,25 @@ def test_a_script_adds_options_of_its_own():
 def test_an_option_without_a_value_is_refused(words):
     with pytest.raises(SystemExit, match=r"^error: --out needs a value: write --out=VALUE$"):
         call(words, PredictConfig)
+
+
+def test_an_option_without_a_value_is_refused_before_a_run_is_read():
+    with pytest.raises(SystemExit, match=r"^error: --env needs a value: write --env=VALUE$"):
+        call(["--resume", "--env"], stored=lambda texts: pytest.fail("was read"))
+
+
+@pytest.mark.parametrize("name", ["train_split", "env", "data", "model", "device"])
+def test_a_text_is_not_empty(name):
+    assert refusal(TrainConfig, {name: ""}).startswith(f"--{dashed(name)} needs a value")
+
+
+@pytest.mark.parametrize("data_dir", [None, "moved"])
+def test_a_drawn_split_is_that_of_the_training(data_dir):
+    drawn = {"train": ["b"], "val": ["a"]}
+    config = EvalConfig(load_path="a", split="val", voc_data_dir=data_dir)
+    options = training_options(config, {"config": {}, "split_ids": drawn})
+    assert (options.split_ids, options.eval_split) == (drawn, "val")
+    assert training_options(config, {"config": {}}).split_ids is None  # an older checkpoint
 
 
 @pytest.mark.parametrize("name", ["env", "lr", "max_steps", "classes", "load_path", "precision"])

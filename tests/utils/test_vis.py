@@ -315,6 +315,24 @@ def test_letters_of_a_system_font_are_drawn_as_such(no_other_font, monkeypatch):
     assert (drawn != draw_bbox(GREY, box, [0], None, ["0"])).any()
 
 
+def test_a_font_without_digits_is_not_taken_for_a_tag(no_other_font, monkeypatch, capsys):
+    class Letters:
+        scalable = True
+
+        def __init__(self, path):
+            pass
+
+        def get_char_index(self, code):
+            return code * chr(code).isalpha()
+
+    monkeypatch.setattr(vis, "FT2Font", Letters)
+    vis._note_numbers.cache_clear()
+    assert vis.find_font("猫")
+    assert vis.drawable("猫", 7) == "7"
+    draw_bbox(GREY, np.array([[40, 30, 110, 180]]), [0], [0.5], ["猫"], [True])
+    assert "no installed font" in capsys.readouterr().out
+
+
 def test_columns_of_a_contact_sheet():
     assert [sheet_columns(n) for n in (1, 2, 3, 4, 5, 9, 10, 16)] == [1, 2, 3, 2, 3, 3, 4, 4]
 
