@@ -53,7 +53,7 @@ def read_annotation(path: Path, report: ValidationReport, skip: bool = False) ->
     rows, objects = [], list(root.iter("object"))
     inside = {node for obj in objects for node in obj.iter()}
     outside = [(node, parent) for parent in root.iter() for node in parent if node not in inside]
-    other = [n for n in root if not objects and n.tag not in HEADER and (len(n) or n.attrib or (n.text or "").strip())]
+    other = {n for n in root if not objects and n.tag not in HEADER and (len(n) or n.attrib or (n.text or "").strip())}
     stray = [f"<{n.tag}> in <{parent.tag}>" for n, parent in outside if n in other or IN_OBJECT.fullmatch(n.tag)]
     if stray:
         report.error("object", f"{path}: {stray[0]}, not in <object>")

@@ -101,7 +101,7 @@ LAYOUTS = {  # files, ids of the splits train and val
     ),
     "splits in splits": (
         pairs(["train/x/val/a", "train/b", "val/train/c"], "{}.xml", "{}.jpg"),
-        {"train": ["a", "b"], "val": ["c"]},
+        {"train": ["b", "a"], "val": ["c"]},
     ),
     "two folders": (pairs(ABCD, "notes/{}.xml", "photos/{}.jpg"), DRAWN),
     "splits above": (
@@ -167,11 +167,11 @@ def test_a_split_is_drawn_by_seed_and_ratio_and_can_be_given_back(tmp_path):
     write(tmp_path, pairs(map(str, range(10, 40))))
     drawn = {}
     for seed, ratio in ((0, 0.2), (0, 0.2), (1, 0.2), (0, 0.5)):
-        train, val = read_splits(tmp_path, ["train", "rest"], seed=seed, val_ratio=ratio)
+        train, val = read_splits(tmp_path, ["train", "val"], seed=seed, val_ratio=ratio)
         assert sorted(train.ids + val.ids) == [str(i) for i in range(10, 40)]
         assert len(val) == ratio * 30
         assert train.notes == [
-            f"splits drawn at random: train {len(train)} of 30 images; rest {len(val)} of 30 images ({KINDS['drawn'][1]})"
+            f"splits drawn at random: train {len(train)} of 30 images; val {len(val)} of 30 images ({KINDS['drawn'][1]})"
         ]
         assert drawn.setdefault((seed, ratio), (train.ids, val.ids)) == (train.ids, val.ids)
     assert len(set(map(str, drawn.values()))) == 3
