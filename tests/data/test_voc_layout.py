@@ -171,7 +171,8 @@ def test_a_split_is_drawn_by_seed_and_ratio_and_can_be_given_back(tmp_path):
         assert sorted(train.ids + val.ids) == [str(i) for i in range(10, 40)]
         assert len(val) == ratio * 30
         assert train.notes == [
-            f"splits drawn at random: train {len(train)} of 30 images; val {len(val)} of 30 images ({KINDS['drawn'][1]})"
+            f"splits drawn at random: train {len(train)} of 30 images; "
+            f"val {len(val)} of 30 images ({KINDS['drawn'][1]})"
         ]
         assert drawn.setdefault((seed, ratio), (train.ids, val.ids)) == (train.ids, val.ids)
     assert len(set(map(str, drawn.values()))) == 3
