@@ -25,6 +25,7 @@ ADVICE = {  # part of expat's message -> what to do
 }
 WORDS = {"true": 1, "yes": 1, "false": 0, "no": 0, "": 0}  # that mean a number
 IN_OBJECT = re.compile(r"obj|.*box|polygon|[xy]_?min")  # tags that belong into an object, or look like one
+HEADER = {"folder", "filename", "path", "source", "owner", "size", "segmented", "database"}  # tags beside objects
 
 
 class Annotation(NamedTuple):
@@ -52,7 +53,8 @@ def read_annotation(path: Path, report: ValidationReport, skip: bool = False) ->
     rows, objects = [], list(root.iter("object"))
     inside = {node for obj in objects for node in obj.iter()}
     outside = [(node, parent) for parent in root.iter() for node in parent if node not in inside]
-    stray = [f"<{node.tag}> in <{parent.tag}>" for node, parent in outside if IN_OBJECT.fullmatch(node.tag)]
+    other = {n for n in root if not objects and n.tag not in HEADER and (len(n) or n.attrib or (n.text or "").strip())}
+    stray = [f"<{n.tag}> in <{parent.tag}>" for n, parent in outside if n in other or IN_OBJECT.fullmatch(n.tag)]
     if stray:
         report.error("object", f"{path}: {stray[0]}, not in <object>")
     for number, obj in enumerate(objects, start=1):
@@ -85,6 +87,8 @@ def _read_object(obj):
     boxes = obj.findall("bndbox")
     if len(boxes) != 1:
         raise ValueError(f"{len(boxes) or 'no'} bndbox among its tags: {', '.join(n.tag for n in obj) or 'none'}"[:200])
+    if len(obj.findall("difficult")) > 1:
+        raise ValueError("difficult is there more than once")
     return _text(obj, "name"), [float(_text(boxes[0], key)) for key in ("ymin", "xmin", "ymax", "xmax")]
 
 

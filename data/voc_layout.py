@@ -24,7 +24,7 @@ SUFFIX = re.compile(rf"(\.xml|{'|'.join(map(re.escape, IMAGE_SUFFIXES))})+$", re
 COLUMN = re.compile(r"\s+(-1|0|1)$")  # the second one of VOC's and VoTT's split files per class
 CONTAINERS = {"annotations", "annots", "labels", "xml", "xmls", "jpegimages", "images", "imgs"}  # no part of an id
 SPLITS, ALIASES = ("train", "val", "trainval", "test"), {"val": ("val", "valid", "validation")}
-NAMES = {*SPLITS, *ALIASES["val"]}
+NAMES = {*SPLITS, *ALIASES["val"], "training", "testing"}
 
 
 class Layout:
@@ -42,12 +42,16 @@ class Layout:
         self.annotations, self.annotation_base = self._index((".xml",), "annotations")
         self.images, self.image_base = self._index(IMAGE_SUFFIXES, "jpegimages", "images")
         self.image_sets, near = _subfolder(root, "imagesets"), roots_near(root)
+        bases = (self.annotations, self.annotation_base), (self.images, self.image_base)
+        every = [[{*folders} for found in files.values() for folders, _ in found] for files, b in bases if b == root]
+        self.tops = {top for each in every if each for top in set.intersection(*each) if top.lower() not in NAMES}
         self.folders = {}  # lower-case folder of annotations -> ids; "" -> all ids
         for stem, files in self.annotations.items():
             for folders, _ in files:
-                for folder in {"", *map(str.lower, folders)}:
+                names = [folder.lower() for folder in folders]
+                for folder in {"", *names} - NAMES | {*[name for name in names if name in NAMES][:1]}:
                     self.folders.setdefault(folder, []).append(_join(folders, stem) if len(files) > 1 else stem)
-        fault = f"{root} contains no data set in the VOC layout"
+        fault = f"{root} {'' if root.is_dir() else 'does not exist and '}contains no data set in the VOC layout"
         if not self.annotations or not self.images:
             counts = [sum(map(len, files.values())) for files in (self.annotations, self.images)]
             fault += f" ({counts[0]} annotations, {counts[1]} images, other files: {self.count_others() or 'none'})"
@@ -79,8 +83,12 @@ class Layout:
     def _candidates(self, image_id):
         folders, stem = _key(PurePosixPath(image_id))
         where = _match(self.annotations, folders, stem)
-        beside = where and _match(self.images, *_key(where[0].relative_to(self.root)))
-        return where, beside or _match(self.images, folders, stem)
+        images = _match(self.images, folders, stem)
+        if where:
+            own, _ = _key(where[0].relative_to(self.root))
+            pairs = [({*own} - self.tops, {*f} - self.tops, p) for f, p in self.images.get(stem, ()) if p in images]
+            images = _match(self.images, own, stem) or [p for one, other, p in pairs if one <= other or other <= one]
+        return where, images
 
     def locate(self, image_id: str, report: ValidationReport) -> list[Path | None]:
         """Return annotation and image of an id, each None after reporting that it is missing or ambiguous."""
@@ -106,10 +114,11 @@ class Layout:
             splits: names of the splits.
             report: receives errors and notes.
             val_ratio: fraction drawn for the second split if nothing says what the splits are; the first is the rest.
+                A single split is the rest if its name starts with train, all if this is 0, otherwise an error.
             seed: seed of the drawing.
-            split_ids: split -> ids, as they were drawn earlier.
+            split_ids: split -> ids, as they were drawn earlier; used if all are there.
         """
-        lists, ids, every = self._lists(splits), {}, sorted(self.folders[""])
+        lists, ids, every, fault = self._lists(splits), {}, sorted(self.folders[""]), "does not exist"
         there = lists.keys() | self.folders.keys() & NAMES
         for split in dict.fromkeys(splits):
             name = next((n for n in ALIASES.get(split, (split,)) if n in lists or n in self.folders), None)
@@ -117,12 +126,19 @@ class Layout:
                 ids[split] = list(dict.fromkeys(i for path in lists[name] for i in self._read_ids(path, report)))
             elif name:
                 ids[split] = self.folders[name]
-        if not ids and not there and split_ids:
-            ids, there = {split: split_ids[split] for split in splits if split in split_ids}, split_ids.keys()
-        elif not ids and not there:
+        if not ids and not there:
+            stored = {split: split_ids[split] for split in splits if split in (split_ids or ())}
+            ids = {s: stored[s] for s in stored if all(all(self._candidates(i)) for i in stored[s])}
+            there = ids.keys()
+        if not ids and not there:
+            names = (str(path.relative_to(self.root)) for path in _walk(self.root))
+            hint = next((n for n in names if NAMES & {*n.lower().removesuffix(".txt").split(os.sep)}), None)
+            fault += f", and none is drawn because of {hint}" if hint else ", and nothing says which images it has"
             order = np.random.default_rng(seed).permutation(len(every))
-            n_val = max(len({*splits}) - 1, round(val_ratio * len(every)))
-            for split, part in zip(dict.fromkeys(splits), (order[n_val:], order[:n_val]), strict=False):
+            n_val = max(len({*splits}) > 1 or val_ratio > 0, round(val_ratio * len(every)))
+            guess = len({*splits}) == 1 and val_ratio and not splits[0].startswith("train")
+            parts = () if hint or guess else (order[n_val:], order[:n_val])
+            for split, part in zip(dict.fromkeys(splits), parts, strict=False):
                 ids[split] = [every[i] for i in sorted(part)]
                 report.note("drawn", f"{split} {len(part)} of {len(every)} images")
         if ids.keys() - lists.keys():
@@ -132,8 +148,8 @@ class Layout:
         for split in splits:
             if not ids.setdefault(split, []):
                 path = lists.get(split, [self.root / "ImageSets" / "Main" / f"{split}.txt"])[0]
-                fault = "contains no image id" if split in lists else "does not exist"
-                report.error("split", f"{path} {fault}; splits in this folder: {others}")
+                what = "contains no image id" if split in lists else fault
+                report.error("split", f"{path} {what}; splits in this folder: {others}")
         return ids
 
     def _lists(self, splits):
@@ -145,7 +161,8 @@ class Layout:
         lists = {name: [path] for name, path in files.items()}
         for name, path in files.items():
             split = name.rpartition("_")[2]
-            if split in {*splits, *NAMES} - files.keys() and all(COLUMN.search(s) for s in read_lines(path) if s):
+            wanted = split in {*splits, *NAMES} - files.keys()
+            if wanted and all(line[:1] in "#" or COLUMN.search(line) for line in read_lines(path)):
                 lists.setdefault(split, []).append(path)
         return lists
 

@@ -98,7 +98,14 @@ MALFORMED = {
         " object 1",
         "2 bndbox among its tags: name, difficult, bndbox, bndbox",
     ),
-    "no object": (thing().replace("object>", "item>"), OBJECT, "", "<bndbox> in <item>, not in <object>"),
+    "no object": (thing().replace("object>", "item>"), OBJECT, "", "<item> in <annotation>, not in <object>"),
+    "two difficult": (
+        thing(extra="<difficult>0</difficult><difficult>1</difficult>"),
+        OBJECT,
+        " object 1",
+        "difficult",
+    ),
+    "points": ("<size/><weather/><shape points='1 2'/>", OBJECT, "", "<shape> in <annotation>, not in <object>"),
     "bare": ("<xmin>1</xmin><robndbox/>", OBJECT, "", "<xmin> in <annotation>, not in <object>"),
     "klingon": ('<?xml version="1.0" encoding="klingon"?><annotation/>', "encoding", "", "unknown encoding: klingon"),
     "hex": ('<?xml version="1.0" encoding="hex"?><annotation/>', "encoding", "", "'hex' is not a text encoding"),
@@ -338,5 +345,7 @@ def check_answer(path):
 def test_deep_nesting_is_no_hang(tmp_path):
     (tmp_path / "a.xml").write_text("<annotation>" + "<object>" * 100_000)
     assert "no element found" in fault(read_annotation, tmp_path / "a.xml", "xml")
-    (tmp_path / "a.xml").write_text("<annotation>" + "<part>" * 20_000 + "</part>" * 20_000 + "</annotation>")
+    (tmp_path / "a.xml").write_text(
+        "<annotation><source>" + "<part>" * 20_000 + "</part>" * 20_000 + "</source></annotation>"
+    )
     assert read_annotation(tmp_path / "a.xml", ValidationReport()).names.tolist() == []

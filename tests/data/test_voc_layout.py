@@ -53,7 +53,10 @@ LAYOUTS = {  # files, ids of the splits train and val
     "VoTT": (
         pairs(ABCD)
         | lists(
-            a_train="a.jpg 1\nb.jpg -1\n", a_val="c.jpg 1\nd.jpg 0\n", b_train="b.jpg 1\na.jpg -1\n", b_val="d.jpg 1\n"
+            a_train="a.jpg 1\nb.jpg -1\n",
+            a_val="c.jpg 1\nd.jpg 0\n",
+            b_train="b.jpg 1\na.jpg -1\n",
+            b_val="# by a tool\nd.jpg 1\n",
         ),
         TWO,
     ),
@@ -96,6 +99,11 @@ LAYOUTS = {  # files, ids of the splits train and val
         pairs(["train/a", "train/b", "val/a"], "{}.xml", "{}.jpg"),
         {"train": ["train/a", "b"], "val": ["val/a"]},
     ),
+    "splits in splits": (
+        pairs(["train/x/val/a", "train/b", "val/train/c"], "{}.xml", "{}.jpg"),
+        {"train": ["b", "a"], "val": ["c"]},
+    ),
+    "two folders": (pairs(ABCD, "notes/{}.xml", "photos/{}.jpg"), DRAWN),
     "splits above": (
         {f"{split}/images/{i}.jpg": "" for split in ("Train", "Val") for i in "ab"}
         | {f"{split}/annotations/{i}.xml": thing(A) for split in ("Train", "Val") for i in "ab"},
@@ -159,22 +167,25 @@ def test_a_split_is_drawn_by_seed_and_ratio_and_can_be_given_back(tmp_path):
     write(tmp_path, pairs(map(str, range(10, 40))))
     drawn = {}
     for seed, ratio in ((0, 0.2), (0, 0.2), (1, 0.2), (0, 0.5)):
-        train, val = read_splits(tmp_path, ["fit", "rest"], seed=seed, val_ratio=ratio)
+        train, val = read_splits(tmp_path, ["train", "val"], seed=seed, val_ratio=ratio)
         assert sorted(train.ids + val.ids) == [str(i) for i in range(10, 40)]
         assert len(val) == ratio * 30
         assert train.notes == [
-            f"splits drawn at random: fit {len(train)} of 30 images; rest {len(val)} of 30 images ({KINDS['drawn'][1]})"
+            f"splits drawn at random: train {len(train)} of 30 images; "
+            f"val {len(val)} of 30 images ({KINDS['drawn'][1]})"
         ]
         assert drawn.setdefault((seed, ratio), (train.ids, val.ids)) == (train.ids, val.ids)
     assert len(set(map(str, drawn.values()))) == 3
     first, _ = drawn[0, 0.2]
-    assert read_splits(tmp_path, ["fit"], val_ratio=0.2)[0].ids == first  # tools.fit_anchors
+    assert read_splits(tmp_path, ["train"], val_ratio=0.2)[0].ids == first  # tools.fit_anchors
+    assert "rest.txt does not exist, and nothing says" in message(read, tmp_path, "rest", val_ratio=0.2)
+    assert "rest.txt does not" in message(read, tmp_path, "rest", val_ratio=0.2, split_ids={"rest": ["11", "gone"]})
     assert len(read(tmp_path, "fit")) == 30  # eval.py on another folder
     stored = {"fit": ["11", "12"], "rest": ["13"]}
     options = SimpleNamespace(voc_data_dir=tmp_path, split_ids=stored, val_ratio=0.2)
     assert [dataset.ids for dataset in build("voc", options, ["rest", "fit"])] == [["13"], ["11", "12"]]
     text = message(build, "voc", options, ["other"])
-    assert text.endswith("other.txt does not exist; splits in this folder: fit, rest")
+    assert text.endswith("other.txt does not exist, and nothing says which images it has; splits in this folder: none")
     write(tmp_path, lists("", rest="20\n"))
     assert build("voc", options, ["rest"])[0].ids == ["20"]  # what the folder says goes first
     assert "fit.txt does not exist; splits in this folder: rest" in message(build, "voc", options, ["rest", "fit"])
@@ -206,7 +217,7 @@ FAULTS = {  # files, splits, kind of error, words
         "split",
         "train.txt contains no image id; splits",
     ),
-    "three drawn": (pairs(ABCD), "x y z", "split", "z.txt does not exist; splits in this folder: none"),
+    "three drawn": (pairs(ABCD), "x y z", "split", "z.txt does not exist, and nothing says which"),
     "one image drawn": (pairs("a"), "x y", "split", "x.txt does not exist"),
     "twice": (pairs(ABCD) | lists(train="a\nb\na\n"), "train", "duplicate_id", "train.txt lines 1 and 3: a"),
     "twice by suffix": (pairs(ABCD) | lists(train="a\na.jpg"), "train", "duplicate_id", "train.txt lines 1 and 2: a"),
@@ -219,6 +230,23 @@ FAULTS = {  # files, splits, kind of error, words
     "another folder 2": (pairs(["x/a"]) | lists(train="y/a"), "train", "no_annotation", "Annotations/y/a.xml"),
     "above": (pairs("a") | lists(train="../a"), "train", "no_image", "JPEGImages/../a.jpg"),
     "missing with a column": (pairs("a") | lists(train="b  1"), "train", "no_image", "JPEGImages/b.jpg"),
+    "image of another split": (
+        pairs(["train/b"], "{}.xml", "{}.jpg") | {"train/a.xml": "", "valid/a.jpg": ""},
+        "train",
+        "no_image",
+        "/a.jpg",
+    ),
+    "image of another folder": (
+        {"Annotations/cam1/a.xml": "", "JPEGImages/cam2/a.jpg": ""},
+        "train",
+        "no_image",
+        "/a.jpg",
+    ),
+    **{
+        path: (pairs(ABCD) | {path: "a"}, "train val", "split", f"none is drawn because of {path}")
+        for path in ("annotations/trainval.txt", "splits/train.txt", "ImageSets/Main/train.TXT", "x/Test/a.csv")
+    },
+    "training": (pairs(["training/a", "testing/b"], "{}.xml", "{}.jpg"), "train val", "split", "folder: testing, tr"),
     "no image": (pairs(ABCD, "{}.xml", "{}.jpg") | {"e.xml": ""}, "train", "no_image", "/e.jpg"),
     "too long": (pairs("a") | lists(train="b" * 300), "train", "no_image", "bbb.jpg"),
     "a zero byte": (pairs("a") | lists(train="a\0b"), "train", "no_image", "JPEGImages/a\0b.jpg"),
