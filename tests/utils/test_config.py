@@ -267,7 +267,7 @@ def test_a_checkpoint_is_evaluated_as_it_was_trained():
         False,
         7,
     )
-    assert not hasattr(other, "split_ids")
+    assert other.split_ids == {"val": ["a", "b"]}  # used where the other folder has them
 
 
 # Help
