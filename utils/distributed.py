@@ -6,7 +6,9 @@ Without torchrun there is one process, for which the functions of the second hal
 """
 
 import contextlib
+import ctypes
 import datetime
+import functools
 import os
 import re
 import signal
@@ -22,12 +24,26 @@ SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if 
 TIMEOUT = datetime.timedelta(hours=2)  # the others wait while the main process downloads a data set
 
 
+@functools.cache
+def keep_freed_memory() -> None:
+    """Have glibc keep the memory of freed tensors, in huge pages, for the next step instead of returning it.
+
+    A training step takes and frees gigabytes, which the system would clear anew: see docs/training.md for the times.
+    """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch asks for huge pages
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt:
+        mallopt(-4, 0)  # M_MMAP_MAX: no block has pages of its own
+        mallopt(-1, -1)  # M_TRIM_THRESHOLD: the heap never shrinks
+
+
 def pick_device(name: str) -> torch.device:
     """Return the device that `--device` means, and make it the current one.
 
     Raises:
         OptionError: the name is not valid, or there is no such device.
     """
+    keep_freed_memory()
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
