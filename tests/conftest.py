@@ -1,12 +1,18 @@
 """Fixtures that several tests share."""
 
 import shutil
+import signal
 
 import fixtures
 import pytest
 import torch
 
 import model
+
+# a shell in the background or nohup has signals ignored, which the programs under test respect
+for _number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
