@@ -53,11 +53,10 @@ def read_splits(root, splits=(), classes=(), report=None, **options) -> list["VO
         splits: names of the splits; none: see `Layout.find_splits`.
         classes: names of the classes; none: those found, sorted.
         report: `ValidationReport` that receives the errors; without, they are raised.
-        invalid_boxes: "error", or "skip" to leave out objects without a box, without area or outside their image, and
-            to clip the others.
-        invalid_images: "error", or "skip" to decode all images and leave out those that cannot be read.
-        unknown_classes: "error", or "ignore" to leave out objects of other classes than `classes`.
-        val_ratio, seed, split_ids: see `Layout.split_ids`.
+        options: `invalid_boxes`, "error", or "skip" to leave out objects without a box, without area or outside their
+            image, and to clip the others; `invalid_images`, "error", or "skip" to decode all images and leave out
+            those that cannot be read; `unknown_classes`, "error", or "ignore" to leave out objects of other classes
+            than `classes`; `val_ratio`, `seed`, `split_ids`, see `Layout.split_ids`.
 
     Returns:
         One data set per split, without the images that have errors.
