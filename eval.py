@@ -4,6 +4,10 @@ It prints the average precision of the detections by one of three metrics, or, w
 RPN's proposals.
 """
 
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch loads: docs/benchmarks.md#a-busy-machine
+
 import json
 from pathlib import Path
 

@@ -3,9 +3,12 @@
 With `--split=test` instead of images, those of a split of the data set.
 """
 
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch loads: docs/benchmarks.md#a-busy-machine
+
 import glob
 import json
-import os
 from collections import Counter
 from pathlib import Path
 

@@ -3,6 +3,10 @@
 This script wires options, data, model, trainer and logger; the training itself is `train_one_epoch`.
 """
 
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch loads: docs/benchmarks.md#a-busy-machine
+
 import inspect
 import json
 import math

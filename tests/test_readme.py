@@ -244,3 +244,17 @@ def test_links_and_headings_are_found():
     assert len(links(README)) > 20
     assert links("[a](b.md#c) ![d](e.svg) [f](https://g.h)") == ["b.md#c", "e.svg"]
     assert slugs("# A `b` c, d\n## E-f\ng") == ["a-b-c-d", "e-f"]
+
+
+def test_threads_wait_passively_before_torch_loads():
+    """Waiting threads of OpenMP must not occupy the core of another program; a user's own setting wins."""
+    scripts = ("train.py", "predict.py", "eval.py")
+    own = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | {"OMP_DISPLAY_ENV": "TRUE"}
+    environments = own, own, own | {"OMP_WAIT_POLICY": "active"}
+    said = {"cwd": ROOT, "text": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    started = [
+        subprocess.Popen([sys.executable, script, "--help"], env=env, **said)
+        for script, env in zip(scripts, environments, strict=True)
+    ]
+    found = [re.findall(r"OMP_WAIT_POLICY\s*=\s*'(\w+)'", process.communicate()[1]) for process in started]
+    assert found == [["PASSIVE"], ["PASSIVE"], ["ACTIVE"]]

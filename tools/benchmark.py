@@ -10,6 +10,10 @@ All run in turn in one process, in random order, so that other load on the machi
 medians over the rounds, and so are ratios, which are taken within a round. Memory is measured in separate processes.
 """
 
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch loads: docs/benchmarks.md#a-busy-machine
+
 import json
 import multiprocessing
 import statistics
