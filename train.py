@@ -109,6 +109,8 @@ def train_one_epoch(config, trainer, dataset, batches, epoch, step, logger, stop
             bar.set_postfix(loss=f"{losses.total:.3f}", refresh=False)
         if log_now:
             means = metrics.read(dist.all_reduce) | {"lr": lr}
+            if means["same_score"] == 1:
+                print(f"step {step}: all RoIs get the same scores, the network is dead: start again with a lower --lr")
             if logger:
                 logger.train(step, epoch, means)
         if (log_now or losses.total.is_cpu or dist.world_size() == 1) and dist.any_process(bool(stop)):

@@ -22,7 +22,7 @@ from model.utils.proposal_target_creator import ProposalTargetCreator
 Stats = namedtuple(
     "Stats",
     "n_image n_proposal n_pos_anchor n_pos_anchor_correct n_neg_anchor n_neg_anchor_correct "
-    "n_pos_roi n_pos_roi_correct n_neg_roi n_neg_roi_correct",
+    "n_pos_roi n_pos_roi_correct n_neg_roi n_neg_roi_correct n_same_score",
 )
 
 
@@ -167,14 +167,15 @@ class FasterRCNNTrainer:
             rng: np.random.Generator.
 
         Returns:
-            loc loss, cls loss, (4,) of `count_correct`.
+            loc loss, cls loss, (5,): those of `count_correct`, and 1 if all RoIs get the same scores, else 0.
         """
         target = call_creator(self.proposal_target_creator, roi, bbox, label, rng)
         gt_label = target.gt_roi_label  # (S,)
         roi_cls_loc, roi_score = self.model.head(feature, target.sample_roi)  # (S, L + 1, 4), (S, L + 1)
         roi_loc = roi_cls_loc[torch.arange(len(gt_label), device=gt_label.device), gt_label.clamp(min=0)]  # (S, 4)
         losses = detection_losses(roi_loc, roi_score, target.gt_roi_loc, gt_label, self.roi_sigma)
-        return *losses, count_correct(roi_score, gt_label)
+        same_score = torch.isclose(roi_score, roi_score[:1], rtol=1e-3).all()  # the feature map is 0, or a layer
+        return *losses, torch.cat((count_correct(roi_score, gt_label), same_score[None]))
 
 
 def detection_losses(loc, score, gt_loc, gt_label, sigma):

@@ -22,6 +22,7 @@ from model.utils.proposal_creator import ProposalCreator
 LAYERS = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512)
 STRIDE = 16  # four poolings by 2
 CHANNELS = LAYERS[-1]
+CONV5_3_SCALE = 0.1  # of Caffe's weights before random fc6 and fc7, see `_load_pretrained`
 # its values of the training options; sources: utils/config.py
 TRAINING = {"frozen_convs": 4, "epoch": 14, "lr": 1e-3, "lr_decay": 0.1, "lr_decay_epoch": (10,), "lr_warmup_steps": 0}
 TRAINING |= {"momentum": 0.9, "weight_decay": 5e-4, "rpn_sigma": 3.0, "roi_sigma": 1.0}
@@ -181,11 +182,12 @@ def build(
     rpn = RegionProposalNetwork(CHANNELS, 512, STRIDE, anchor_ratios, anchor_scales, proposal_creator, generator)
     extractor = VGG16(frozen_convs, ceil_mode, generator)
     head = VGG16RoIHead(n_fg_class, head_width, dropout, roi_op, generator)
-    own_preprocessing = TORCHVISION if pretrained is None else _load_pretrained(extractor, head, pretrained)
     if preprocessing:
-        own_preprocessing = BY_NAME[preprocessing] if isinstance(preprocessing, str) else Preprocessing(*preprocessing)
-    thresholds = score_thresh, nms_thresh, max_detections
-    model = FasterRCNN(extractor, rpn, head, own_preprocessing, min_size, max_size, loc_mean, loc_std, *thresholds)
+        preprocessing = BY_NAME[preprocessing] if isinstance(preprocessing, str) else Preprocessing(*preprocessing)
+    if pretrained is not None:
+        preprocessing = _load_pretrained(extractor, head, pretrained, preprocessing)
+    decoding = loc_mean, loc_std, score_thresh, nms_thresh, max_detections
+    model = FasterRCNN(extractor, rpn, head, preprocessing or TORCHVISION, min_size, max_size, *decoding)
     return model.to(memory_format=torch.channels_last)  # faster convolutions
 
 
@@ -205,20 +207,28 @@ def _fetch(pretrained):
         ) from None
 
 
-def _load_pretrained(extractor, head, pretrained):
-    """Load VGG16's weights into extractor and head; return the `Preprocessing` that they expect."""
+def _load_pretrained(extractor, head, pretrained, preprocessing):
+    """Load VGG16's weights into extractor and head; return the `Preprocessing` that they expect, or the one given.
+
+    Caffe's conv5_3 has outputs with a standard deviation of 7 to 9 on photographs. fc6 and fc7 that start random do not
+    learn from these at the paper's rate, so conv5_3 is multiplied by `CONV5_3_SCALE`: ReLU passes the factor on.
+    """
     state = _fetch(pretrained) if isinstance(pretrained, str) else pretrained
+    renamed = {key.replace("classifier.0", "fc6").replace("classifier.3", "fc7"): value for key, value in state.items()}
+    own = {key: value.shape for key, value in head.state_dict().items() if key.startswith("fc")}
+    fc = {key: renamed[key] for key in own if key in renamed}
+    # torchvision's copy of the Caffe features has no classifier: its entries are NaN
+    is_caffe = any(value.isnan().any() for value in fc.values())
+    preprocessing = preprocessing or (TORCHVISION_CAFFE if is_caffe else TORCHVISION)
     try:
         extractor.load_state_dict({key: state.get(f"features.{key}") for key in extractor.state_dict()})
     except RuntimeError:
         raise WeightsError(f"the weights {list(state)[:4]} ... are not those of torchvision's VGG16") from None
-    renamed = {key.replace("classifier.0", "fc6").replace("classifier.3", "fc7"): value for key, value in state.items()}
-    fc = {key: renamed.get(key) for key in ("fc6.weight", "fc6.bias", "fc7.weight", "fc7.bias")}
-    # torchvision's copy of the Caffe features has no classifier: its entries are NaN
-    is_caffe = any(value is not None and value.isnan().any() for value in fc.values())
-    own = head.state_dict()
-    if is_caffe or any(value is None or value.shape != own[key].shape for key, value in fc.items()):
-        warnings.warn("the pretrained weights have no fc6 and fc7 that fit: these start random", stacklevel=2)
-    else:
+    if not is_caffe and own == {key: value.shape for key, value in fc.items()}:
         head.load_state_dict(fc, strict=False)
-    return TORCHVISION_CAFFE if is_caffe else TORCHVISION
+        return preprocessing
+    warnings.warn("the pretrained weights have no fc6 and fc7 that fit: these start random", stacklevel=2)
+    if preprocessing.value_range == 255:  # Caffe's
+        for param in extractor[-2].parameters():
+            param.detach().mul_(CONV5_3_SCALE)
+    return preprocessing

@@ -4,6 +4,7 @@ import functools
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -102,6 +103,7 @@ class Recorder:
             self.stop.append(signal.SIGINT)
         one = torch.ones((), dtype=torch.int64)
         stats = Stats(*[one * n_sample] * len(Stats._fields))
+        stats = stats._replace(n_same_score=one * n_sample if len(self.steps) > 1 else one * 0)
         return Losses(*torch.full((5,), float(len(self.steps))), stats)
 
     def train(self, step, epoch, figures):
@@ -119,7 +121,7 @@ def run_epoch(config, epoch, step, batches, stop_at=None):
 
 
 @pytest.mark.parametrize("num_workers", ["0", "2"])
-def test_one_epoch(num_workers):
+def test_one_epoch(num_workers, capsys):
     options = {"seed": "7", "batch_size": "2", "lr": "1", "lr_decay_step": "4", "plot_every": "2"}
     config = make_config(**options, num_workers=num_workers)
     batches = train.epoch_batches(config, 5, 1)
@@ -132,6 +134,9 @@ def test_one_epoch(num_workers):
     assert seen.rates == pytest.approx([2, 0.2, 0.2])  # twice the rate, as for biases
     assert seen.lines == [(4, 1, 1, 1), (6, 1, pytest.approx((2 * 2 + 3 * 1) / 3), pytest.approx(0.1))]
     assert seen.reached == 6
+    assert re.findall("step .*", capsys.readouterr().out) == [
+        "step 6: all RoIs get the same scores, the network is dead: start again with a lower --lr"
+    ]
 
 
 def test_an_epoch_ends_after_the_step_of_a_signal_and_continues_there():

@@ -120,7 +120,7 @@ def test_head_losses_by_hand():
     assert model.roi.tolist() == [[10, 20, 30, 60], [40, 5, 60, 15]]  # the RoIs passed to the head
     assert loc_loss.item() == pytest.approx((2.5 + 0.125) / 2)
     assert cls_loss.item() == pytest.approx(-(math.log(5 / 8) + math.log(3 / 10)) / 2)
-    assert counts.tolist() == [1, 1, 1, 0]  # the background is classified as class 3
+    assert counts.tolist() == [1, 1, 1, 0, 0]  # the background is classified as class 3; the scores differ
     loc_loss.backward()
     assert {tuple(index[:2]) for index in roi_cls_loc.grad.nonzero().tolist()} == {(0, 2)}
 
@@ -236,6 +236,14 @@ def test_stats_are_the_counts_of_the_targets(model):
     assert (stats.n_pos_roi, stats.n_neg_roi) == ((roi_label > 0).sum(), (roi_label == 0).sum())
     assert 0 <= stats.n_pos_roi_correct <= stats.n_pos_roi
     assert 0 < stats.n_proposal <= 4000
+
+
+def test_a_dead_network_is_counted(model):
+    trainer = make_trainer(model)
+    assert trainer.compute_losses(sample(0)).stats.n_same_score == 0
+    extract = model.extractor.forward
+    model.extractor.forward = lambda x: extract(x) * 0
+    assert trainer.train_step([sample(0), sample(1)]).stats.n_same_score == 2
 
 
 def test_train_step_takes_the_mean_of_its_samples(model):

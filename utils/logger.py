@@ -35,6 +35,7 @@ RATIOS = {  # figure -> the two counts of `Losses.stats` that it is the quotient
     "n_pos_anchor": ("n_pos_anchor", "n_image"),
     "n_proposal": ("n_proposal", "n_image"),
     "n_pos_roi": ("n_pos_roi", "n_image"),
+    "same_score": ("n_same_score", "n_image"),  # 1: the network is dead
 }
 COUNTS = tuple(dict.fromkeys(name for pair in RATIOS.values() for name in pair))
 
@@ -52,7 +53,7 @@ PANELS = {
     "loss": Panel("losses", LOSSES, log=True, smooth=True),
     "ap": Panel("average precision"),
     "rate": Panel("fraction classified correctly", tuple(RATIOS)[:4], smooth=True),
-    "count": Panel("per image", tuple(RATIOS)[4:], log=True, smooth=True),
+    "count": Panel("per image", tuple(RATIOS)[4:7], log=True, smooth=True),
     "speed": Panel("images per second", ("images_per_second",)),
     "lr": Panel("learning rate", ("lr",), log=True),
 }

@@ -222,7 +222,7 @@ def test_classifier_of_nan_means_caffe_features(state):
         built = build(pretrained=state)
     assert built.preprocessing == TORCHVISION_CAFFE
     assert same(built.head, build().head)
-    assert torch.equal(built.extractor[3].weight, state["features.3.weight"])
+    assert torch.equal(built.extractor[0].weight, state["features.0.weight"])
 
 
 @pytest.mark.parametrize(
@@ -239,6 +239,23 @@ def test_fc6_and_fc7_that_do_not_fit_stay_random(state, spoil):
     assert built.preprocessing == TORCHVISION
     assert same(built.head, build().head)
     assert torch.equal(built.extractor[0].weight, state["features.0.weight"])
+
+
+@pytest.mark.parametrize(
+    ("preprocessing", "key", "scale"),
+    [(None, "classifier.0.bias", 0.1), ("caffe", "classifier.3.weight", 0.1), (None, None, 1), ("caffe", None, 1)],
+)
+@pytest.mark.filterwarnings("ignore:.*fc6 and fc7")
+def test_features_of_caffe_are_scaled_for_a_random_head(state, preprocessing, key, scale):
+    """ReLU passes the factor on; weights that bring fc6 and fc7 stay as they are, to the digit."""
+    if key:
+        state[key].fill_(torch.nan)
+    built = build(pretrained=state, preprocessing=preprocessing)
+    given = {name.removeprefix("features."): value for name, value in state.items() if name.startswith("features.")}
+    last = [name for name in given if name.startswith(f"{len(built.extractor) - 2}.")]
+    assert len(last) == 2
+    for name, value in built.extractor.state_dict().items():
+        assert torch.equal(value, given[name] * (scale if name in last else 1)), name
 
 
 def test_given_preprocessing_replaces_that_of_the_weights(state):

@@ -63,13 +63,14 @@ def test_rates_by_hand():
     metrics.update(losses(1.0, n_image=1, n_proposal=7, n_pos_anchor=3, n_pos_anchor_correct=1, n_pos_roi=2))
     metrics.update(
         losses(1, n_image=3, n_proposal=3, n_pos_anchor=5, n_pos_anchor_correct=5, n_neg_anchor=8,
-               n_neg_anchor_correct=4, n_pos_roi=2, n_pos_roi_correct=1, n_neg_roi=10, n_neg_roi_correct=9)
+               n_neg_anchor_correct=4, n_pos_roi=2, n_pos_roi_correct=1, n_neg_roi=10, n_neg_roi_correct=9,
+               n_same_score=1)
     )  # fmt: skip
     figures = metrics.read()
     del figures["images_per_second"]
     assert {name: figures[name] for name in figures if name not in LOSSES} == {
         "rpn_recall_pos": 6 / 8, "rpn_recall_neg": 4 / 8, "roi_acc_fg": 1 / 4, "roi_acc_bg": 9 / 10,
-        "n_pos_anchor": 2, "n_proposal": 2.5, "n_pos_roi": 1,
+        "n_pos_anchor": 2, "n_proposal": 2.5, "n_pos_roi": 1, "same_score": 0.25,
     }  # fmt: skip
 
 
@@ -81,7 +82,7 @@ def test_nothing_to_divide_by_is_not_a_number():
     assert all(math.isnan(figures[name]) for name in ("rpn_recall_pos", "roi_acc_fg", "roi_acc_bg"))
     figures = metrics.read()  # no step since
     assert math.isnan(figures["total"])
-    assert set(figures) == set(FIGURES) - {"lr"}
+    assert set(figures) == set(FIGURES) - {"lr"} | {"same_score"}
 
 
 def test_several_processes_add_up():
