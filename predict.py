@@ -58,22 +58,22 @@ def main(config, *paths):
     rows, sheet, unreadable = [], {}, []
     height = SHEET_WIDTH // sheet_columns(min(N_SHEET, len(images))) * 3 // 4
     try:
-        for i, name in enumerate(tqdm(names, desc="predict", unit="img", dynamic_ncols=True)):
-            try:
-                img = dataset[i].img if config.split else read_image(images[i])
-            except DataError as error:
-                unreadable.append(str(error))
-                continue
-            with torch.autocast(device.type, dtype, enabled=dtype is not None):
+        with torch.autocast(device.type, dtype, enabled=dtype is not None):  # one for all casts the weights once
+            for i, name in enumerate(tqdm(names, desc="predict", unit="img", dynamic_ncols=True)):
+                try:
+                    img = dataset[i].img if config.split else read_image(images[i])
+                except DataError as error:
+                    unreadable.append(str(error))
+                    continue
                 bbox, label, score = (values[0] for values in net.predict([img], **options))
-            shown = {"image": str(images[i])}
-            rows += [
-                shown | {"bbox": b.round(2).tolist(), "label": int(k), "name": classes[k], "score": float(s)}
-                for b, k, s in zip(bbox.astype(float), label, score.astype(float).round(6), strict=True)
-            ]
-            save_picture(out / f"{name}.png", draw_bbox(img, bbox, label, score, classes))
-            if len(sheet) < N_SHEET:
-                sheet[name] = draw_bbox(*shrink(img, bbox, height), label, score, classes)
+                shown = {"image": str(images[i])}
+                rows += [
+                    shown | {"bbox": b.round(2).tolist(), "label": int(k), "name": classes[k], "score": float(s)}
+                    for b, k, s in zip(bbox.astype(float), label, score.astype(float).round(6), strict=True)
+                ]
+                save_picture(out / f"{name}.png", draw_bbox(img, bbox, label, score, classes))
+                if len(sheet) < N_SHEET:
+                    sheet[name] = draw_bbox(*shrink(img, bbox, height), label, score, classes)
     finally:  # also after an interruption
         ckpt.write_text(out / "predictions.json", json.dumps(rows, indent=1, ensure_ascii=False))
         if config.coco_json:

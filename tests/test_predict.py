@@ -176,6 +176,13 @@ def test_options_reach_the_model(folder, net):
     assert net.options == {"score_thresh": 0.7, "nms_thresh": 0.4, "max_detections": None}  # None: the model's own
 
 
+def test_one_context_for_all_images_casts_the_weights_once(folder, monkeypatch):
+    entered, enter = [], torch.autocast.__enter__
+    monkeypatch.setattr(torch.autocast, "__enter__", lambda self: entered.append(self.fast_dtype) or enter(self))
+    main(config().model_copy(update={"precision": "bf16"}), "photos")
+    assert entered == [torch.bfloat16]
+
+
 def test_pictures_of_one_stem_do_not_replace_each_other(folder):
     Image.new("RGB", (30, 50)).save(folder / "photos/b.png")
     main(config(), "photos")
