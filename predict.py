@@ -19,8 +19,8 @@ from tqdm import tqdm
 
 import data
 import model
-from data.validate import DataError
-from data.voc_dataset import IMAGE_SUFFIXES, VOC_CLASSES, read_image
+from data.validate import FORMATS, IMAGE_SUFFIXES, DataError
+from data.voc_dataset import VOC_CLASSES, read_image
 from utils import checkpoint as ckpt
 from utils import distributed
 from utils.config import OptionError, PredictConfig, command, counted, training_options
@@ -101,11 +101,14 @@ def find_images(paths):
         if path.is_file():
             found.append(path)
             continue
-        inside = path.iterdir() if path.is_dir() else map(Path, glob.glob(str(path), recursive=True))
-        inside = sorted(file for file in inside if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+        named = path.iterdir() if path.is_dir() else map(Path, glob.glob(str(path), recursive=True))
+        files = [file for file in named if file.is_file()]
+        inside = sorted(file for file in files if file.suffix.lower() in IMAGE_SUFFIXES)
         if not inside:
             what = "contains" if path.is_dir() else "does not exist, and as a pattern it matches"
-            raise DataError(f"{path} {what} no image ({', '.join(IMAGE_SUFFIXES)})")
+            raise DataError(f"{path} {what} no image ({FORMATS})")
+        if len(files) > len(inside):
+            print(f"{path}: {counted(len(files) - len(inside), 'file')} passed over, not {FORMATS}")
         found += inside
     return list(dict.fromkeys(found))
 

@@ -66,6 +66,9 @@ def main(config):
         print(f"{folder}: already finished at step {step}, nothing is changed: --epoch or --max-steps continue it")
         return dist.destroy()
     logger = build_logger(config, folder, step, device, changed) if dist.rank() == 0 else None
+    if logger:
+        for split, ids in run["split_ids"].items():
+            ckpt.write_text(folder / f"{Path(split).name}.txt", "\n".join(ids))
     print(f"{folder}: steps {step} to {n_step} on {device}, {'bf16' if trainer.dtype else 'fp32'}")
     interrupted = False
     while not interrupted:
@@ -183,7 +186,7 @@ def save_last(folder, trainer, run, epoch, step):
 def build_datasets(config):
     """Read and validate the data set; return the splits to train and to evaluate on."""
     classes = data.read_class_names(config.classes)
-    stored = ckpt.load_checkpoint(ckpt.RUNS / config.env / "last.pth") if config.resume else {}
+    stored = ckpt.load_checkpoint(ckpt.RUNS / config.env / "last.pth", mmap=True) if config.resume else {}
     options = config.model_copy(update={"split_ids": stored.get("split_ids")})  # images may have been added
     train_set, eval_set = data.build(config.data, options, (config.train_split, config.eval_split), classes)
     train_set = train_set if config.use_difficult else train_set.without_difficult()

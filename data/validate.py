@@ -11,23 +11,27 @@ from pathlib import Path
 
 import numpy as np
 
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm")  # in any case
+FORMATS = " ".join(IMAGE_SUFFIXES)
 FAR, SLACK = 0.1, 2  # a box may extend beyond its image by this fraction of the side or by these pixels; it is clipped
 CUT_OFF = 0.01  # an image file is read if a smaller fraction is missing
 SHOWN, FEW = 20, 3  # offenders per kind that errors and notes show; tools.check_data lists all
 
+SKIP = "leave them out with --invalid-images=skip"
 OR_SKIP = "correct them or pass --invalid-boxes=skip"
 STORED = "pixels as stored (EXIF is not applied), otherwise rotate the images: mogrify -auto-orient"
 KINDS = {  # kind -> what it is, what to do or what was done; recorded as an error or as a note
     "split": ("unusable splits", "write one image id per line, or name another split"),
     "duplicate_id": ("duplicate image ids", "delete all but one; a last column of -1, 0 or 1 is no part of the id"),
+    "above": ("lines that lead out of the data set", "write names of images, after their folders in the data set"),
     "ambiguous": ("ids that mean several files", "write the folder before the id, or delete all files but one"),
-    "no_annotation": ("missing annotations", "every image needs one; without objects if the image shows none"),
+    "no_annotation": ("images without annotation", "every image needs one; without objects if the image shows none"),
     "annotation": ("annotations that are not in the VOC format", "convert them: see docs/own-data.md"),
     "xml": ("annotations that are no valid XML", "correct them, or export them again"),
     "encoding": ("annotations in an unknown encoding", "save them as UTF-8"),
     "object": ("unusable objects", f"each needs a name and one bndbox: {OR_SKIP}"),
-    "no_image": ("missing images", "add them, or delete their ids from the split file"),
-    "image": ("unreadable images", "replace them, delete their ids, or leave them out with --invalid-images=skip"),
+    "no_image": ("missing images", f"add them ({FORMATS}), delete their ids, or {SKIP}"),
+    "image": ("unreadable images", f"replace them, delete their ids, or {SKIP}"),
     "swapped_size": ("images with swapped sides in <size>", f"correct or delete <size> if the boxes fit the {STORED}"),
     "size": ("images with another size than <size>", "use the images that were annotated, or correct or delete <size>"),
     "class": ("unknown classes", "correct them, pass --unknown-classes=ignore, or train anew with --classes of all"),
@@ -37,16 +41,15 @@ KINDS = {  # kind -> what it is, what to do or what was done; recorded as an err
     "far_outside": ("boxes that extend far beyond their image", "correct them or clip them with --invalid-boxes=skip"),
     "no_box": ("skipped objects", "they need a name and one bndbox"),
     "skipped": ("skipped boxes", "they have no area or lie outside their image"),
-    "skipped_image": ("skipped images", "they cannot be read"),
-    "cut_off": ("images whose end is missing", f"less than {CUT_OFF:.0%}, which is gray or black"),
+    "skipped_image": ("skipped images", "they are missing or cannot be read"),
+    "cut_off": ("images whose end is missing", f"less than {CUT_OFF:.0%}, which is gray or blurred"),
     "ignored": ("ignored classes", "their objects are left out"),
     "clipped": ("clipped boxes", "they extend beyond their image"),
     "from_0": ("clipped boxes that start at 0", "VOC counts from 1; if these files count from 0, all are off by 1"),
     "exif": ("images rotated by EXIF", "boxes are taken to fit the pixels as stored; check that they do"),
     "unusual": ("unusual values of difficult or <size>", "they count as absent"),
     "absent": ("classes without objects", "not learned in training, no AP in evaluation; difficult ones do not count"),
-    "drawn": ("splits drawn at random", "no split file was found; a checkpoint keeps the ids"),
-    "unannotated": ("images without annotation", "they are left out"),
+    "drawn": ("splits drawn at random", "no split file was found; the run keeps the ids"),
     "others": ("other files", "neither image nor annotation"),
 }
 

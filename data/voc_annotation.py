@@ -4,6 +4,7 @@ G: objects in one image. H, W: sides of the image.
 """
 
 import codecs
+import json
 import math
 import re
 from pathlib import Path
@@ -16,13 +17,13 @@ from data.validate import ValidationReport
 
 DECLARED = re.compile(rb"""\s*<\?xml[^>]*?\sencoding\s*=\s*["']([^"']*)""")
 SUPERSETS = {"gb2312": "gb18030", "gbk": "gb18030"}  # many files use more characters than they declare
-TOKEN, BARE_AMPERSAND = "invalid token", re.compile(r"&(?!#?\w+;)")
-ADVICE = {  # part of expat's message -> what to do
-    TOKEN: "write &amp; for &",
-    "no element found": "the file is empty or cut off",
-    "not at start": "delete what stands before <?xml",
-    "undefined entity": "write the character itself, and &amp; for &",
-}
+ADVICE = (  # part of expat's message, part of the file, what to do
+    ("invalid token", r"[\0-\x08\x0b\x0c\x0e-\x1f]", "delete the control characters"),
+    ("invalid token", r"&(?!#?\w+;)", "write &amp; for &"),
+    ("no element found", "", "the file is empty or cut off"),
+    ("not at start", "", "delete what stands before <?xml"),
+    ("undefined entity", "", "write the character itself, and &amp; for &"),
+)
 WORDS = {"true": 1, "yes": 1, "false": 0, "no": 0, "": 0}  # that mean a number
 IN_OBJECT = re.compile(r"obj|.*box|polygon|[xy]_?min")  # tags that belong into an object, or look like one
 HEADER = {"folder", "filename", "path", "source", "owner", "size", "segmented", "database"}  # tags beside objects
@@ -51,24 +52,22 @@ def read_annotation(path: Path, report: ValidationReport, skip: bool = False) ->
     if root.tag != "annotation":
         return report.error("annotation", f"{path}: the root element is <{root.tag[:40]}>, not <annotation>")
     rows, objects = [], list(root.iter("object"))
-    inside = {node for obj in objects for node in obj.iter()}
-    outside = [(node, parent) for parent in root.iter() for node in parent if node not in inside]
+    parents = {node: parent for parent in root.iter() for node in parent}
+    outside = parents.keys() - {node for obj in objects for node in obj.iter()}
     other = {n for n in root if not objects and n.tag not in HEADER and (len(n) or n.attrib or (n.text or "").strip())}
-    stray = [f"<{n.tag}> in <{parent.tag}>" for n, parent in outside if n in other or IN_OBJECT.fullmatch(n.tag)]
+    stray = [n for n in parents if n in outside and (n in other or IN_OBJECT.fullmatch(n.tag))]
     if stray:
-        report.error("object", f"{path}: {stray[0]}, not in <object>")
+        report.error("object", f"{path}: <{stray[0].tag}> in <{parents[stray[0]].tag}>, not in <object>")
     for number, obj in enumerate(objects, start=1):
+        where = f"{path} object {number}" + (f" in <{parents[obj].tag}>" if parents[obj] is not root else "")
         difficult = _number(obj.findtext("difficult"))
         if not math.isfinite(difficult):
-            report.note("unusual", f"{path} object {number}: <difficult>{obj.findtext('difficult')[:40]}")
+            report.note("unusual", f"{where}: <difficult>{obj.findtext('difficult')[:40]}")
         try:
             rows.append((*_read_object(obj), math.isfinite(difficult) and difficult != 0))
         except ValueError as error:
-            if skip:
-                rows.append((None, [math.nan] * 4, False))
-                report.note("no_box", f"{path} object {number}: {error}")
-            else:
-                report.error("object", f"{path} object {number}: {error}")
+            rows += [(None, [math.nan] * 4, False)] * skip
+            (report.note if skip else report.error)("no_box" if skip else "object", f"{where}: {error}")
     size = [_number(root.findtext(f"size/{side}")) for side in ("height", "width")]
     if not all(map(math.isfinite, size)):
         report.note("unusual", f"{path}: <size> with {' and '.join(f'{side:g}' for side in size)}")
@@ -111,30 +110,31 @@ def _number(text):
 
 
 def _parse(path, report):
-    text = b""
+    text = ""
     try:
-        text = path.read_bytes()
-        if b"\0" not in text[:4]:  # otherwise UTF-16, which expat recognizes
-            text = _decode(text)
+        text = _decode(path.read_bytes())
+        if text.strip() and not text.lstrip().startswith("<"):
+            return report.error("annotation", f"{path}: it starts with {text.split()[0][:40]!r}, not with <")
         return defusedxml.ElementTree.fromstring(text)
     except defusedxml.DefusedXmlException:
         return report.error("xml", f"{path}: it declares XML entities: replace them with their text")
     except (UnicodeError, LookupError) as error:
         return report.error("encoding", f"{path}: {error}")
     except (OSError, defusedxml.ElementTree.ParseError, ValueError) as error:
-        ampersand = isinstance(text, str) and BARE_AMPERSAND.search(text)
-        advice = [advice for part, advice in ADVICE.items() if part in str(error) and (part != TOKEN or ampersand)]
-        return report.error("xml", ": ".join([f"{path}: {getattr(error, 'strerror', None) or error}", *advice]))
+        advice = [advice for part, words, advice in ADVICE if part in str(error) and re.search(words, text)]
+        return report.error("xml", ": ".join([f"{path}: {getattr(error, 'strerror', None) or error}", *advice[:1]]))
 
 
 def _decode(raw):
-    """Decode XML as it declares; without a declaration, or with one that its own bytes contradict, as UTF-8."""
-    declared = None if raw.startswith(codecs.BOM_UTF8) else DECLARED.match(raw)
-    codec = codecs.lookup(declared[1].decode("latin-1")).name if declared else "utf-8"
-    if codec.startswith(("utf-16", "utf-32")):
+    """Decode XML by its byte order mark or zero bytes, else as it declares, else as UTF-8."""
+    codec = json.detect_encoding(raw)
+    declared = DECLARED.match(raw) if codec == "utf-8" else None
+    if declared:
+        codec = codecs.lookup(declared[1].decode("latin-1")).name
+    if declared and codec.startswith(("utf-16", "utf-32")):  # which its own bytes contradict
         codec = "utf-8"
     try:
-        return raw.decode(SUPERSETS.get(codec, codec)).removeprefix("\ufeff")
+        return raw.decode(SUPERSETS.get(codec, codec))
     except UnicodeDecodeError as error:
         declares = "as it declares" if declared else "and it declares no encoding"
         raise UnicodeError(f"byte {error.start} is not {codec}, {declares}") from None

@@ -13,14 +13,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torchvision.datasets import VOCDetection
 from tqdm import tqdm
 
 from data import Sample
 from data.validate import CUT_OFF, DataError, ValidationReport, check_boxes, check_class_names, check_size
 from data.voc_annotation import Annotation, read_annotation
-from data.voc_layout import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from data.voc_layout import Layout
 
 # fmt: off
@@ -30,7 +29,6 @@ VOC_CLASSES = ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "
 # formats that are decoded, whatever the suffix says; not EPS, for which Pillow runs Ghostscript
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 IMAGE_END = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}  # near the end of a complete file
-COMPLETABLE = ("JPEG", "MPO", "BMP", "PPM", "TIFF")  # formats of which `read_image` reads a file that is cut off
 DEFAULTS = {"invalid_boxes": "error", "invalid_images": "error", "unknown_classes": "error"}
 DEFAULTS |= {"val_ratio": 0.0, "seed": 0, "split_ids": None}  # of the options that `read_splits` explains
 PROGRESS = 2000  # images from which on a bar is shown
@@ -55,8 +53,8 @@ def read_splits(root, splits=(), classes=(), report=None, **options) -> list["VO
         report: `ValidationReport` that receives the errors; without, they are raised.
         options: `invalid_boxes`, "error", or "skip" to leave out objects without a box, without area or outside their
             image, and to clip the others; `invalid_images`, "error", or "skip" to decode all images and leave out
-            those that cannot be read; `unknown_classes`, "error", or "ignore" to leave out objects of other classes
-            than `classes`; `val_ratio`, `seed`, `split_ids`, see `Layout.split_ids`.
+            those that are missing or cannot be read; `unknown_classes`, "error", or "ignore" to leave out objects of
+            other classes than `classes`; `val_ratio`, `seed`, `split_ids`, see `Layout.split_ids`.
 
     Returns:
         One data set per split, without the images that have errors.
@@ -72,7 +70,7 @@ def read_splits(root, splits=(), classes=(), report=None, **options) -> list["VO
     every = dict.fromkeys(image_id for split in splits for image_id in ids[split])
     records, found, users = {}, {}, {}
     for image_id in tqdm(every, "check", unit="image", leave=False, disable=len(every) < PROGRESS):
-        where, image = layout.locate(image_id, report)
+        where, image = layout.locate(image_id, report, skip_images)
         if users.setdefault(image, image_id) != image_id and image:
             report.error("duplicate_id", f"{image_id} and {users[image]} are both {image}")
         annotation = where and read_annotation(where, report, skip_boxes)
@@ -92,7 +90,7 @@ def read_splits(root, splits=(), classes=(), report=None, **options) -> list["VO
         if absent:
             report.note("absent", f"{', '.join(absent) if len(labels) else 'all'} in {dataset.split}")
     if layout.others:
-        report.note("others", layout.count_others())
+        report.note("others", layout.others)
     if raises:
         report.raise_errors()
     for dataset in datasets:
@@ -134,31 +132,28 @@ def read_image(path: str | Path, report: ValidationReport | None = None) -> np.n
     """Read an image file as an (H, W, 3) uint8 RGB array.
 
     The EXIF orientation is not applied. Gray, palette and CMYK images become RGB; of 16 bits the upper 8 are kept;
-    transparency is dropped, the colors below it stay. A JPEG or uncompressed file that is cut off is read, and noted in
-    `report`, if less than `CUT_OFF` of it is missing.
+    transparency is dropped, the colors below it stay. A JPEG that is cut off is read, and noted in `report`, if less
+    than `CUT_OFF` of its pixels are affected.
 
     Raises:
         DataError: the file is missing, no image or damaged.
     """
     try:
-        with _open_image(path) as img:
-            return _as_rgb(img)
+        return _decode(path)
     except DataError:
-        with suppress(DataError, OSError), _open_image(path, _completed(path)) as img:
-            pixels = _as_rgb(img)
-            # libjpeg fills what is missing with gray; not so in progressive files, where it blurs everything
-            known = img.format in COMPLETABLE and img.mode in ("L", "RGB") and "progressive" not in img.info
-            if known and (pixels == 128).all(2).mean() < CUT_OFF:
+        with suppress(DataError, OSError):
+            content, end = Path(path).read_bytes().rstrip(b"\xff"), IMAGE_END["JPEG"]
+            img, other = (_decode(path, content + part + end) for part in (b"", b"\x55" * len(content)))
+            if (img != other).any(2).mean() < CUT_OFF:  # what is missing looks as the bytes in its place say
                 if report:
                     report.note("cut_off", path)
-                return pixels
+                return img
         raise
 
 
-def _completed(path):
-    """Return a file with the end of a JPEG, and of zeros for other formats, appended."""
-    content = Path(path).read_bytes()
-    return io.BytesIO(content + IMAGE_END["JPEG"] + bytes(int(CUT_OFF * len(content))))
+def _decode(path, content=None):
+    with _open_image(path, content and io.BytesIO(content)) as img:
+        return _as_rgb(img)
 
 
 def _as_rgb(img):
@@ -173,7 +168,8 @@ def _as_rgb(img):
 def read_header(path: Path, report: ValidationReport, skip: bool = False) -> tuple[tuple[int, int], int] | None:
     """Return (H, W) and EXIF orientation (0: none) of an image file, or None after reporting that it is unreadable.
 
-    It is decoded only if it seems to be cut off, or with `skip`, which reports unreadable files as notes.
+    It is decoded only if it seems to be cut off, if only decoding tells whether 8 bits hold its pixels, or with `skip`,
+    which reports unreadable files as notes.
     """
     try:
         with _open_image(path) as img:
@@ -183,7 +179,7 @@ def read_header(path: Path, report: ValidationReport, skip: bool = False) -> tup
                     orientation = img.getexif().get(ExifTags.Base.Orientation, 0)
             img.fp.seek(max(0, path.stat().st_size - 4096))
             complete = IMAGE_END.get(img.format, b"") in img.fp.read()
-        if skip or not complete:
+        if skip or not complete or img.mode in ("I", "F"):
             read_image(path, report)
         return size, orientation if orientation in range(1, 9) else 0
     except DataError as error:
@@ -198,6 +194,8 @@ def _open_image(path, file=None):
     except Exception as error:  # a damaged file makes Pillow raise errors of many types
         empty = Path(path).is_file() and Path(path).stat().st_size == 0
         reason = "the file is empty" if empty else getattr(error, "strerror", None) or str(error) or repr(error)
+        if isinstance(error, UnidentifiedImageError) and not empty:
+            reason = f"it is none of {', '.join(IMAGE_FORMATS)}"
         reason = " ".join(reason.replace(f" {str(path)!r}", "").split())
         raise DataError(f"{path} is not a readable image: {reason}") from None
 

@@ -29,10 +29,14 @@ def touch(folder, *names):
 # Which images
 
 
-def test_images_are_files_and_those_in_directories_by_name(tmp_path):
+def test_images_are_files_and_those_in_directories_by_name(tmp_path, capsys):
     touch(tmp_path, "b.JPG", "a.png", "c.jpeg", "note.txt", "deep/z.png", "one.bmp", "folder.png/y.png")
     found = find_images([str(tmp_path / "one.bmp"), str(tmp_path), tmp_path / "a.png"])
     assert [path.name for path in found] == ["one.bmp", "a.png", "b.JPG", "c.jpeg"]  # each once
+    assert (
+        capsys.readouterr().out == f"{tmp_path}: 1 file passed over, not .jpg .jpeg .jfif .png .bmp .tif "
+        ".tiff .webp .gif .ppm\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -54,7 +58,7 @@ def test_patterns_match_images(tmp_path, pattern, found):
 def test_missing_images_are_named(tmp_path):
     touch(tmp_path, "a.png", "note.txt")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"empty contains no image \(\.jpg, \.jpeg, "):
+    with pytest.raises(DataError, match=r"empty contains no image \(\.jpg \.jpeg "):
         find_images([tmp_path / "a.png", tmp_path / "empty"])
     for name in ("no.png", "n*"):
         with pytest.raises(DataError) as caught:

@@ -109,12 +109,13 @@ def save_checkpoint(path: str | Path, state: dict) -> None:
         raise CheckpointError(f"{path} could not be written ({reason}), check that the disk has room") from error
 
 
-def load_checkpoint(path: str | Path, resume: bool = False) -> dict:
+def load_checkpoint(path: str | Path, resume: bool = False, mmap: bool = False) -> dict:
     """Read a checkpoint of this library or the detector of another program.
 
     Args:
         path: File of `save_checkpoint`, of simple-faster-rcnn-pytorch, or an .npz of chainercv.
         resume: Demand RESUME_KEYS, too.
+        mmap: Leave the tensors in the file until they are used.
 
     Returns:
         Dict with the keys named above, tensors on the CPU, "build" in its present form. The detector of another
@@ -123,7 +124,7 @@ def load_checkpoint(path: str | Path, resume: bool = False) -> dict:
     Raises:
         CheckpointError: The file is missing, damaged, unsafe, of a newer format or of an unknown layout.
     """
-    state = _read(Path(path))
+    state = _read(Path(path), mmap)
     with checkpoint_error(path):
         if "format" in state:
             state = _upgrade(state)
@@ -268,8 +269,9 @@ def resume_training(path: str | Path, model: torch.nn.Module, optimizer: torch.o
             if name == "ids":  # too many to show
                 k = next((i for i, pair in enumerate(zip(before, now, strict=False)) if pair[0] != pair[1]), -1)
                 before, now = (f"{counted(len(ids), 'image')}, e.g. {ids[k]}" for ids in (before, now))
-            what = f"the {what} differ ({before} in the checkpoint, {now} in this run)"
-            raise CheckpointError(f"{path}: {what}: resume with the same, or start another run with --load-path={path}")
+            what = f"the {what} differ ({before} in the checkpoint, {now} in this run): resume with the same, or start"
+            reset = " --reset-head" * (name == "class_names")
+            raise CheckpointError(f"{path}: {what} another run with --load-path={path}{reset}")
     load_weights(model, stored, path)
     with checkpoint_error(path):
         model.preprocessing = type(model.preprocessing)(*stored["preprocessing"])
@@ -345,7 +347,7 @@ def describe_environment(device: torch.device) -> dict:
     return versions | machine | {"commit": (done and done.stdout.strip()) or None}
 
 
-def _read(path):
+def _read(path, mmap=False):
     """Read a file of torch.save, old or new, or an .npz of NumPy, as a dict with tensors on the CPU."""
     if not path.is_file():
         raise CheckpointError(f"{path} is not a file: name a checkpoint, such as runs/voc/last.pth")
@@ -356,7 +358,7 @@ def _read(path):
         if zipfile.is_zipfile(path) and zipfile.ZipFile(path).testzip():  # torch.load ignores checksums
             raise zipfile.BadZipFile
         with torch.serialization.safe_globals(_NUMPY):
-            state = torch.load(path, "cpu", weights_only=True)
+            state = torch.load(path, "cpu", weights_only=True, mmap=mmap)
     except PermissionError as error:
         raise CheckpointError(f"{path} cannot be read: permission denied") from error
     except Exception as error:  # damaged bytes raise nearly anything in torch and NumPy

@@ -30,7 +30,7 @@ WORDING = (  # from pydantic's messages to ours
     (r"a valid boolean", "True or False"),
     (r"( after validation)?, (unable|not|got) .*", ""),
 )
-SYNONYMS = {"learning_rate": "lr", "weights": "load_path", "checkpoint": "load_path", "gpu": "device", "output": "out"}
+SYNONYMS = {"learning_rate": "lr", "weights": "load_path", "checkpoint": "load_path"}
 CLASSES_OF_CHECKPOINT = "only for a checkpoint without class names: a,b,c in the order of its labels, or a file of them"
 DETECTOR = "checkpoint: ours, simple-faster-rcnn-pytorch's or chainercv's"
 
@@ -74,8 +74,9 @@ def _true_or_false(value):
 Flag = Annotated[bool, Field(strict=True), BeforeValidator(_true_or_false)]
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
-PathText = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser)]  # of every path, in or out
-Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
+Text = pydantic.InstanceOf[str]  # may name a file whose name is not UTF-8
+PathText = Annotated[Text, Field(min_length=1), AfterValidator(os.path.expanduser)]  # of every path, in or out
+Names = Annotated[tuple[Text, ...], BeforeValidator(_split)]
 Times = Annotated[tuple[NonNegativeFloat, ...], BeforeValidator(_split)]
 Sides = Annotated[tuple[Annotated[float, Field(ge=0.001, le=1000)], ...], Field(min_length=1), BeforeValidator(_split)]
 Precision = Literal["auto", "fp32", "bf16"]

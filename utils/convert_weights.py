@@ -43,6 +43,8 @@ def convert_detector(state: dict) -> dict:
     """
     tensors = _tensors(state)
     program, preprocessing = _find(tensors, _DETECTORS)
+    if "rpn.conv.weight" in tensors:
+        raise ValueError("it holds weights of this library alone: name last.pth or best.pth, which say their classes")
     if program is None:
         if classifier := _find(tensors, _CLASSIFIERS)[0]:
             raise ValueError(f"it is a VGG16 classifier in the layout of {classifier}: give it as --pretrained")

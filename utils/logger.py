@@ -58,6 +58,7 @@ PANELS = {
     "lr": Panel("learning rate", ("lr",), log=True),
 }
 FIGURES = tuple(name for panel in PANELS.values() for name in panel.figures)
+LONGEST = 30  # letters of a class name in a legend
 _figure = FigureCanvasAgg(Figure(figsize=(16, 9), dpi=100, layout="constrained")).figure  # drawn on again and again:
 # a discarded figure of 10 MB stays in memory until Python's next full garbage collection
 _COLORS = ("#1f77b4", "#2ca02c", "#ff7f0e", "#d62728", "#222222")
@@ -153,6 +154,7 @@ def _plot_panel(axes: Axes, name: str, records: list[dict]) -> None:
     classes = next((list(record["ap"]) for record in reversed(records) if "ap" in record), [])
     for label, value, color in lines:
         label = drawable(label, classes.index(label)) if label in classes else label
+        label = label if len(label) <= LONGEST else label[: LONGEST - 1] + "…"
         if panel.smooth and len(step):
             axes.plot(step, value, color=color, alpha=0.18, linewidth=0.6)
             value = smooth(value)

@@ -72,7 +72,14 @@ XML, OBJECT = "xml", "object"
 MALFORMED = {
     "empty": ("", XML, "", "no element found: line 1, column 0: the file is empty or cut off"),
     "cut": ("<annotation>", XML, "", "no element found: line 1, column 12: the file is empty or cut off"),
-    "text": ("no xml", XML, "", "syntax error"),
+    "text": ("no xml", "annotation", "", "it starts with 'no', not with <"),
+    "JSON": ('{"shapes": ["a & b"]}', "annotation", "", """it starts with '{"shapes":', not with <"""),
+    "control": (
+        "<annotation><folder>a\x08&b</folder></annotation>",
+        XML,
+        "",
+        "column 21: delete the control characters",
+    ),
     "two roots": ("<annotation/><annotation/>", XML, "", "junk after document element"),
     "blank first": ('\n<?xml version="1.0"?><annotation/>', XML, "", ": delete what stands before <?xml"),
     "ampersand": ("<annotation><folder>a & b</folder></annotation>", XML, "", ": write &amp; for &"),
@@ -181,8 +188,9 @@ HEAD = '<?xml version="1.0" encoding="{}" standalone="no"?>'
         ("", "utf-8"),
         ("", "utf-8-sig"),
         ("", "utf-16"),
-        ("", "utf-16-le"),
-        *((HEAD.format(name), name) for name in ("gb2312", "GBK", "gb18030", "big5", "shift_jis", "utf-16", "UTF-8")),
+        *(("", name) for name in ("utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be")),
+        *((HEAD.format(name), name) for name in ("gb2312", "GBK", "gb18030", "big5", "shift_jis", "UTF-8")),
+        *((HEAD.format(name), name) for name in ("utf-16", "utf-32")),
         (HEAD.format("utf-16"), "utf-8"),  # by .NET
         (HEAD.format("latin-1"), "utf-8-sig"),
         (HEAD.format("gb2312").replace('"', "'"), "gb2312"),
@@ -207,6 +215,13 @@ def test_gb2312_may_hold_more_than_it_declares(tmp_path):
 def test_a_wrong_encoding_is_neither_bad_xml_nor_another_format(tmp_path, head, words):
     (tmp_path / "a.xml").write_bytes(f"{head}<annotation>{thing(TEXT)}</annotation>".encode("gbk"))
     assert words in fault(read_annotation, tmp_path / "a.xml", "encoding")
+
+
+def test_the_place_of_an_object_is_named(tmp_path):
+    polygon = "<objects><object><points><point>20,20</point></points></object></objects>"
+    (tmp_path / "a.xml").write_text(f"<annotation>{thing()}{polygon}</annotation>")
+    text = fault(read_annotation, tmp_path / "a.xml", "object")
+    assert text == f"{tmp_path}/a.xml object 2 in <objects>: no bndbox among its tags: points"
 
 
 def test_every_object_at_fault_is_named(tmp_path):

@@ -194,8 +194,8 @@ def test_every_kind_and_every_offender_is_named_at_once(tmp_path):
     text = "\n".join(lines).replace(f"{tmp_path}/", "")
     for part in (
         "missing images (2)",
-        "\n  JPEGImages/no jpg.jpg\n  JPEGImages/no jpg 2.jpg\n",
-        "\n  Annotations/no xml.xml\n",
+        "\n  Annotations/no jpg.xml\n  Annotations/no jpg 2.xml\n",
+        "\n  JPEGImages/no xml.jpg\n",
         "Annotations/bad.xml: mismatched tag",
         "JPEGImages/cut.jpg is not a readable image: ",
         "Annotations/wide.xml: <size> is 30x20, JPEGImages/wide.jpg has 60x40 pixels",
@@ -234,7 +234,7 @@ def test_errors_of_all_splits_at_once(tmp_path):
                 f"{main}/test.txt does not exist; splits in this folder: train, val",
             ]
         ),
-        "no_image": {f"{tmp_path}/JPEGImages/b.jpg": None},
+        "no_image": {f"{tmp_path}/Annotations/b.xml": None},
     }
     assert [dataset.ids for dataset in datasets] == [["a"], [], []]
 
@@ -249,7 +249,7 @@ def test_a_split_in_another_encoding(tmp_path):
 def test_ids_that_no_file_can_have(tmp_path, odd):
     write_voc(tmp_path, {"a": [thing()]})
     (tmp_path / "ImageSets/Main/trainval.txt").write_text(f"a\n{odd}\n")
-    assert f"JPEGImages/{odd}.jpg" in message(read, tmp_path)
+    assert f"{tmp_path}/{odd}" in message(read, tmp_path)
 
 
 def test_an_image_that_breaks_later_is_named(tmp_path):
@@ -432,6 +432,7 @@ def test_what_has_no_sensible_bytes_is_refused(tmp_path, array, words):
     text = message(read_image, tmp_path / "a.tif")
     assert text.startswith(f"{tmp_path / 'a.tif'} is not a readable image: ")
     assert words in text
+    assert fault(read_header, tmp_path / "a.tif", "image") == text  # before training
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
@@ -468,13 +469,11 @@ def test_images_of_several_cameras_are_jpeg(tmp_path):
 LARGE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8))
 CUT = {  # suffix: what is saved how, bytes that may be missing, too many of them
     ".jpg": (LARGE, {}, (2, 20, 60), (600, 9000)),
-    ".JPG": (LARGE.convert("L"), {}, (20,), (600,)),
-    ".jpeg": (LARGE, {"progressive": True}, (), (20,)),
-    ".jfif": (LARGE.convert("CMYK"), {"format": "JPEG"}, (), (20,)),
+    ".JPG": (LARGE.convert("L"), {}, (2, 20), (600,)),
+    ".jpeg": (LARGE, {"progressive": True}, (1, 2, 8), (600, 9000)),
+    ".jfif": (LARGE.convert("CMYK"), {"format": "JPEG"}, (1, 2, 20), (1200,)),
     ".png": (LARGE, {}, (2, 20), (300, 9000)),
-    ".bmp": (LARGE, {}, (2, 20, 300), (900, 9000)),
-    ".ppm": (LARGE, {}, (20,), (900,)),
-    ".tif": (LARGE, {}, (20,), (900,)),
+    ".bmp": (LARGE, {}, (), (20, 900)),
     ".gif": (LARGE, {}, (), (20, 900)),
     ".webp": (LARGE, {}, (), (20, 900)),
 }
@@ -491,7 +490,7 @@ def test_an_image_cut_off_by_less_than_a_hundredth_is_read_with_a_note(tmp_path,
         report = ValidationReport()
         differs = (read_image(path, report) != whole).any(2).mean()
         assert differs < 0.02  # a block of JPEG has 256 of the 19200 pixels
-        assert list(report.notes) == (["cut_off"] if differs or suffix == ".jpg" else [])
+        assert list(report.notes) == (["cut_off"] if suffix.lower() != ".png" else [])
         assert read_header(path, report)[0] == (120, 160)
         assert not report.errors
     for n in bad:
@@ -516,7 +515,7 @@ def test_a_cut_off_jpeg_is_found_before_training(tmp_path):
     ("damage", "reason"),
     [
         (lambda data: b"", "the file is empty"),
-        (lambda data: b"no image", "cannot identify image file"),
+        (lambda data: b"no image", "it is none of JPEG, PNG, "),
         (lambda data: data[:20], ""),
         (lambda data: data[: len(data) // 2], ""),
         (lambda data: data[:-300], ""),
@@ -573,7 +572,7 @@ def test_no_program_is_run_for_an_image(tmp_path, monkeypatch):
         "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 60 40\n%%EndComments\nshowpage\n%%EOF\n"
     )
     for text in (fault(read_header, tmp_path / "a.png", "image"), message(read_image, tmp_path / "a.png")):
-        assert text == f"{tmp_path / 'a.png'} is not a readable image: cannot identify image file"
+        assert text.startswith(f"{tmp_path / 'a.png'} is not a readable image: it is none of JPEG, PNG, ")
     assert not ran
 
 

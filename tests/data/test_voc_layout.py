@@ -1,6 +1,6 @@
 """Where annotations, images and splits are found: layouts that people have, in small."""
 
-from pathlib import Path
+import unicodedata
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,9 +9,9 @@ from PIL import Image
 from voc_files import message, read, thing, write_voc
 
 from data import build
-from data.validate import KINDS, ValidationReport
+from data.validate import IMAGE_SUFFIXES, KINDS, ValidationReport
 from data.voc_dataset import read_splits
-from data.voc_layout import IMAGE_SUFFIXES, Layout
+from data.voc_layout import Layout
 
 IMG = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8))
 A = "apple"
@@ -117,6 +117,17 @@ LAYOUTS = {  # files, ids of the splits train and val
         pairs(["train/a", "val/b"], "{}.xml", "{}.jpg") | lists("", train="b", val="a"),
         {"train": ["b"], "val": ["a"]},
     ),
+    "image and annotation": (
+        pairs(ABCD)
+        | lists(train="JPEGImages/a.jpg Annotations/a.xml\nb.jpg\tb.xml\n", val="c.jpg  c.xml\nd.jpg d.xml\n"),
+        TWO,
+    ),
+    "accents": (
+        pairs(["e\u0301", "b"]) | pairs(["o\u0308"], image="JPEGImages/ö.jpg") | lists(train="é\nb", val="ö"),
+        {"train": ["é", "b"], "val": ["ö"]},
+    ),
+    "one annotation apart": (pairs(["b", "c", "d"], "JPEGImages/{}.xml") | pairs("a") | USUAL, TWO),
+    "a logo": (pairs(ABCD, "{}.xml", "{}.jpg") | {"images/logo.png": "", "images/a.png.txt": ""}, DRAWN),
     "other files": (
         pairs(ABCD) | USUAL | {"JPEGImages/a.heic": "", "JPEGImages/Thumbs.db": "", "JPEGImages/b.heic": ""},
         TWO,
@@ -140,7 +151,8 @@ def test_layouts(tmp_path, files, ids):
         assert [sample.img.shape for sample in (dataset[i] for i in range(len(dataset)))] == [(40, 60, 3)] * len(
             dataset
         )
-        assert [Path(path.name).stem.split(".")[0] for path in dataset.paths] == [i.split("/")[-1] for i in dataset.ids]
+        names = [unicodedata.normalize("NFC", path.name.split(".")[0]) for path in dataset.paths]
+        assert names == [i.split("/")[-1] for i in dataset.ids]
         assert not any({"cam9", "old", "small"} & {*path.parts} for path in dataset.paths)
         assert [label.tolist() for label in dataset.labels] == [[0]] * len(dataset)
     assert sorted(tmp_path.rglob("*")) == before  # nothing is written there
@@ -171,30 +183,84 @@ def test_a_split_is_drawn_by_seed_and_ratio_and_can_be_given_back(tmp_path):
         assert sorted(train.ids + val.ids) == [str(i) for i in range(10, 40)]
         assert len(val) == ratio * 30
         assert train.notes == [
-            f"splits drawn at random: train {len(train)} of 30 images; "
-            f"val {len(val)} of 30 images ({KINDS['drawn'][1]})"
+            f"splits drawn at random: train {len(train)} of 30 annotated images; "
+            f"val {len(val)} of 30 annotated images ({KINDS['drawn'][1]})"
         ]
         assert drawn.setdefault((seed, ratio), (train.ids, val.ids)) == (train.ids, val.ids)
     assert len(set(map(str, drawn.values()))) == 3
     first, _ = drawn[0, 0.2]
     assert read_splits(tmp_path, ["train"], val_ratio=0.2)[0].ids == first  # tools.fit_anchors
-    assert "rest.txt does not exist, and nothing says" in message(read, tmp_path, "rest", val_ratio=0.2)
+    words = (
+        "rest.txt does not exist, and none is drawn for it with --val-ratio=0.2 of 30 images; splits in this folder: "
+    )
+    assert words in message(read, tmp_path, "rest", val_ratio=0.2)
     assert "rest.txt does not" in message(read, tmp_path, "rest", val_ratio=0.2, split_ids={"rest": ["11", "gone"]})
     assert len(read(tmp_path, "fit")) == 30  # eval.py on another folder
     stored = {"fit": ["11", "12"], "rest": ["13"]}
     options = SimpleNamespace(voc_data_dir=tmp_path, split_ids=stored, val_ratio=0.2)
     assert [dataset.ids for dataset in build("voc", options, ["rest", "fit"])] == [["13"], ["11", "12"]]
     text = message(build, "voc", options, ["other"])
-    assert text.endswith("other.txt does not exist, and nothing says which images it has; splits in this folder: none")
+    assert text.endswith(
+        "other.txt does not exist, and none is drawn for it with --val-ratio=0.2 of 30 images; splits in "
+        "this folder: none"
+    )
     write(tmp_path, lists("", rest="20\n"))
     assert build("voc", options, ["rest"])[0].ids == ["20"]  # what the folder says goes first
     assert "fit.txt does not exist; splits in this folder: rest" in message(build, "voc", options, ["rest", "fit"])
 
 
+@pytest.mark.parametrize(
+    "splits",
+    [("train", "val"), ("val", "train"), ("test", "trainval"), ("fit", "Test"), ("train", "rest"), ("x", "train")],
+)
+def test_names_say_which_part_of_a_drawn_split_is_held_out(tmp_path, splits):
+    write(tmp_path, pairs(map(str, range(10, 40))))
+    larger = {"train", "trainval", "fit"}
+    drawn = {d.split: d.ids for d in read_splits(tmp_path, splits, val_ratio=0.2)}
+    assert {split: len(ids) for split, ids in drawn.items()} == {s: 24 if s in larger else 6 for s in splits}
+    for split in {*splits} & {"train", "trainval", "val", "test", "Test"}:  # tools that read one of them
+        assert read(tmp_path, split, val_ratio=0.2).ids == drawn[split]
+
+
+def test_other_names_are_told_apart_by_position(tmp_path):
+    write(tmp_path, pairs(map(str, range(10, 40))))
+    for splits in (("x", "y"), ("y", "x"), ("val", "test"), ("test", "val")):
+        assert [len(d) for d in read_splits(tmp_path, splits, val_ratio=0.2)] == [24, 6]
+
+
+def test_one_split_named_twice_has_all_images(tmp_path):
+    write(tmp_path, pairs(ABCD))
+    for name in ("train", "val", "x"):
+        assert [d.ids for d in read_splits(tmp_path, [name, name], val_ratio=0.2)] == [[*ABCD]] * 2
+
+
+@pytest.mark.parametrize(("ratio", "empty"), [(0, "val"), (0.999, "train"), (1, "train")])
+def test_a_part_without_images_names_the_option(tmp_path, ratio, empty):
+    write(tmp_path, pairs(ABCD))
+    text = message(read_splits, tmp_path, ["train", "val"], val_ratio=ratio)
+    assert f"{empty}.txt does not exist, and none is drawn for it with --val-ratio={ratio:g} of 4 images" in text
+
+
+def test_missing_images_can_be_left_out(tmp_path):
+    write(tmp_path, pairs(ABCD) | lists(train="a\nb\nlost"))
+    (tmp_path / "JPEGImages/b.jpg").unlink()
+    dataset = read(tmp_path, "train", invalid_images="skip")
+    assert dataset.ids == ["a"]
+    missing = f"{tmp_path}/Annotations/b.xml: no image; {tmp_path}/lost: no image"
+    assert dataset.notes[0] == f"skipped images: {missing} ({KINDS['skipped_image'][1]})"
+
+
+def test_images_in_formats_that_are_not_read_are_named(tmp_path):
+    write(tmp_path, pairs(ABCD) | {"JPEGImages/a.HEIC": "", "JPEGImages/b.heic": ""} | lists(train="a\nb\nc.avif"))
+    (tmp_path / "JPEGImages/a.jpg").unlink()
+    title, offender = message(read, tmp_path, "train").splitlines()
+    assert title.startswith("missing images (1): add them (.jpg .jpeg ")
+    assert offender == f"  {tmp_path}/Annotations/a.xml, only {tmp_path}/JPEGImages/a.HEIC"
+
+
 def test_what_is_left_out_is_counted(tmp_path):
     write(tmp_path, LAYOUTS["labelImg"][0] | {"a.json": "", "b.json": ""})
-    train, _ = read_splits(tmp_path, ["train", "val"])
-    assert f"images without annotation: {tmp_path}/new.jpg ({KINDS['unannotated'][1]})" in train.notes
+    train, _ = read_splits(tmp_path, ["train", "val"], val_ratio=0.2)
     assert f"other files: 2 .json, 1 .txt ({KINDS['others'][1]})" in train.notes
 
 
@@ -217,8 +283,8 @@ FAULTS = {  # files, splits, kind of error, words
         "split",
         "train.txt contains no image id; splits",
     ),
-    "three drawn": (pairs(ABCD), "x y z", "split", "z.txt does not exist, and nothing says which"),
-    "one image drawn": (pairs("a"), "x y", "split", "x.txt does not exist"),
+    "three drawn": (pairs(ABCD), "x y z", "split", "z.txt does not exist, and none is drawn for it"),
+    "one image drawn": (pairs("a"), "x y", "split", "y.txt does not exist"),
     "twice": (pairs(ABCD) | lists(train="a\nb\na\n"), "train", "duplicate_id", "train.txt lines 1 and 3: a"),
     "twice by suffix": (pairs(ABCD) | lists(train="a\na.jpg"), "train", "duplicate_id", "train.txt lines 1 and 2: a"),
     "twice by column": (pairs(["img"]) | lists(train="img\nimg 1"), "train", "duplicate_id", "lines 1 and 2: img"),
@@ -226,30 +292,38 @@ FAULTS = {  # files, splits, kind of error, words
     "two images": (pairs("a") | {"JPEGImages/a.png": ""}, "train", "ambiguous", "JPEGImages/a.jpg, "),
     "two folders": (pairs(["x/a", "y/a"]) | lists(train="a"), "train", "ambiguous", "Annotations/y/a.xml"),
     "two annotations": (pairs("a", "annots/{}.xml") | {"labels/a.xml": ""}, "train", "ambiguous", "labels/a.xml"),
-    "another folder": (pairs(["x/a"]) | lists(train="y/a"), "train", "no_image", "JPEGImages/y/a.jpg"),
-    "another folder 2": (pairs(["x/a"]) | lists(train="y/a"), "train", "no_annotation", "Annotations/y/a.xml"),
-    "above": (pairs("a") | lists(train="../a"), "train", "no_image", "JPEGImages/../a.jpg"),
-    "missing with a column": (pairs("a") | lists(train="b  1"), "train", "no_image", "JPEGImages/b.jpg"),
+    "another folder": (pairs(["x/a"]) | lists(train="y/a"), "train", "no_image", "/y/a"),
+    "no annotation": (
+        pairs("a") | {"JPEGImages/b.jpg": ""} | lists(train="b"),
+        "train",
+        "no_annotation",
+        "JPEGImages/b.jpg",
+    ),
+    **{
+        line: (pairs("a") | lists(train=f"a\n{line}"), "train", "above", f"Main/train.txt line 2: {line}")
+        for line in ("/x/JPEGImages/a.jpg", "C:\\x\\a.jpg", "../a", "..\\a.jpg", "x/../../a")
+    },
+    "missing with a column": (pairs("a") | lists(train="b  1"), "train", "no_image", "/b"),
     "image of another split": (
         pairs(["train/b"], "{}.xml", "{}.jpg") | {"train/a.xml": "", "valid/a.jpg": ""},
         "train",
         "no_image",
-        "/a.jpg",
+        "/a.xml",
     ),
     "image of another folder": (
         {"Annotations/cam1/a.xml": "", "JPEGImages/cam2/a.jpg": ""},
         "train",
         "no_image",
-        "/a.jpg",
+        "/a.xml",
     ),
     **{
         path: (pairs(ABCD) | {path: "a"}, "train val", "split", f"none is drawn because of {path}")
         for path in ("annotations/trainval.txt", "splits/train.txt", "ImageSets/Main/train.TXT", "x/Test/a.csv")
     },
     "training": (pairs(["training/a", "testing/b"], "{}.xml", "{}.jpg"), "train val", "split", "folder: testing, tr"),
-    "no image": (pairs(ABCD, "{}.xml", "{}.jpg") | {"e.xml": ""}, "train", "no_image", "/e.jpg"),
-    "too long": (pairs("a") | lists(train="b" * 300), "train", "no_image", "bbb.jpg"),
-    "a zero byte": (pairs("a") | lists(train="a\0b"), "train", "no_image", "JPEGImages/a\0b.jpg"),
+    "no image": (pairs(ABCD, "{}.xml", "{}.jpg") | {"e.xml": ""}, "train", "no_image", "/e.xml"),
+    "too long": (pairs("a") | lists(train="b" * 300), "train", "no_image", "/bbb"),
+    "a zero byte": (pairs("a") | lists(train="a\0b"), "train", "no_image", "/a\0b"),
 }
 
 
@@ -272,7 +346,9 @@ def test_a_folder_without_a_data_set(tmp_path, monkeypatch):
         assert word in text
     assert "\n" not in text
     write(tmp_path, pairs("ab", "{}.txt", "{}.jpg") | {"a.heic": ""})
-    assert "(0 annotations, 2 images, other files: 2 .txt, 1 .heic)" in message(read_splits, tmp_path)
+    text = message(read_splits, tmp_path)
+    assert "(0 annotations .xml, 2 images .jpg .jpeg " in text
+    assert " .ppm, other files: 2 .txt, 1 .heic)" in text
     write_voc(tmp_path / "mine", {"a": [thing()]})
     monkeypatch.setenv("HOME", str(tmp_path))
     assert read("~/mine").root == tmp_path / "mine"
@@ -283,7 +359,7 @@ def test_a_level_too_high_or_too_low(tmp_path, wrong):
     right = write_voc(tmp_path / "devkit/VOC2007", {"a": [thing()]})
     text = message(read_splits, tmp_path / wrong)
     assert text.startswith(f"{tmp_path / wrong} contains no data set in the VOC layout")
-    assert text.endswith(f", but found {right}: pass --voc-data-dir={right}")
+    assert text.endswith(f": found {right}: pass --voc-data-dir={right}")
 
 
 def test_splits_are_the_usual_ones_or_all(tmp_path):
@@ -297,9 +373,8 @@ def test_splits_are_the_usual_ones_or_all(tmp_path):
     assert Layout(tmp_path).find_splits() == ["train", "val"]
 
 
-def test_links_are_followed_once(tmp_path):
+def test_links_are_followed(tmp_path):
     write(tmp_path / "else", pairs(ABCD, "{}.xml", "{}.jpg"))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/train").symlink_to(tmp_path / "else")
-    (tmp_path / "else/loop").symlink_to(tmp_path / "mine")
     assert read(tmp_path / "mine", "train").ids == [*ABCD]

@@ -2,6 +2,7 @@
 
 import ast
 import itertools
+import json
 import os
 import re
 import signal
@@ -451,6 +452,15 @@ def test_every_path_is_relative_to_the_home_folder_after_a_tilde(monkeypatch):
                 assert getattr(made, name) == "/home/ann/a", name
     assert parse_options(TrainConfig, {"pretrained": "~/a"}).pretrained == "/home/ann/a"
     assert parse_options(TrainConfig, {"classes": "~/names.txt"}).classes == ("/home/ann/names.txt",)
+    odd = parse_options(TrainConfig, dict.fromkeys(("voc_data_dir", "load_path", "classes"), "~/\udcff"))  # not UTF-8
+    assert (odd.voc_data_dir, odd.load_path, odd.classes) == (
+        "/home/ann/\udcff",
+        "/home/ann/\udcff",
+        ("/home/ann/\udcff",),
+    )
+    assert restore_options(TrainConfig, json.loads(json.dumps(odd.model_dump())))["load_path"] == "/home/ann/\udcff"
+    with pytest.raises(OptionError, match="--load-path must be an instance of str, not"):
+        restore_options(TrainConfig, {"load_path": 3})
     ((_, paths),) = call(["~/*.jpg", "--load-path=a"], PredictConfig, positional=True)
     assert paths == ("/home/ann/*.jpg",)
 

@@ -149,6 +149,12 @@ def test_unknown_detector(state):
         convert_detector(state)
 
 
+@pytest.mark.parametrize("key", ["model", "state_dict", None])
+def test_weights_of_this_library_alone_say_too_little(ours, key):
+    with pytest.raises(ValueError, match=r"weights of this library alone: name last\.pth or best\.pth"):
+        convert_detector({key: ours} if key else ours)
+
+
 @pytest.mark.parametrize("key", ["model", "state_dict", "model_state_dict"])
 def test_weights_among_other_things(ours, vgg16, key):
     beside = {"epoch": 3, "optimizer": {"state": {}}}

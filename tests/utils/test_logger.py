@@ -206,6 +206,12 @@ def test_a_class_name_is_no_markup(tmp_path):
     assert not any(text.get_parse_math() for text in axes.get_legend().get_texts())
 
 
+def test_a_long_class_name_leaves_room(tmp_path):
+    records = [{"kind": "eval", "step": 80, "epoch": 0, "split": "val", "map": 0.5, "ap": {"long " * 60: 0.5}}]
+    axes = drawn_axes(records, tmp_path / "curves.png")["average precision on val"]
+    assert axes.get_legend().get_texts()[1].get_text() == "0.5 " + ("long " * 6)[:29] + "…"
+
+
 def test_the_line_of_the_only_class_is_visible(tmp_path):
     records = [{"kind": "eval", "step": 80, "epoch": 0, "split": "val", "map": 0.5, "ap": {"cat": 0.5}}]
     below, above = drawn_axes(records, tmp_path / "curves.png")["average precision on val"].lines
