@@ -129,10 +129,8 @@ def _decode(raw):
     """Decode XML by its byte order mark or zero bytes, else as it declares, else as UTF-8."""
     codec = json.detect_encoding(raw)
     declared = DECLARED.match(raw) if codec == "utf-8" else None
-    if declared:
+    if declared and b"utf-16" not in declared[1].lower():  # which zero bytes would show; written by .NET
         codec = codecs.lookup(declared[1].decode("latin-1")).name
-    if declared and codec.startswith(("utf-16", "utf-32")):  # which its own bytes contradict
-        codec = "utf-8"
     try:
         return raw.decode(SUPERSETS.get(codec, codec))
     except UnicodeDecodeError as error:

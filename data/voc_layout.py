@@ -29,6 +29,9 @@ ABOVE = re.compile(r"/|\w:/|(.*/)?\.\./")  # how paths start that lead out of th
 CONTAINERS = {"annotations", "annots", "labels", "xml", "xmls", "jpegimages", "images", "imgs"}  # no part of an id
 SPLITS, ALIASES = ("train", "val", "trainval", "test"), {"val": ("val", "valid", "validation")}
 NAMES = {*SPLITS, *ALIASES["val"], "training", "testing"}
+WAYS = (
+    "name its folder with --voc-data-dir, convert yours as docs/own-data.md shows, or try --download or --data=shapes"
+)
 
 
 class Layout:
@@ -49,19 +52,15 @@ class Layout:
         # all annotations in notes/ and all images in photos/: these are containers, too
         self.containers = CONTAINERS.union(*(folders - NAMES for folders in shared if not folders & CONTAINERS))
         self.annotations, self.images, self.unread = map(self._index, (xml, images, self._of(UNREAD)))
-        others = [p for p in self.files if p.suffix.lower() not in READ and p.parts[0].lower() != "imagesets"]
-        counts = Counter(path.suffix.lower() or path.name for path in others).most_common()
-        self.others = ", ".join(f"{n} {suffix}" for suffix, n in counts)
+        counts = Counter(p.suffix.lower() or p.name for p in self.files if p.parts[0].lower() != "imagesets")
+        self.others = ", ".join(f"{n} {suffix}" for suffix, n in counts.most_common() if suffix not in READ)
         near = roots_near(root)
         if xml and images and (self._lists(()) or not any(root in other.parents for other in near)):
             return
-        found = f"{len(xml)} annotations .xml, {len(images)} images {FORMATS}"
-        found += f", other files: {self.others or 'none'}" if root.is_dir() else ", it does not exist"
-        ways = "name its folder with --voc-data-dir, convert YOLO or COCO as docs/own-data.md shows, download VOC2007"
-        ways += " with --download, or use the built-in data set with --data=shapes"
-        if near:
-            ways = f"found {', '.join(map(str, near[:5]))}: pass --voc-data-dir={near[0]}"
-        raise DataError(f"{root} contains no data set in the VOC layout ({found}): {ways}")
+        found = f"{len(xml)} annotations .xml, {len(images)} images {FORMATS}, other files: {self.others or 'none'}"
+        fault = f"contains no data set in the VOC layout ({found})" if root.is_dir() else "does not exist"
+        ways = f"pass --voc-data-dir={near[0]}, found {', '.join(map(str, near[:5]))}" if near else WAYS
+        raise DataError(f"{root} {fault}: {ways}")
 
     def _of(self, suffixes, *folders):
         """Return the files with these suffixes: those in the first of `folders` that holds most; else all."""
@@ -137,11 +136,10 @@ class Layout:
             stored = {s: i for s, i in (split_ids or {}).items() if s in splits and all(all(self._find(x)) for x in i)}
             ids, there = ids | stored, stored.keys()
         if not there:
-            hints = (n for n in map(str, self.files) if NAMES & {*n.lower().removesuffix(".txt").split(os.sep)})
-            hint = next(hints, None)
-            of = f"because of {hint}" if hint else f"for it with --val-ratio={val_ratio:g} of {len(every)} images"
+            hints = [n for n in map(str, self.files) if NAMES & {*n.lower().removesuffix(".txt").split(os.sep)}]
+            of = f"because of {hints[0]}" if hints else f"for it with --val-ratio={val_ratio:g} of {len(every)} images"
             fault += f", and none is drawn {of}"
-            for split, part in [] if hint else _draw(splits, every, val_ratio, seed):
+            for split, part in [] if hints else _draw(splits, every, val_ratio, seed):
                 ids[split] = part
                 report.note("drawn", f"{split} {len(part)} of {len(every)} annotated images")
         for split in splits:
@@ -191,8 +189,7 @@ class Layout:
 
 def _draw(splits, every, val_ratio, seed):
     """Return (split, ids) of splits that are drawn; the part that is held out is that of val and test, or the last."""
-    names = {split: split.lower() for split in splits}
-    ranks = {split: name.startswith(("val", "test")) - name.startswith("train") for split, name in names.items()}
+    ranks = {s: s.lower().startswith(("val", "test")) - s.lower().startswith("train") for s in splits}
     order = np.random.default_rng(seed).permutation(len(every))
     n_val = max(val_ratio > 0, round(val_ratio * len(every)))
     parts = [order[n_val:], order[:n_val]]

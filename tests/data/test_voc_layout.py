@@ -359,7 +359,7 @@ def test_a_level_too_high_or_too_low(tmp_path, wrong):
     right = write_voc(tmp_path / "devkit/VOC2007", {"a": [thing()]})
     text = message(read_splits, tmp_path / wrong)
     assert text.startswith(f"{tmp_path / wrong} contains no data set in the VOC layout")
-    assert text.endswith(f": found {right}: pass --voc-data-dir={right}")
+    assert text.endswith(f": pass --voc-data-dir={right}, found {right}")
 
 
 def test_splits_are_the_usual_ones_or_all(tmp_path):
