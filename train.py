@@ -68,7 +68,7 @@ def main(config):
     logger = build_logger(config, folder, step, device, changed) if dist.rank() == 0 else None
     if logger:
         for split, ids in run["split_ids"].items():
-            ckpt.write_text(folder / f"{Path(split).name}.txt", "\n".join(ids))
+            ckpt.write_text(folder / f"{Path(split).name}.txt", "\n".join([*ids, ""]))
     print(f"{folder}: steps {step} to {n_step} on {device}, {'bf16' if trainer.dtype else 'fp32'}")
     interrupted = False
     while not interrupted:

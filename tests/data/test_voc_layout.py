@@ -322,6 +322,12 @@ FAULTS = {  # files, splits, kind of error, words
     },
     "training": (pairs(["training/a", "testing/b"], "{}.xml", "{}.jpg"), "train val", "split", "folder: testing, tr"),
     "no image": (pairs(ABCD, "{}.xml", "{}.jpg") | {"e.xml": ""}, "train", "no_image", "/e.xml"),
+    "a mask in its place": (
+        pairs(["b", "c", "d"]) | {"Annotations/a.xml": thing(A), "SegmentationClass/a.png": ""},
+        "train",
+        "no_image",
+        "/Annotations/a.xml",
+    ),
     "too long": (pairs("a") | lists(train="b" * 300), "train", "no_image", "/bbb"),
     "a zero byte": (pairs("a") | lists(train="a\0b"), "train", "no_image", "/a\0b"),
 }
