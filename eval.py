@@ -34,7 +34,7 @@ def main(config):
     checkpoint = ckpt.open_checkpoint(config.load_path, config.preprocess)
     dataset = build_dataset(config, checkpoint)
     plot = config.proposals and (config.plot or f"{Path(config.load_path).with_suffix('')}.recall.png")
-    ckpt.check_writable(config.json_path, plot)
+    ckpt.check_writable(config.json_path, config.coco_json, plot)
     with ckpt.checkpoint_error(config.load_path):
         net = model.restore(checkpoint)
     net.to(device)
@@ -45,9 +45,13 @@ def main(config):
         table = coco_eval.format_recall(results)
     else:
         options = metrics.predict_options(config, net)
-        evaluation = metrics.evaluate(net, dataset, config.metric, dtype, config.num_workers, config.limit, **options)
-        table = f"{metrics.format_heading(config.metric, dtype, **options)}\n{metrics.format_results(evaluation)}"
-        results = {"metric": config.metric, "precision": "bf16" if dtype else "fp32"} | options | evaluation._asdict()
+        metric = config.metric or getattr(dataset, "metric", "voc07")
+        pred = metrics.detect(net, dataset, dtype, config.num_workers, config.limit, **options)
+        evaluation = metrics.score(pred, dataset, metric)
+        if config.coco_json:
+            ckpt.write_text(config.coco_json, json.dumps(coco_eval.dataset_results(pred, dataset)))
+        table = f"{metrics.format_heading(metric, dtype, **options)}\n{metrics.format_results(evaluation)}"
+        results = {"metric": metric, "precision": "bf16" if dtype else "fp32"} | options | evaluation._asdict()
     if config.json_path:
         about = {"checkpoint": config.load_path, "step": checkpoint["step"], "data": str(dataset.root)}
         about |= {"preprocessing": checkpoint["preprocessing"], "split": dataset.split, "n_image": n_image}

@@ -23,6 +23,7 @@ from data.validate import FORMATS, IMAGE_SUFFIXES, DataError
 from data.voc_dataset import VOC_CLASSES, read_image
 from utils import checkpoint as ckpt
 from utils import distributed
+from utils.coco_eval import coco_results, number_ids
 from utils.config import OptionError, PredictConfig, command, counted, training_options
 from utils.vis import contact_sheet, draw_bbox, sheet_columns, shrink
 
@@ -37,7 +38,7 @@ def main(config, *paths):
     dtype = distributed.pick_dtype(config.precision, device)
     if config.deterministic:
         distributed.set_deterministic()
-    out, images = Path(config.out), [] if config.split else find_images(paths)[: config.limit]
+    out, dataset, images = Path(config.out), None, [] if config.split else find_images(paths)[: config.limit]
     checkpoint = ckpt.open_checkpoint(config.load_path, config.preprocess)
     classes = ckpt.resolve_class_names(checkpoint, data.read_class_names(config.classes), VOC_CLASSES)
     if config.split:
@@ -55,7 +56,8 @@ def main(config, *paths):
     net.to(device)
     options = {name: getattr(config, name) for name in ("score_thresh", "nms_thresh", "max_detections")}
     ckpt.check_writable(out / "predictions.json", config.coco_json)
-    rows, sheet, unreadable = [], {}, []
+    rows, results, sheet, unreadable = [], [], {}, []
+    image_ids, category_ids = getattr(dataset, "image_ids", number_ids(names)), getattr(dataset, "category_ids", None)
     height = SHEET_WIDTH // sheet_columns(min(N_SHEET, len(images))) * 3 // 4
     try:
         with torch.autocast(device.type, dtype, enabled=dtype is not None):  # one for all casts the weights once
@@ -71,14 +73,14 @@ def main(config, *paths):
                     shown | {"bbox": b.round(2).tolist(), "label": int(k), "name": classes[k], "score": float(s)}
                     for b, k, s in zip(bbox.astype(float), label, score.astype(float).round(6), strict=True)
                 ]
+                results += coco_results(image_ids[i], bbox, label, score, category_ids)
                 save_picture(out / f"{name}.png", draw_bbox(img, bbox, label, score, classes))
                 if len(sheet) < N_SHEET:
                     sheet[name] = draw_bbox(*shrink(img, bbox, height), label, score, classes)
     finally:  # also after an interruption
         ckpt.write_text(out / "predictions.json", json.dumps(rows, indent=1, ensure_ascii=False))
         if config.coco_json:
-            ids = dict(zip(map(str, images), coco_ids(names), strict=True))
-            ckpt.write_text(config.coco_json, json.dumps(coco_results(rows, ids)))
+            ckpt.write_text(config.coco_json, json.dumps(results))
     if sheet:
         save_picture(out / f"{SHEET}.png", contact_sheet(list(sheet.values()), list(sheet)))
         found = f"{counted(len(rows), 'object')} in {counted(len(images) - len(unreadable), 'image')}"
@@ -136,22 +138,6 @@ def save_picture(path, img):
     """Write an (H, W, 3) uint8 array as a PNG file; level 1 takes a fourth of the time of level 6."""
     with ckpt.replacing(path) as partial:
         Image.fromarray(img).save(partial, compress_level=1)
-
-
-def coco_ids(names):
-    """Return COCO's image_id of each name: a number if all are digits and differ as numbers, else the name itself."""
-    numbers = [int(name) for name in names if name.isdecimal()]
-    return numbers if len(set(numbers)) == len(names) else names
-
-
-def coco_results(rows, image_ids):
-    """Convert the rows of predictions.json to COCO's format for results; category_id counts the classes from 1."""
-    results = []
-    for row in rows:
-        y_min, x_min, y_max, x_max = row["bbox"]
-        result = {"image_id": image_ids[row["image"]], "category_id": row["label"] + 1, "score": row["score"]}
-        results.append(result | {"bbox": [x_min, y_min, round(x_max - x_min, 2), round(y_max - y_min, 2)]})
-    return results
 
 
 if __name__ == "__main__":

@@ -157,7 +157,8 @@ def evaluate_and_save_best(config, trainer, dataset, logger, run, epoch, step):
     """Evaluate on `dataset`, log the results, and write best.pth if the mAP is the highest so far."""
     net, dtype = trainer.model, trainer.dtype
     options = predict_options(config, net)
-    evaluation = evaluate(net, dataset, "voc07", dtype, config.num_workers, **options)
+    metric = getattr(dataset, "metric", "voc07")
+    evaluation = evaluate(net, dataset, metric, dtype, config.num_workers, **options)
     if logger is None:
         return
     best = max((record["map"] or 0 for record in logger.records if record.get("split") == dataset.split), default=-1)
@@ -165,7 +166,7 @@ def evaluate_and_save_best(config, trainer, dataset, logger, run, epoch, step):
         ckpt.save_checkpoint(logger.folder / "best.pth", snapshot(trainer, run, epoch, step) | {"map": evaluation.map})
     draw = partial(draw_detections, net, dataset, N_PICTURE, dtype, **options | {"score_thresh": PICTURE_SCORE})
     logger.eval(step, epoch, dataset.split, evaluation.map, evaluation.ap, draw)
-    print(f"epoch {epoch + 1}, step {step}\n{format_heading('voc07', dtype, **options)}\n{format_results(evaluation)}")
+    print(f"epoch {epoch + 1}, step {step}\n{format_heading(metric, dtype, **options)}\n{format_results(evaluation)}")
 
 
 def snapshot(trainer, run, epoch, step):

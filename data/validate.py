@@ -27,19 +27,23 @@ KINDS = {  # kind -> what it is, what to do or what was done; recorded as an err
     "ambiguous": ("ids that mean several files", "write the folder before the id, or delete all files but one"),
     "no_annotation": ("images without annotation", "every image needs one; without objects if the image shows none"),
     "annotation": ("annotations that are not in the VOC format", "convert them: see docs/own-data.md"),
+    "coco": ("entries that are not in COCO's format", "correct them, or export the file again"),
     "xml": ("annotations that are no valid XML", "correct them, or export them again"),
     "encoding": ("annotations in an unknown encoding", "save them as UTF-8"),
-    "object": ("unusable objects", f"each needs a name and one bndbox: {OR_SKIP}"),
+    "object": ("unusable objects", f"each needs a class and one box: {OR_SKIP}"),
     "no_image": ("missing images", f"add them ({FORMATS}), delete their ids, or {SKIP}"),
     "image": ("unreadable images", f"replace them, delete their ids, or {SKIP}"),
-    "swapped_size": ("images with swapped sides in <size>", f"correct or delete <size> if the boxes fit the {STORED}"),
-    "size": ("images with another size than <size>", "use the images that were annotated, or correct or delete <size>"),
+    "swapped_size": (
+        "images with swapped sides",
+        f"correct or delete the annotated size if the boxes fit the {STORED}",
+    ),
+    "size": ("images of another size than annotated", "use those that were annotated, or correct or delete that size"),
     "class": ("unknown classes", "correct them, pass --unknown-classes=ignore, or train anew with --classes of all"),
     "similar_classes": ("class names that differ only in case or spaces", "correct them, or pass --classes with all"),
     "no_area": ("boxes without area", OR_SKIP),
     "outside": ("boxes outside their image", OR_SKIP),
     "far_outside": ("boxes that extend far beyond their image", "correct them or clip them with --invalid-boxes=skip"),
-    "no_box": ("skipped objects", "they need a name and one bndbox"),
+    "no_box": ("skipped objects", "they need a class and one box"),
     "skipped": ("skipped boxes", "they have no area or lie outside their image"),
     "skipped_image": ("skipped images", "they are missing or cannot be read"),
     "cut_off": ("images whose end is missing", f"less than {CUT_OFF:.0%}, which is gray or blurred"),
@@ -122,13 +126,15 @@ def check_size(where, annotated, image, header, report: ValidationReport) -> Non
     rotated = orientation not in (0, 1)
     exif = f", EXIF orientation {orientation}" if rotated else ""
     if annotated and annotated != size:
-        sizes = f"<size> is {annotated[1]}x{annotated[0]}, {image} has {size[1]}x{size[0]} pixels"
+        sizes = f"annotated as {annotated[1]}x{annotated[0]}, {image} has {size[1]}x{size[0]} pixels"
         report.error("swapped_size" if annotated == size[::-1] else "size", f"{where}: {sizes}{exif}")
     elif rotated and (orientation < 5 or not annotated or annotated == annotated[::-1]):
         report.note("exif", f"{image}{exif}")  # 5 to 8 swap the sides: then <size> confirms the pixels as stored
 
 
-def check_boxes(where, names, bbox, size, skip: bool, report: ValidationReport) -> tuple[np.ndarray, np.ndarray]:
+def check_boxes(
+    where, names, bbox, size, skip: bool, report: ValidationReport, origin: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
     """Clip the boxes of one image to it.
 
     Args:
@@ -138,6 +144,7 @@ def check_boxes(where, names, bbox, size, skip: bool, report: ValidationReport) 
         size: (H, W) of the image.
         skip: skip unusable boxes instead of reporting an error.
         report: receives errors and notes.
+        origin: number of the first pixel in the files.
 
     Returns:
         (G, 4) clipped boxes, and a (G,) mask of those that are usable.
@@ -150,14 +157,15 @@ def check_boxes(where, names, bbox, size, skip: bool, report: ValidationReport) 
         if names[i] is None:  # noted already
             continue
         beyond = np.abs(bbox[i] - clipped[i])
-        numbers = "xmin {1:g}, ymin {0:g}, xmax {3:g}, ymax {2:g}".format(*bbox[i] + 1)  # as in the file
+        numbers = "xmin {1:g}, ymin {0:g}, xmax {3:g}, ymax {2:g}".format(*bbox[i] + origin)  # as in VOC's files
         offender = f"{where} object {i + 1} ({names[i]}): {numbers}, in an image of {size[1]}x{size[0]}"
         if not usable[i]:
             error, note = "outside" if has_area[i] else "no_area", "skipped"
         elif (beyond > np.maximum(FAR * edge, SLACK)).any():
             error, note = "far_outside", "clipped"
         else:
-            error, note = None, "from_0" if beyond.max() <= 1 and not beyond[2:].any() else "clipped"
+            from_0 = origin == 1 and beyond.max() <= 1 and not beyond[2:].any()
+            error, note = None, "from_0" if from_0 else "clipped"
         report.error(error, offender) if error and not skip else report.note(note, offender)
     return clipped, usable
 

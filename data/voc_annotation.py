@@ -35,6 +35,7 @@ class Annotation(NamedTuple):
     names: np.ndarray  # (G,) str, names of classes; None: left out
     bbox: np.ndarray  # (G, 4) float32, 1 subtracted
     difficult: np.ndarray  # (G,) bool
+    area: np.ndarray  # (G,) float64, pixels of the object, which COCO sorts sizes by; NaN: those of its box
     size: tuple[int, int] | None  # (H, W), if given
 
 
@@ -78,7 +79,7 @@ def read_annotation(path: Path, report: ValidationReport, skip: bool = False) ->
     with np.errstate(over="ignore"):  # inf, which is reported as a box without area
         bbox = np.array(corners, np.float32).reshape(-1, 4) - 1
     size = (int(size[0]), int(size[1])) if all(map(int, size)) else None
-    return Annotation(np.array(names, object), bbox, np.array(difficult, bool), size)
+    return Annotation(np.array(names, object), bbox, np.array(difficult, bool), np.full(len(rows), math.nan), size)
 
 
 def _read_object(obj):

@@ -63,34 +63,61 @@ def read_splits(root, splits=(), classes=(), report=None, **options) -> list["VO
         DataError: no data set in `root`; without `report`, any other error, all offenders at once.
     """
     options, raises, report = DEFAULTS | options, report is None, report or ValidationReport()
-    skip_boxes, skip_images = options["invalid_boxes"] == "skip", options["invalid_images"] == "skip"
     layout = Layout(Path(root).expanduser())
     splits = splits or layout.find_splits()
     ids = layout.split_ids(splits, report, *(options[name] for name in ("val_ratio", "seed", "split_ids")))
-    every = dict.fromkeys(image_id for split in splits for image_id in ids[split])
-    records, found, users = {}, {}, {}
-    for image_id in tqdm(every, "check", unit="image", leave=False, disable=len(every) < PROGRESS):
-        where, image = layout.locate(image_id, report, skip_images)
+
+    def read(image_id):
+        where, image = layout.locate(image_id, report, options["invalid_images"] == "skip")
+        return where, image, where and read_annotation(where, report, options["invalid_boxes"] == "skip")
+
+    found, every = {}, dict.fromkeys(image_id for split in splits for image_id in ids[split])
+    records = check_images(every, read, options, report, found)
+    check_class_names(found, tuple(classes), report, options["unknown_classes"] == "ignore")
+    datasets = [VOCDataset(layout.root, s, tuple(classes or sorted(found)), ids[s], records) for s in splits]
+    if layout.others:
+        report.note("others", layout.others)
+    return finish(datasets, report, raises)
+
+
+def check_images(ids, read, options, report: ValidationReport, found: dict, origin: int = 1) -> dict:
+    """Check images and their objects.
+
+    Args:
+        ids: ids of the images.
+        read: id -> file of the annotation for messages, file of the image, `Annotation`; None for what is missing.
+        options: see `read_splits`.
+        report: receives errors and notes.
+        found: class name -> where it was found, one entry per object; filled.
+        origin: number of the first pixel in the files.
+
+    Returns:
+        id -> file of the image, `Annotation` with clipped boxes and the size of the image; of usable images only.
+    """
+    skip_boxes, skip_images = options["invalid_boxes"] == "skip", options["invalid_images"] == "skip"
+    records, users = {}, {}
+    for image_id in tqdm(ids, "check", unit="image", leave=False, disable=len(ids) < PROGRESS):
+        where, image, annotation = read(image_id)
         if users.setdefault(image, image_id) != image_id and image:
             report.error("duplicate_id", f"{image_id} and {users[image]} are both {image}")
-        annotation = where and read_annotation(where, report, skip_boxes)
         header = image and read_header(image, report, skip_images)
         if annotation and header:
             check_size(where, annotation.size, image, header, report)
-            bbox, usable = check_boxes(where, annotation.names, annotation.bbox, header[0], skip_boxes, report)
-            names = annotation.names[usable]
-            records[image_id] = image, Annotation(names, bbox[usable], annotation.difficult[usable], header[0])
-            for name in names:
+            bbox, usable = check_boxes(where, annotation.names, annotation.bbox, header[0], skip_boxes, report, origin)
+            columns = (column[usable] for column in (annotation.names, bbox, annotation.difficult, annotation.area))
+            records[image_id] = image, Annotation(*columns, header[0])
+            for name in annotation.names[usable]:
                 found.setdefault(name, []).append(where)
-    check_class_names(found, tuple(classes), report, options["unknown_classes"] == "ignore")
-    datasets = [VOCDataset(layout.root, s, tuple(classes or sorted(found)), ids[s], records) for s in splits]
+    return records
+
+
+def finish(datasets: list, report: ValidationReport, raises: bool) -> list:
+    """Note classes without objects, raise the errors with `raises`, and return the data sets with all notes."""
     for dataset in datasets:
         labels = np.concatenate([[], *dataset.without_difficult().labels])
         absent = [name for i, name in enumerate(dataset.classes) if i not in labels]
         if absent:
             report.note("absent", f"{', '.join(absent) if len(labels) else 'all'} in {dataset.split}")
-    if layout.others:
-        report.note("others", layout.others)
     if raises:
         report.raise_errors()
     for dataset in datasets:
@@ -106,7 +133,8 @@ class VOCDataset:
         self.ids = [image_id for image_id in ids if image_id in records]
         self.paths, annotations = [records[i][0] for i in self.ids], [records[i][1] for i in self.ids]
         self.bboxes, self.difficults = [a.bbox for a in annotations], [a.difficult for a in annotations]
-        self.sizes, index = [a.size for a in annotations], {name: i for i, name in enumerate(classes)}
+        self.areas, self.sizes = [a.area for a in annotations], [a.size for a in annotations]
+        index = {name: i for i, name in enumerate(classes)}
         self.labels = [np.array([index.get(name, -1) for name in a.names], np.int64) for a in annotations]
         self._keep([label >= 0 for label in self.labels])
 
@@ -124,7 +152,7 @@ class VOCDataset:
 
     def _keep(self, masks):
         """Keep these objects: one (G,) mask per image."""
-        for key in ("bboxes", "labels", "difficults"):
+        for key in ("bboxes", "labels", "difficults", "areas"):
             setattr(self, key, [values[mask] for values, mask in zip(getattr(self, key), masks, strict=True)])
 
 

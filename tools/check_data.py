@@ -9,7 +9,7 @@ from tqdm.contrib.concurrent import thread_map
 
 from data import build, read_class_names
 from data.validate import DataError, ValidationReport
-from utils.config import DatasetConfig, Names, as_text, changed_checks, command, dashed, option
+from utils.config import DatasetConfig, Names, as_text, command, dashed, dataset_options, option
 
 
 class CheckConfig(DatasetConfig):
@@ -25,7 +25,8 @@ def check_data(config: CheckConfig) -> None:
     """Print a summary and all notes; raise a DataError with all errors, if there are any."""
     report = ValidationReport()
     datasets = build(config.data, config, config.splits, read_class_names(config.classes), report)
-    unique = list({dataset.ids[i]: (dataset, i) for dataset in datasets for i in range(len(dataset))}.values())
+    unique = {(str(each.root), each.ids[i]): (each, i) for each in datasets for i in range(len(each))}
+    unique = list(unique.values())
 
     def decode(image):
         try:
@@ -36,8 +37,8 @@ def check_data(config: CheckConfig) -> None:
     thread_map(decode, unique, desc="decode", unit="image", leave=False)
     print(datasets[0].root, *summarize(datasets, unique), *report.format_notes(sys.maxsize), sep="\n")
     report.raise_errors(sys.maxsize)
-    options = f"--voc-data-dir={shlex.quote(str(datasets[0].root))} --train-split={shlex.quote(datasets[0].split)}"
-    options += "".join(f" --{dashed(name)}={as_text(value)}" for name, value in changed_checks(config).items())
+    options = dataset_options(config) | {"train_split": datasets[0].split}
+    options = " ".join(f"--{dashed(name)}={shlex.quote(as_text(value))}" for name, value in options.items())
     print(f"no errors found\nnext: python -m tools.fit_anchors {options}")
 
 

@@ -24,7 +24,7 @@ import model
 from data.validate import DataError, check_objects
 from model.utils.anchors import enumerate_shifted_anchor, generate_anchor_base
 from model.utils.bbox_tools import bbox_iou, resize_bbox
-from utils.config import Count, PathText, TrainInputConfig, as_text, changed_checks, command, counted, dashed, option
+from utils.config import Count, PathText, TrainInputConfig, as_text, command, counted, dashed, dataset_options, option
 from utils.vis import save_figure, set_log_scale
 
 N_START = 10  # random starts of k-means, of which the best is taken
@@ -81,8 +81,7 @@ def main(config):
     if share > 0:
         print(f"{share:.1%} of the objects have a side below {least:g} pixels: give --rpn-min-size a smaller value")
     plot_fits(size, fits, config.out)
-    shown = {name: getattr(config, name) for name in ("data", "voc_data_dir", "train_split", "min_size", "max_size")}
-    shown |= changed_checks(config)
+    shown = dataset_options(config) | {name: getattr(config, name) for name in ("train_split", "min_size", "max_size")}
     options = " ".join(f"--{dashed(name)}={shlex.quote(as_text(value))}" for name, value in shown.items())
     print(f"picture: {config.out}\nnext: python train.py train {options} {anchor_options(*grid)}")
 

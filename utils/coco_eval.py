@@ -30,6 +30,7 @@ def eval_detection_coco(
     gt_labels: Sequence[ArrayLike],
     gt_difficults: Sequence[ArrayLike] | None = None,
     n_class: int | None = None,
+    gt_areas: Sequence[ArrayLike] | None = None,
 ) -> dict:
     """Compute COCO's average precision and its twelve figures with pycocotools.
 
@@ -37,9 +38,9 @@ def eval_detection_coco(
     assigned any number of detections, but only those that match no other free object, and its overlap is the
     intersection divided by the area of the detection. (In the VOC metric it is the IoU.)
 
-    The area of an object is that of its box, not of a mask as in COCO's own figures. Small is up to 32 * 32 pixels,
-    medium up to 96 * 96; an area exactly at a limit belongs to both ranges. Boxes are continuous, without the + 1 of
-    the VOC metric.
+    The area of an object is that of its box where `gt_areas` (per image (G,), in pixels; NaN: none) does not give that
+    of its mask, as COCO's files do. Small is up to 32 * 32 pixels, medium up to 96 * 96; an area exactly at a limit
+    belongs to both ranges. Boxes are continuous, without the + 1 of the VOC metric.
 
     Args: see `eval_detection_voc`.
 
@@ -56,7 +57,8 @@ def eval_detection_coco(
 
     pred, gt, n_class = join_images(pred_bboxes, pred_labels, pred_scores, gt_bboxes, gt_labels, gt_difficults, n_class)
     with contextlib.redirect_stdout(io.StringIO()):
-        coco_gt = _to_coco(*gt, "iscrowd", len(gt_bboxes), n_class)
+        area = np.full(len(gt[0]), np.nan) if gt_areas is None else np.concatenate([[], *gt_areas])
+        coco_gt = _to_coco(*gt, "iscrowd", len(gt_bboxes), n_class, area)
         evaluation = COCOeval(coco_gt, _to_coco(*pred, "score", len(gt_bboxes), n_class), "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
@@ -71,13 +73,14 @@ def eval_detection_coco(
     }
 
 
-def _to_coco(image, bbox, label, value, key, n_image, n_class):
+def _to_coco(image, bbox, label, value, key, n_image, n_class, area=np.nan):
     """Convert boxes to a data set of pycocotools, each with its value under `key`."""
     from pycocotools.coco import COCO
 
     size = bbox[:, 2:] - bbox[:, :2]
     coco_bbox = np.hstack([bbox[:, 1::-1], size[:, ::-1]])  # x, y, width, height
-    columns = {"image_id": image, "bbox": coco_bbox, "area": size.prod(axis=1), "category_id": label, key: value}
+    area = np.where(np.isnan(area), size.prod(axis=1), area)
+    columns = {"image_id": image, "bbox": coco_bbox, "area": area, "category_id": label, key: value}
     rows = zip(*(column.tolist() for column in columns.values()), strict=True)
     dataset = COCO()
     dataset.dataset = {
@@ -87,6 +90,35 @@ def _to_coco(image, bbox, label, value, key, n_image, n_class):
     }
     dataset.createIndex()
     return dataset
+
+
+def number_ids(names: Sequence[str]) -> list:
+    """Return COCO's image_id of each name: a number if all are digits and differ as numbers, else the name itself."""
+    numbers = [int(name) for name in names if name.isdecimal()]
+    return numbers if len(set(numbers)) == len(names) else [*names]
+
+
+def coco_results(image_id, bbox, label, score, category_ids: Sequence | None = None) -> list[dict]:
+    """Convert the detections of an image, (n, 4), (n,), (n,), to COCO's format for results.
+
+    `category_ids` are those of the labels, None where COCO's file lacks the class, which is left out; without it they
+    count the classes from 1.
+    """
+    bbox, results = np.asarray(bbox, np.float64).reshape(-1, 4).round(2), []
+    for corners, k, value in zip(bbox.tolist(), np.asarray(label).tolist(), np.asarray(score).tolist(), strict=True):
+        y_min, x_min, y_max, x_max = corners
+        category_id = category_ids[k] if category_ids else k + 1
+        if category_id is not None:
+            shape = [x_min, y_min, round(x_max - x_min, 2), round(y_max - y_min, 2)]
+            results.append({"image_id": image_id, "category_id": category_id, "bbox": shape, "score": round(value, 6)})
+    return results
+
+
+def dataset_results(pred, dataset) -> list[dict]:
+    """Convert the detections on a data set, as `metrics.detect` returns them; see `coco_results`."""
+    image_ids, category_ids = getattr(dataset, "image_ids", None), getattr(dataset, "category_ids", None)
+    images = zip(image_ids or number_ids(dataset.ids), *pred, strict=False)
+    return [row for image in images for row in coco_results(*image, category_ids)]
 
 
 def evaluate_proposals(model, dataset, dtype=None, num_workers=None, limit=None) -> dict:

@@ -120,10 +120,19 @@ class DetectConfig(DeviceConfig):
     max_detections: Count | None = own("Detection", "detections to keep per image; empty: all", "py-faster-rcnn: 100")
 
 
-class DatasetConfig(Config):
+class COCOConfig(Config):
+    """Options that name the files of --data=coco."""
+
+    coco_images: PathText | None = option(None, "Data", "--data=coco: folder of the images to train on")
+    coco_annotations: PathText | None = option(None, "Data", "--data=coco: JSON file of their objects")
+    coco_eval_images: PathText | None = option(None, "Data", "--data=coco: folder of the images to evaluate on")
+    coco_eval_annotations: PathText | None = option(None, "Data", "--data=coco: JSON file of their objects")
+
+
+class DatasetConfig(COCOConfig):
     """Options of every command that reads a data set."""
 
-    data: str = option("voc", "Data", "NAME of data/NAME_dataset.py: voc (VOC layout), shapes (small, synthetic)")
+    data: str = option("voc", "Data", "NAME of data/NAME_dataset.py: voc (VOC layout), coco, shapes (small, synthetic)")
     voc_data_dir: PathText = option("datasets/VOCdevkit/VOC2007", "Data", "holds images, annotations and split files")
     classes: Names = option((), "Data", "class names a,b,c, or a file with one per line; empty: as in the annotations")
     invalid_boxes: Literal["error", "skip"] = option(
@@ -221,6 +230,7 @@ class EvalConfig(DetectConfig, WorkerConfig, DatasetConfig):
 
     load_path: PathText = option(..., "Run", f"required; {DETECTOR}")
     json_path: PathText | None = option(None, "Run", "file to write the results to", alias="json")
+    coco_json: PathText | None = option(None, "Run", "file for the detections in COCO's format for results")
     precision: Precision = option("fp32", "Device", "fp32, bf16, or auto: bf16 if the hardware has instructions for it")
     data: str | None = option(None, "Data", "NAME of data/NAME_dataset.py; empty: as in training")
     voc_data_dir: PathText | None = option(None, "Data", "directory of the data set; not given: as in training")
@@ -231,14 +241,17 @@ class EvalConfig(DetectConfig, WorkerConfig, DatasetConfig):
     unknown_classes: Literal["error", "ignore"] | None = option(None, "Data", "error or ignore; empty: as in training")
     val_ratio: Share = option(0, "Data", "fraction to evaluate on if nothing says what the splits are; 0: all images")
     limit: Count | None = option(None, "Data", "evaluate only this number of first images")
-    metric: Literal["voc07", "voc", "coco"] = option(
-        "voc07", "Metric", "voc07: 11 points, IoU 0.5; voc: area, IoU 0.5; coco: pycocotools' mean over IoU 0.5 to 0.95"
+    metric: Literal["voc07", "voc", "coco"] | None = option(
+        None,
+        "Metric",
+        "voc07: 11 points, IoU 0.5; voc: area, IoU 0.5; coco: pycocotools' mean over IoU 0.5 to 0.95; "
+        "empty: coco for --data=coco, else voc07",
     )
     proposals: Flag = option(False, "Metric", "compute the recall of the RPN's proposals instead")
     plot: PathText | None = option(None, "Metric", "with --proposals: file for the figure, else beside the checkpoint")
 
 
-class PredictConfig(DetectConfig):
+class PredictConfig(DetectConfig, COCOConfig):
     """python predict.py IMAGE_OR_DIRECTORY_OR_PATTERN ...: Detect objects, draw and list their boxes.
 
     example: python predict.py photos/ --load-path=runs/mine/last.pth --out=runs/mine/predictions
@@ -246,7 +259,7 @@ class PredictConfig(DetectConfig):
 
     load_path: PathText = option(..., "Run", f"required; {DETECTOR}")
     out: PathText = option("runs/predictions", "Run", "directory for NAME.png, contact_sheet.png and predictions.json")
-    coco_json: PathText | None = option(None, "Run", "file for results in COCO's format; category_id is label + 1")
+    coco_json: PathText | None = option(None, "Run", "file for the detections in COCO's format for results")
     data: str | None = option(None, "Data", "NAME of data/NAME_dataset.py; empty: as in training")
     voc_data_dir: PathText | None = option(None, "Data", "directory of the data set; not given: as in training")
     split: str | None = option(None, "Data", "split of the data set to detect on, instead of images that are named")
@@ -320,14 +333,15 @@ def training_options(config: Config, checkpoint: Values, **values: Any) -> Train
     given = config.model_dump(include=DatasetConfig.model_fields.keys() - {"classes"}, exclude_none=True)
     if "voc_data_dir" in given:
         given = {"data": "voc", "download": False} | given
+    elif given.keys() & COCOConfig.model_fields.keys():
+        given = {"data": "coco"} | given
     options = TrainConfig(**trained | given | {"eval_split": config.split or trained["eval_split"]})
     return options.model_copy(update={"split_ids": checkpoint.get("split_ids")} | values)
 
 
-def changed_checks(config: DatasetConfig) -> Values:
-    """Return the options that say what is read of a data set, where they differ from their defaults."""
-    names = {"invalid_boxes", "invalid_images", "unknown_classes", "val_ratio"}
-    return config.model_dump(include=names, exclude_defaults=True)
+def dataset_options(config: DatasetConfig) -> Values:
+    """Return the options that say which data set is read and what of it, where they differ from their defaults."""
+    return config.model_dump(include=DatasetConfig.model_fields.keys(), exclude_defaults=True)
 
 
 def _validate(config_class, values):

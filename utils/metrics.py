@@ -47,19 +47,30 @@ def evaluate(model, dataset, metric="voc07", dtype=None, num_workers=None, limit
         limit: evaluate only the first `limit` images; None: all.
         predict_options: arguments of `model.predict`.
     """
+    return score(detect(model, dataset, dtype, num_workers, limit, **predict_options), dataset, metric)
+
+
+def detect(model, dataset, dtype=None, num_workers=None, limit=None, **predict_options) -> list[list[np.ndarray]]:
+    """Return (n, 4) boxes, (n,) labels and (n,) scores of the detections, each a list over images; see `evaluate`."""
     detected, device = [], model.device
     with torch.autocast(device.type, dtype, enabled=dtype is not None):
         for sample in read_samples(dataset, limit, num_workers, device):
             detected += zip(*model.predict([sample.img], **predict_options), strict=True)  # bbox, label, score
     detected = gather_interleaved(detected)
-    pred = [[image[i] for image in detected] for i in range(3)]
+    return [[image[i] for image in detected] for i in range(3)]
+
+
+def score(pred, dataset, metric="voc07") -> Evaluation:
+    """Compute the average precision of the detections `pred` that `detect` returns; see `evaluate`."""
     gt = [objects[: len(pred[0])] for objects in (dataset.bboxes, dataset.labels, dataset.difficults)]
     n_class = len(dataset.classes)
-    options = {} if metric == "coco" else {"use_07_metric": metric == "voc07"}
-    eval_detection = eval_detection_voc
     if metric == "coco":
-        from utils.coco_eval import eval_detection_coco as eval_detection
-    result = eval_detection(*pred, *gt, n_class=n_class, **options)
+        from utils.coco_eval import eval_detection_coco
+
+        areas = getattr(dataset, "areas", None)
+        result = eval_detection_coco(*pred, *gt, n_class=n_class, gt_areas=areas and areas[: len(pred[0])])
+    else:
+        result = eval_detection_voc(*pred, *gt, n_class=n_class, use_07_metric=metric == "voc07")
     (_, _, pred_label, _), (_, _, gt_label, difficult), _ = join_images(*pred, *gt, n_class)
     n_object, n_detection = (np.bincount(label, minlength=n_class) for label in (gt_label[~difficult], pred_label))
     columns = to_plain(result["ap"]), n_object.tolist(), n_detection.tolist()

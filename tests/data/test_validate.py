@@ -105,7 +105,7 @@ def test_size(annotated, size, orientation, kind):
         assert list(report.notes[kind]) == [f"a.jpg{exif}"]
     if report.errors:
         assert list(report.errors[kind]) == [
-            f"a.xml: <size> is {annotated[1]}x{annotated[0]}, a.jpg has {size[1]}x{size[0]} pixels{exif}"
+            f"a.xml: annotated as {annotated[1]}x{annotated[0]}, a.jpg has {size[1]}x{size[0]} pixels{exif}"
         ]
 
 

@@ -1,0 +1,188 @@
+"""Data sets in COCO's format: an instances JSON as COCO, CVAT, Roboflow and Label Studio write it, checked before use.
+
+    {"images": [{"id", "file_name", "width", "height"}, ...],
+     "categories": [{"id", "name", "supercategory"}, ...],
+     "annotations": [{"image_id", "category_id", "bbox": [x, y, width, height], "iscrowd", "area"}, ...]}
+
+Boxes are continuous and count from 0; polygons and masks are ignored. A crowd is a difficult object: left out in
+training, and the metric ignores what is detected in it. Labels are the categories in the order of the file.
+
+G: objects in one image.
+"""
+
+import json
+import math
+from collections import Counter
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from data.validate import DataError, ValidationReport, check_class_names
+from data.voc_annotation import Annotation
+from data.voc_dataset import DEFAULTS, VOCDataset, check_images, finish
+
+
+def build(options, splits, classes=(), report=None) -> list["COCODataset"]:
+    """Open splits of one or two COCO files: see `data.build`.
+
+    A split whose name starts with "train" is `options.coco_images` and `coco_annotations`, any other
+    `coco_eval_images` and `coco_eval_annotations`. Without these, it is drawn from the first, as `val_ratio` says.
+    """
+    values = DEFAULTS | {name: getattr(options, name) for name in DEFAULTS if hasattr(options, name)}
+    raises, report = report is None, report or ValidationReport()
+    one = not (options.coco_eval_images or options.coco_eval_annotations)
+    splits = splits or ("train", "eval")
+    prefixes = ["coco" if one or split.startswith("train") else "coco_eval" for split in splits]
+    files, records, found = {}, {}, {}
+    for prefix in dict.fromkeys(prefixes):
+        paths = getattr(options, f"{prefix}_images"), getattr(options, f"{prefix}_annotations")
+        files[prefix] = file = _File(*paths, prefix.replace("_", "-"), values, report)
+        records[prefix] = check_images(file.images, file.read, values, report, found, origin=0)
+    check_class_names(found, tuple(classes), report, values["unknown_classes"] == "ignore")
+    classes = tuple(classes) or tuple(dict.fromkeys(name for file in files.values() for name in file.classes(found)))
+    datasets = []
+    for split, prefix in zip(splits, prefixes, strict=True):
+        ids = _draw(split, [*files[prefix].images], values, report) if one else files[prefix].images
+        datasets.append(COCODataset(files[prefix], split, classes, ids, records[prefix]))
+    return finish(datasets, report, raises)
+
+
+def _draw(split, ids, values, report):
+    """Return the ids of a split of the only file: as drawn earlier, else drawn at random; all if `val_ratio` is 0."""
+    stored = (values["split_ids"] or {}).get(split)
+    if stored and {*stored} <= {*ids}:
+        return stored
+    order, n_eval = np.random.default_rng(values["seed"]).permutation(len(ids)), round(values["val_ratio"] * len(ids))
+    part = order[n_eval:] if split.startswith("train") else order[: n_eval or None]
+    report.note("drawn", f"{split} {len(part)} of {len(ids)} images")
+    return [ids[i] for i in sorted(part)]
+
+
+class COCODataset(VOCDataset):
+    """Images of one COCO file and their objects; `data.build` lists the attributes."""
+
+    metric = "coco"
+
+    def __init__(self, file, split, classes, ids, records) -> None:
+        super().__init__(file.root, split, classes, ids, records)
+        category_ids = {name: category_id for category_id, name in file.names.items()}
+        self.image_ids = [file.images[image_id]["id"] for image_id in self.ids]
+        self.category_ids = [category_ids.get(name) for name in classes]
+
+
+class _File:
+    """The entries of a file, checked.
+
+    Attributes:
+        root: folder of the images.
+        images: id in this library -> entry. The id is `file_name`, without its suffix where that tells it from others.
+        names: category id -> name.
+    """
+
+    def __init__(self, images, annotations, prefix, options, report) -> None:
+        if not (images and annotations):
+            raise DataError(f"--data=coco needs --{prefix}-images=DIR and --{prefix}-annotations=FILE")
+        self.root, self.path, self.report = Path(images).expanduser(), Path(annotations).expanduser(), report
+        self.skip_images, skip_boxes = options["invalid_images"] == "skip", options["invalid_boxes"] == "skip"
+        if not self.root.is_dir():
+            raise DataError(f"--{prefix}-images={images} is not a folder: name the one that holds the images")
+        content = _parse(self.path)
+        entries, self.categories = (
+            self._by_id(content, "images", "file_name"),
+            self._by_id(content, "categories", "name"),
+        )
+        stems = {i: str(_path(entry).parent / _path(entry).stem) for i, entry in entries.items()}
+        count = Counter(stems.values())
+        self.images = {stems[i] if count[stems[i]] == 1 else str(_path(entry)): entry for i, entry in entries.items()}
+        self.names = {category_id: entry["name"].strip() for category_id, entry in self.categories.items()}
+        for name, number in Counter(self.names.values()).items():
+            if number > 1:
+                report.error("coco", f"{self.path}: {number} categories have the name {name!r}")
+        self.objects = {image_id: [] for image_id in entries}
+        for i, entry in enumerate(content["annotations"]):
+            try:
+                image_id, *row = self._read_object(entry)
+                self.objects[image_id].append(row)
+            except ValueError as error:
+                offender = f"{self.path} annotations[{i}]: {error}"
+                report.note("no_box", offender) if skip_boxes else report.error("object", offender)
+
+    def _by_id(self, content, key, text):
+        """Return id -> entry of those in a list that have an id of their own and a text."""
+        known = {}
+        for i, entry in enumerate(content[key]):
+            if not (isinstance(entry, dict) and isinstance(entry.get("id"), int | str) and _has_text(entry, text)):
+                self.report.error("coco", f"{self.path} {key}[{i}]: it needs an id and a {text}")
+            elif known.setdefault(entry["id"], entry) is not entry:
+                self.report.error("coco", f"{self.path} {key}[{i}]: an earlier one has the id {entry['id']!r}")
+        return known
+
+    def _read_object(self, entry):
+        """Return image id, name, box, crowd and area of an object; raise a ValueError that says what is wrong."""
+        try:
+            if entry["image_id"] not in self.objects:
+                raise ValueError(f"no image has the id {entry['image_id']!r}")
+            if entry["category_id"] not in self.names:
+                raise ValueError(f"no category has the id {entry['category_id']!r}")
+            bbox, area = [float(number) for number in entry["bbox"]], entry.get("area")
+            if len(bbox) != 4:
+                raise ValueError(f"bbox has {len(bbox)} numbers instead of 4")
+            x, y, width, height = bbox
+            name, area = self.names[entry["category_id"]], math.nan if area is None else float(area)
+            return entry["image_id"], name, (y, x, y + height, x + width), bool(entry.get("iscrowd")), area
+        except KeyError as error:
+            raise ValueError(f"{error.args[0]} is missing") from None
+        except (TypeError, OverflowError) as error:
+            raise ValueError(f"a value is not as in COCO's format ({error})") from None
+
+    def classes(self, found):
+        """Return the names of the categories, without those that only group others, such as Roboflow's category 0."""
+        parents = {name: self.categories[i].get("supercategory") for i, name in self.names.items()}
+        flat = all(parent == "none" for parent in parents.values())
+        return [name for name, parent in parents.items() if flat or parent != "none" or name in found]
+
+    def read(self, image_id):
+        """Return the name of an image for messages, its file, None if it is missing, and its `Annotation`."""
+        entry = self.images[image_id]
+        path, rows = _path(entry), self.objects[entry["id"]]
+        ways = [
+            self.root.joinpath(*path.parts[i:]) for i in range(len(path.parts) or 1)
+        ]  # file_name may name more folders
+        image = next((way for way in ways if way.is_file()), None)
+        if not image and self.skip_images:
+            self.report.note("skipped_image", f"{ways[0]} does not exist")
+        elif not image:
+            self.report.error("no_image", ways[0])
+        names, corners, crowd, area = zip(*rows, strict=True) if rows else ((), (), (), ())
+        with np.errstate(over="ignore"):  # inf, which is reported as a box without area
+            bbox = np.array(corners, np.float32).reshape(-1, 4)
+        try:
+            size = int(entry["height"]), int(entry["width"])
+        except (KeyError, TypeError, ValueError, OverflowError):
+            size = 0, 0
+        columns = np.array(names, object), bbox, np.array(crowd, bool), np.array(area, np.float64)
+        return f"{self.path}: {path}", image, Annotation(*columns, size if all(size) else None)
+
+
+def _has_text(entry, key):
+    return isinstance(entry.get(key), str) and bool(entry[key].strip())
+
+
+def _path(image):
+    return PurePosixPath(image["file_name"].strip().replace("\\", "/"))  # a\b.jpg: written on Windows
+
+
+def _parse(path):
+    """Return the content of a file; raise a DataError unless it is in COCO's format."""
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is no valid JSON ({error}): export it again") from None
+    lists = ("images", "categories", "annotations")
+    content = {"annotations": []} | content if isinstance(content, dict) else {}  # COCO's test images have none
+    if not all(isinstance(content.get(key), list) for key in lists):
+        found = ", ".join(map(str, [*content][:10])) or "something else"
+        raise DataError(f"{path} is not in COCO's format, which has the lists {', '.join(lists)}: it has {found}")
+    return content
