@@ -27,6 +27,8 @@ def main(config):
     """Evaluate a checkpoint and print a table; `config` is an `EvalConfig`."""
     if config.plot and not config.proposals:
         raise OptionError(f"--plot={config.plot} draws the recall of proposals: give --proposals, too")
+    if config.coco_json and config.proposals:
+        raise OptionError(f"--coco-json={config.coco_json} is for detections: leave out --proposals")
     device = distributed.pick_device(config.device)
     dtype = distributed.pick_dtype(config.precision, device)
     if config.deterministic:

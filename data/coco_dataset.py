@@ -20,6 +20,7 @@ import numpy as np
 from data.validate import DataError, ValidationReport, check_class_names
 from data.voc_annotation import Annotation
 from data.voc_dataset import DEFAULTS, VOCDataset, check_images, finish
+from data.voc_layout import draw
 
 
 def build(options, splits, classes=(), report=None) -> list["COCODataset"]:
@@ -40,22 +41,19 @@ def build(options, splits, classes=(), report=None) -> list["COCODataset"]:
         records[prefix] = check_images(file.images, file.read, values, report, found, origin=0)
     check_class_names(found, tuple(classes), report, values["unknown_classes"] == "ignore")
     classes = tuple(classes) or tuple(dict.fromkeys(name for file in files.values() for name in file.classes(found)))
-    datasets = []
-    for split, prefix in zip(splits, prefixes, strict=True):
-        ids = _draw(split, [*files[prefix].images], values, report) if one else files[prefix].images
-        datasets.append(COCODataset(files[prefix], split, classes, ids, records[prefix]))
+    ids = {split: [*files[prefix].images] for split, prefix in zip(splits, prefixes, strict=True)}
+    ids = _draw(splits, ids[splits[0]], values, report) if one else ids
+    datasets = [COCODataset(files[p], s, classes, ids[s], records[p]) for s, p in zip(splits, prefixes, strict=True)]
     return finish(datasets, report, raises)
 
 
-def _draw(split, ids, values, report):
-    """Return the ids of a split of the only file: as drawn earlier, else drawn at random; all if `val_ratio` is 0."""
-    stored = (values["split_ids"] or {}).get(split)
-    if stored and {*stored} <= {*ids}:
-        return stored
-    order, n_eval = np.random.default_rng(values["seed"]).permutation(len(ids)), round(values["val_ratio"] * len(ids))
-    part = order[n_eval:] if split.startswith("train") else order[: n_eval or None]
-    report.note("drawn", f"{split} {len(part)} of {len(ids)} images")
-    return [ids[i] for i in sorted(part)]
+def _draw(splits, every, options, report):
+    """Return split -> ids of the only file: as drawn earlier, else drawn at random."""
+    stored = {s: ids for s, ids in (options["split_ids"] or {}).items() if s in splits and {*ids} <= {*every}}
+    ids = stored or dict(draw(splits, every, options["val_ratio"], options["seed"]))
+    for split in () if stored else ids:
+        report.note("drawn", f"{split} {len(ids[split])} of {len(every)} images")
+    return dict.fromkeys(splits, every) | ids
 
 
 class COCODataset(VOCDataset):
@@ -150,7 +148,7 @@ class _File:
         ]  # file_name may name more folders
         image = next((way for way in ways if way.is_file()), None)
         if not image and self.skip_images:
-            self.report.note("skipped_image", f"{ways[0]} does not exist")
+            self.report.note("skipped_image", f"{ways[0]}: no image")
         elif not image:
             self.report.error("no_image", ways[0])
         names, corners, crowd, area = zip(*rows, strict=True) if rows else ((), (), (), ())
@@ -181,8 +179,9 @@ def _parse(path):
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is no valid JSON ({error}): export it again") from None
     lists = ("images", "categories", "annotations")
-    content = {"annotations": []} | content if isinstance(content, dict) else {}  # COCO's test images have none
+    content = content if isinstance(content, dict) else {}
+    found = ", ".join([*content][:10]) or "something else"
+    content.setdefault("annotations", [])  # COCO's test images have none
     if not all(isinstance(content.get(key), list) for key in lists):
-        found = ", ".join(map(str, [*content][:10])) or "something else"
         raise DataError(f"{path} is not in COCO's format, which has the lists {', '.join(lists)}: it has {found}")
     return content

@@ -33,10 +33,7 @@ KINDS = {  # kind -> what it is, what to do or what was done; recorded as an err
     "object": ("unusable objects", f"each needs a class and one box: {OR_SKIP}"),
     "no_image": ("missing images", f"add them ({FORMATS}), delete their ids, or {SKIP}"),
     "image": ("unreadable images", f"replace them, delete their ids, or {SKIP}"),
-    "swapped_size": (
-        "images with swapped sides",
-        f"correct or delete the annotated size if the boxes fit the {STORED}",
-    ),
+    "swapped_size": ("images with swapped sides", f"correct or delete that size if the boxes fit the {STORED}"),
     "size": ("images of another size than annotated", "use those that were annotated, or correct or delete that size"),
     "class": ("unknown classes", "correct them, pass --unknown-classes=ignore, or train anew with --classes of all"),
     "similar_classes": ("class names that differ only in case or spaces", "correct them, or pass --classes with all"),

@@ -139,7 +139,7 @@ class Layout:
             hints = [n for n in map(str, self.files) if NAMES & {*n.lower().removesuffix(".txt").split(os.sep)}]
             of = f"because of {hints[0]}" if hints else f"for it with --val-ratio={val_ratio:g} of {len(every)} images"
             fault += f", and none is drawn {of}"
-            for split, part in [] if hints else _draw(splits, every, val_ratio, seed):
+            for split, part in [] if hints else draw(splits, every, val_ratio, seed):
                 ids[split] = part
                 report.note("drawn", f"{split} {len(part)} of {len(every)} annotated images")
         for split in splits:
@@ -187,7 +187,7 @@ class Layout:
         return list(dict.fromkeys(image_id for _, image_id in first))
 
 
-def _draw(splits, every, val_ratio, seed):
+def draw(splits: Sequence[str], every: list[str], val_ratio: float, seed: int) -> list[tuple[str, list[str]]]:
     """Return (split, ids) of splits that are drawn; the part that is held out is that of val and test, or the last."""
     ranks = {s: s.lower().startswith(("val", "test")) - s.lower().startswith("train") for s in splits}
     order = np.random.default_rng(seed).permutation(len(every))

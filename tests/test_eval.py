@@ -8,6 +8,8 @@ import pytest
 import torch
 from fixtures import NARROW
 from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 from voc_files import read, thing, write_voc
 
 import model.vgg16
@@ -186,3 +188,45 @@ def test_outputs_that_cannot_be_written_are_named_before_the_work(run, monkeypat
 def test_a_checkpoint_that_cannot_be_built_is_named(run):
     with pytest.raises(CheckpointError, match=r"^odd\.pth cannot be used: .*n_head"):
         run(load_path="odd.pth")
+
+
+# COCO
+
+
+def test_the_metric_and_the_results_are_those_of_pycocotools_on_the_same_file(run, folder, net):
+    crowd = {"image_id": 90, "category_id": 5, "bbox": [0, 0, 40, 39], "iscrowd": 1, "area": 1400}
+    bee = {"image_id": 90, "category_id": 90, "bbox": [6, 10, 51, 20], "area": 50}  # of a mask; its box is larger
+    cow = {"image_id": 17, "category_id": 5, "bbox": [4, 4, 50, 30]}
+    coco = {
+        "images": [{"id": 90, "file_name": "a.png"}, {"id": 17, "file_name": "b.png"}, {"id": 4, "file_name": "c.png"}]
+    }
+    coco |= {"categories": [{"id": 90, "name": "bee"}, {"id": 5, "name": "cow"}]}  # no ant
+    objects = [{"iscrowd": 0, "area": 1500} | obj | {"id": i} for i, obj in enumerate((crowd, bee, cow), start=1)]
+    (folder / "coco.json").write_text(json.dumps(coco | {"annotations": objects}))
+    files = {"coco_eval_images": "voc/JPEGImages", "coco_eval_annotations": "coco.json"}
+    figures = run(**files, coco_json="new/results.json", score_thresh=0.02)
+    assert (figures["metric"], figures["split"], figures["data"]) == ("coco", "held", "voc/JPEGImages")
+    assert figures["n_object"] == {"ant": 0, "bee": 1, "cow": 1}
+
+    official = COCO(folder / "coco.json")
+    rows = json.loads((folder / "new/results.json").read_text())
+    assert {row["category_id"] for row in rows} == {90, 5}
+    assert {row["image_id"] for row in rows} == {90, 17, 4}
+    assert len(rows) == sum(figures["n_detection"].values()) - figures["n_detection"]["ant"]
+    evaluation = COCOeval(official, official.loadRes(rows), "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    ours = [-1 if value is None else value for value in figures["summary"].values()]
+    assert ours == pytest.approx(evaluation.stats.tolist(), abs=1e-9)
+    assert figures["summary"]["AP_small"] is not None  # the bee by its mask
+    assert run(**files, metric="voc07")["metric"] == "voc07"
+    with pytest.raises(OptionError, match="leave out --proposals"):
+        run(coco_json="a.json", proposals=True)
+
+
+def test_results_of_other_data_have_names_and_numbers_from_1(run, folder):
+    run(coco_json="new/results.json", limit=2, score_thresh=0.02)
+    rows = json.loads((folder / "new/results.json").read_text())
+    assert {row["image_id"] for row in rows} == {"a", "b"}
+    assert {row["category_id"] for row in rows} <= {1, 2, 3}

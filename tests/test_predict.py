@@ -16,7 +16,8 @@ from pycocotools.cocoeval import COCOeval
 
 import predict
 from data.validate import DataError
-from predict import coco_ids, coco_results, find_images, main, picture_names
+from predict import find_images, main, picture_names
+from utils.coco_eval import coco_results, number_ids
 from utils.config import OptionError, PredictConfig
 
 
@@ -89,7 +90,7 @@ def test_no_two_pictures_have_one_name(tmp_path):
     [(["000139", "7"], [139, 7]), (["000139", "12_3"], ["000139", "12_3"]), (["007", "7"], ["007", "7"])],
 )
 def test_image_ids_are_numbers_if_all_names_are(names, ids):
-    assert coco_ids(names) == ids
+    assert number_ids(names) == ids
 
 
 # COCO
@@ -100,11 +101,8 @@ def test_pycocotools_reads_the_results(tmp_path):
     cat = {"id": 2, "image_id": 7, "category_id": 1, "bbox": [5.5, 3, 100, 50], "area": 5000, "iscrowd": 0}
     categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
     gt = {"images": [{"id": 139}, {"id": 7}], "categories": categories, "annotations": [dog, cat]}
-    rows = [
-        {"image": "x/000139.jpg", "bbox": [20.0, 10.0, 60.0, 40.0], "label": 1, "name": "dog", "score": 0.75},
-        {"image": "7.png", "bbox": [3.0, 5.5, 53.0, 105.5], "label": 0, "name": "cat", "score": 0.5},
-    ]
-    results = coco_results(rows, {"x/000139.jpg": 139, "7.png": 7})
+    results = coco_results(139, [[20, 10, 60, 40]], [1], np.float32([0.75]))
+    results += coco_results(7, [[3, 5.5, 53, 105.5]], [0], np.float32([0.5]))
     assert results[0] == {"image_id": 139, "category_id": 2, "bbox": [10.0, 20.0, 30.0, 40.0], "score": 0.75}
     for name, content in (("gt", gt), ("results", results)):
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
@@ -114,7 +112,7 @@ def test_pycocotools_reads_the_results(tmp_path):
     evaluation.accumulate()
     evaluation.summarize()
     assert evaluation.stats[0] == pytest.approx(1)
-    assert coco_results([], {}) == []
+    assert coco_results(7, np.zeros((0, 4)), [], []) == []
 
 
 # The whole command

@@ -120,20 +120,15 @@ class DetectConfig(DeviceConfig):
     max_detections: Count | None = own("Detection", "detections to keep per image; empty: all", "py-faster-rcnn: 100")
 
 
-class COCOConfig(Config):
-    """Options that name the files of --data=coco."""
-
-    coco_images: PathText | None = option(None, "Data", "--data=coco: folder of the images to train on")
-    coco_annotations: PathText | None = option(None, "Data", "--data=coco: JSON file of their objects")
-    coco_eval_images: PathText | None = option(None, "Data", "--data=coco: folder of the images to evaluate on")
-    coco_eval_annotations: PathText | None = option(None, "Data", "--data=coco: JSON file of their objects")
-
-
-class DatasetConfig(COCOConfig):
+class DatasetConfig(Config):
     """Options of every command that reads a data set."""
 
     data: str = option("voc", "Data", "NAME of data/NAME_dataset.py: voc (VOC layout), coco, shapes (small, synthetic)")
     voc_data_dir: PathText = option("datasets/VOCdevkit/VOC2007", "Data", "holds images, annotations and split files")
+    coco_images: PathText | None = option(None, "Data", "--data=coco: folder of the images to train on")
+    coco_annotations: PathText | None = option(None, "Data", "--data=coco: JSON file of their objects")
+    coco_eval_images: PathText | None = option(None, "Data", "--data=coco: folder of the images to evaluate on")
+    coco_eval_annotations: PathText | None = option(None, "Data", "--data=coco: JSON file of their objects")
     classes: Names = option((), "Data", "class names a,b,c, or a file with one per line; empty: as in the annotations")
     invalid_boxes: Literal["error", "skip"] = option(
         "error", "Data", "skip: leave out objects without a box inside the image, clip boxes far beyond its border"
@@ -251,7 +246,7 @@ class EvalConfig(DetectConfig, WorkerConfig, DatasetConfig):
     plot: PathText | None = option(None, "Metric", "with --proposals: file for the figure, else beside the checkpoint")
 
 
-class PredictConfig(DetectConfig, COCOConfig):
+class PredictConfig(DetectConfig):
     """python predict.py IMAGE_OR_DIRECTORY_OR_PATTERN ...: Detect objects, draw and list their boxes.
 
     example: python predict.py photos/ --load-path=runs/mine/last.pth --out=runs/mine/predictions
@@ -262,6 +257,8 @@ class PredictConfig(DetectConfig, COCOConfig):
     coco_json: PathText | None = option(None, "Run", "file for the detections in COCO's format for results")
     data: str | None = option(None, "Data", "NAME of data/NAME_dataset.py; empty: as in training")
     voc_data_dir: PathText | None = option(None, "Data", "directory of the data set; not given: as in training")
+    coco_eval_images: PathText | None = option(None, "Data", "--data=coco: folder of the images to evaluate on")
+    coco_eval_annotations: PathText | None = option(None, "Data", "--data=coco: JSON file of their objects")
     split: str | None = option(None, "Data", "split of the data set to detect on, instead of images that are named")
     limit: Count | None = option(None, "Run", "process only this number of first images")
     classes: Names = option((), "Run", CLASSES_OF_CHECKPOINT)
@@ -333,7 +330,7 @@ def training_options(config: Config, checkpoint: Values, **values: Any) -> Train
     given = config.model_dump(include=DatasetConfig.model_fields.keys() - {"classes"}, exclude_none=True)
     if "voc_data_dir" in given:
         given = {"data": "voc", "download": False} | given
-    elif given.keys() & COCOConfig.model_fields.keys():
+    elif any(name.startswith("coco_") for name in given):
         given = {"data": "coco"} | given
     options = TrainConfig(**trained | given | {"eval_split": config.split or trained["eval_split"]})
     return options.model_copy(update={"split_ids": checkpoint.get("split_ids")} | values)

@@ -69,7 +69,7 @@ def test_an_error_from_a_worker_is_its_sentence():
 
 def test_an_unknown_reader():
     assert message(build, "cocoa", None, []) == (
-        "--data=cocoa: data/cocoa_dataset.py does not exist; choose one of shapes, voc"
+        "--data=cocoa: data/cocoa_dataset.py does not exist; choose one of coco, shapes, voc"
     )
     assert "--data=../x: " in message(build, "../x", None, [])
 

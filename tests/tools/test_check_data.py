@@ -1,16 +1,24 @@
 """`python -m tools.check_data` on data sets with everything wrong and with nothing wrong."""
 
+import json
 import runpy
+import shlex
 import sys
 
+import fire
 import numpy as np
 import pytest
+from coco_files import to_coco
 from PIL import ExifTags, Image
 from voc_files import message, thing, write_voc
 
+import model
 from data.validate import KINDS
-from tools import check_data
+from data.voc_dataset import read_splits
+from tools import check_data, fit_anchors
 from tools.check_data import CheckConfig
+from tools.fit_anchors import AnchorConfig
+from utils.config import TrainConfig, command
 
 
 @pytest.fixture
@@ -73,7 +81,7 @@ def test_nothing_wrong(tmp_path, capsys):
         f"\nno errors found\nnext: python -m tools.fit_anchors --voc-data-dir={tmp_path} --train-split=trainval\n"
     )
     check_data.check_data(CheckConfig(voc_data_dir=str(tmp_path), invalid_boxes="skip", val_ratio=0.5))
-    assert capsys.readouterr().out.endswith(" --train-split=trainval --invalid-boxes=skip --val-ratio=0.5\n")
+    assert capsys.readouterr().out.endswith(" --invalid-boxes=skip --val-ratio=0.5 --train-split=trainval\n")
     classes = tmp_path / "classes.txt"
     classes.write_text("cat\ndog\neel\n")
     check_data.check_data(CheckConfig(voc_data_dir=str(tmp_path), splits=("mine", "trainval"), classes=(str(classes),)))
@@ -120,3 +128,38 @@ def test_the_command(broken, capsys, monkeypatch):
         runpy.run_path(check_data.__file__, run_name="__main__")
     assert caught.value.code.startswith("error: unreadable images (1): ")
     assert "skipped boxes: " in capsys.readouterr().out
+
+
+def test_coco_files_and_the_commands_that_follow(tmp_path, capsys):
+    write_voc(tmp_path, {"a": [thing()], "b": [thing("dog")]}, "train")
+    write_voc(tmp_path, {"c": [thing()]}, "val")
+    options = {}
+    for dataset, prefix in zip(read_splits(tmp_path, ["train", "val"]), ("coco", "coco_eval"), strict=True):
+        path = tmp_path / f"{prefix}.json"
+        path.write_text(json.dumps(to_coco(dataset)))
+        options |= {f"{prefix}_images": str(tmp_path / "JPEGImages"), f"{prefix}_annotations": str(path)}
+    check_data.check_data(CheckConfig(data="coco", **options))
+    printed = capsys.readouterr().out
+    assert f"{tmp_path}/JPEGImages\nusable images: train 2, eval 1\ndifferent images: 3," in printed
+    line = printed.splitlines()[-1]
+    assert line.startswith("next: python -m tools.fit_anchors --data=coco --coco-images=")
+    for config_class, main in ((AnchorConfig, fit_anchors.main), (TrainConfig, None)):
+        calls = []
+        fire.Fire(command(config_class, calls.append, defaults=model.defaults), command=shlex.split(line)[4:])
+        assert {name: getattr(calls[0], name) for name in options} == options
+        assert calls[0].data == "coco"
+        if main:
+            main(calls[0].model_copy(update={"out": str(tmp_path / "fit.png")}))
+            line = capsys.readouterr().out.splitlines()[-1]
+
+
+def test_images_of_one_name_in_two_folders_are_two(tmp_path, capsys):
+    options = {"data": "coco"}
+    for i, prefix in enumerate(("coco", "coco_eval")):
+        (tmp_path / prefix).mkdir()
+        Image.new("RGB", (60, 40 + i)).save(tmp_path / prefix / "a.png")
+        path = tmp_path / f"{prefix}.json"
+        path.write_text(json.dumps({"images": [{"id": 1, "file_name": "a.png"}], "categories": []}))
+        options |= {f"{prefix}_images": str(tmp_path / prefix), f"{prefix}_annotations": str(path)}
+    check_data.check_data(CheckConfig(**options))
+    assert "\ndifferent images: 2," in capsys.readouterr().out

@@ -236,6 +236,10 @@ def test_defaults_are_those_of_the_paper():
 def test_a_training_config_is_complete():
     made = parse_options(TrainConfig, {}, defaults=model.defaults).model_dump()
     assert {name for name, value in made.items() if value is None} == {
+        "coco_images",
+        "coco_annotations",
+        "coco_eval_images",
+        "coco_eval_annotations",
         "num_workers",
         "load_path",
         "max_steps",
@@ -269,6 +273,10 @@ def test_a_checkpoint_is_evaluated_as_it_was_trained():
         7,
     )
     assert other.split_ids == {"val": ["a", "b"]}  # used where the other folder has them
+    files = {"coco_eval_images": "b", "coco_eval_annotations": "c"}
+    for config in (EvalConfig(load_path="a", **files), PredictConfig(load_path="a", split="test", **files)):
+        other = training_options(config, checkpoint)
+        assert (other.data, other.coco_eval_images, other.coco_eval_annotations) == ("coco", "b", "c")
 
 
 # Help
@@ -397,7 +405,7 @@ def test_a_script_adds_options_of_its_own():
         times: int = option(2, "Mine", "how often", ge=1)
 
     ((config, _),) = call(["--times=3", "--load-path=a"], MineConfig)
-    assert (config.times, config.metric) == (3, "voc07")
+    assert (config.times, config.split) == (3, None)
     assert help_text(MineConfig).endswith("Mine\n  --times=2\n        how often")
 
 

@@ -1,0 +1,240 @@
+"""The COCO reader: the same samples as from the VOC files, what the tools write, and a sentence for each fault."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from coco_files import to_coco
+from PIL import Image
+from voc_files import RGB, message, thing, write_voc
+
+from data import build
+from data.validate import ValidationReport
+from data.voc_dataset import read_splits
+
+CROWD = {"id": 3, "image_id": 7, "category_id": 9, "bbox": [10, 5, 20.5, 30], "iscrowd": 1, "area": 77}
+CONTENT = {
+    "images": [{"id": 7, "file_name": "a.jpg", "width": 60, "height": 40}, {"id": 5, "file_name": "b.jpg"}],
+    "categories": [{"id": 9, "name": "dog"}, {"id": 4, "name": "cat"}],
+    "annotations": [CROWD, {"image_id": 7, "category_id": 4, "bbox": [0, 1, 2, 4]}],
+}
+
+
+@pytest.fixture
+def write(tmp_path):
+    """A function that writes a file of `content` beside images and returns the options that name both."""
+
+    def write(content, name="all", images=("a.jpg", "b.jpg"), **options):
+        for image in images:
+            path = tmp_path / "img" / image
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (60, 40), RGB).save(path)
+        path = tmp_path / f"{name}.json"
+        path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+        paths = {"coco_images": str(tmp_path / "img"), "coco_annotations": str(path)}
+        return SimpleNamespace(**{"coco_eval_images": None, "coco_eval_annotations": None} | paths | options)
+
+    return write
+
+
+def change(key, i, **values):
+    """`CONTENT` with an entry of a list changed; without the keys that get the value `...`."""
+    entry = {k: v for k, v in (CONTENT[key][i] | values).items() if v is not ...}
+    return CONTENT | {key: [*CONTENT[key][:i], entry, *CONTENT[key][i + 1 :]]}
+
+
+# What is read
+
+
+def test_the_same_samples_as_from_voc(tmp_path):
+    hard = thing("dog", (2, 3, 5, 9), "<difficult>1</difficult>")
+    write_voc(tmp_path, {"b": [thing(), hard], "a": [thing("dog", (1.5, 1, 39.25, 60))], "empty": []}, "train")
+    write_voc(tmp_path, {"c": [thing("eel")]}, "val")
+    options = {}
+    vocs = read_splits(tmp_path, ["train", "val"])
+    for voc, prefix in zip(vocs, ("coco", "coco_eval"), strict=True):
+        path = tmp_path / f"{voc.split}.json"
+        path.write_text(json.dumps(to_coco(voc)))
+        options |= {f"{prefix}_images": str(tmp_path / "JPEGImages"), f"{prefix}_annotations": str(path)}
+    cocos = build("coco", SimpleNamespace(**options), ["train", "val"])
+    for voc, coco in zip(vocs, cocos, strict=True):
+        assert (coco.ids, coco.classes, coco.sizes) == (voc.ids, voc.classes, voc.sizes)
+        assert (coco.split, coco.root) == (voc.split, tmp_path / "JPEGImages")
+        for pair in ((voc, coco), (voc.without_difficult(), coco.without_difficult())):
+            for ours, theirs in zip(*([dataset[i] for i in range(len(dataset))] for dataset in pair), strict=True):
+                for name in ("img", "bbox", "label", "difficult"):
+                    np.testing.assert_array_equal(getattr(theirs, name), getattr(ours, name))
+                    assert getattr(theirs, name).dtype == getattr(ours, name).dtype
+    assert cocos[0].image_ids == [40, 41, 42]
+    assert cocos[0].category_ids == [3, 6, 9]  # of cat, dog and eel
+
+
+def test_numbers_by_hand(write):
+    (dataset,) = build("coco", write(CONTENT), ["train"])
+    assert (dataset.ids, dataset.image_ids, dataset.sizes) == (["a", "b"], [7, 5], [(40, 60)] * 2)
+    assert (dataset.classes, dataset.category_ids) == (("dog", "cat"), [9, 4])  # in the order of the file
+    sample = dataset[0]
+    np.testing.assert_array_equal(sample.bbox, [[5, 10, 35, 30.5], [1, 0, 5, 2]])  # nothing is subtracted
+    assert (sample.label.tolist(), sample.difficult.tolist()) == ([0, 1], [True, False])
+    np.testing.assert_array_equal(dataset.areas[0], [77, np.nan])
+    easy = dataset.without_difficult()
+    assert ([len(bbox) for bbox in easy.bboxes], [len(area) for area in easy.areas]) == ([1, 0], [1, 0])
+    assert dataset.metric == "coco"
+
+
+WAYS = {  # of the tools -> changed content, image files, ids
+    "cvat": (change("images", 0, file_name="cam/day 1/a.jpg"), ("cam/day 1/a.jpg", "b.jpg"), ["cam/day 1/a", "b"]),
+    "label studio": (change("images", 0, file_name="images\\\\a.jpg"), ("a.jpg", "b.jpg"), ["images/a", "b"]),
+    "two of one stem": (change("images", 1, file_name="a.png"), ("a.jpg", "a.png"), ["a.jpg", "a.png"]),
+    "polygon": (change("annotations", 1, segmentation=[[1, 2, 3, 4, 5, 6]], attributes={}), ("a.jpg", "b.jpg"), None),
+    "mask": (change("annotations", 0, segmentation={"size": [40, 60], "counts": "x"}), ("a.jpg", "b.jpg"), None),
+    "no area or crowd": (change("annotations", 0, iscrowd=..., area=None), ("a.jpg", "b.jpg"), None),
+    "no size": (change("images", 0, width=None, height=0), ("a.jpg", "b.jpg"), None),
+    "ids that are texts": (change("images", 1, id="b"), ("a.jpg", "b.jpg"), None),
+}
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_what_tools_write(write, name):
+    content, images, ids = WAYS[name]
+    (dataset,) = build("coco", write(content, images=images), ["train"])
+    assert dataset.ids == (ids or ["a", "b"])
+    assert dataset.bboxes[0].tolist() == [[5, 10, 35, 30.5], [1, 0, 5, 2]]
+    assert dataset[1].img.shape == (40, 60, 3)
+
+
+@pytest.mark.parametrize(
+    ("parents", "used", "classes"),
+    [
+        (["none", "pets", "pets"], (1, 2), ("dog", "cat")),  # Roboflow
+        (["none", "pets", "pets"], (0, 1), ("pets", "dog", "cat")),
+        (["none", "none", "none"], (1,), ("pets", "dog", "cat")),
+        (["", "animal", None], (1,), ("pets", "dog", "cat")),  # a class that has no object yet
+    ],
+)
+def test_a_category_that_groups_others_is_no_class(write, parents, used, classes):
+    names = ("pets", "dog", "cat")
+    categories = [{"id": i, "name": names[i], "supercategory": parents[i]} for i in range(3)]
+    objects = [{"image_id": 7, "category_id": i, "bbox": [1, 2, 3, 4]} for i in used]
+    (dataset,) = build("coco", write(CONTENT | {"categories": categories, "annotations": objects}), ["train"])
+    assert dataset.classes == classes
+    assert dataset.category_ids == [names.index(name) for name in classes]
+
+
+def test_two_files_are_joined_by_the_names_of_the_classes(write):
+    other = {"categories": [{"id": 9, "name": "cat"}, {"id": 2, "name": "eel"}]}
+    paths = vars(write(change("annotations", 0, category_id=2) | other | {"annotations": []}, "eval"))
+    evaluated = {"coco_eval_images": paths["coco_images"], "coco_eval_annotations": paths["coco_annotations"]}
+    options = write(CONTENT, **evaluated)
+    train, test, again = build("coco", options, ["trainval", "test", "train"])
+    assert train.classes == test.classes == again.classes == ("dog", "cat", "eel")
+    assert (train.category_ids, test.category_ids) == ([9, 4, None], [None, 9, 2])
+    assert [len(dataset.bboxes[0]) for dataset in (train, test, again)] == [2, 0, 2]
+    assert [dataset.split for dataset in build("coco", options, [])] == ["train", "eval"]
+    (few,) = build("coco", SimpleNamespace(**vars(options), unknown_classes="ignore"), ["train"], ("cat",))
+    assert (few.classes, few.category_ids, few.bboxes[0].tolist()) == (("cat",), [4], [[1, 0, 5, 2]])
+
+
+def test_one_file_is_divided(write):
+    images = [{"id": i, "file_name": f"{i}.jpg"} for i in range(10)]
+    options = write({"images": images, "categories": []}, images=[f"{i}.jpg" for i in range(10)], val_ratio=0.3, seed=1)
+    train, test = build("coco", options, ["trainval", "test"])
+    assert (len(train), len(test)) == (7, 3)
+    assert sorted(train.ids + test.ids) == [str(i) for i in range(10)]
+    assert train.ids != [str(i) for i in range(7)]
+    assert "splits drawn at random: trainval 7 of 10 images; test 3 of 10 images (" in train.notes[0]
+    options.val_ratio, options.split_ids = 0, {"test": ["8", "2"]}
+    train, test = build("coco", options, ["trainval", "test"])  # as evaluation asks for the split of the training
+    assert (len(train), test.ids) == (10, ["8", "2"])
+
+
+# Faults
+
+FAULTS = {  # name -> content, part of the message, None or number of objects with --invalid-boxes=skip
+    "no image id": (change("images", 1, id=...), "images[1]: it needs an id and a file_name", None),
+    "no file_name": (change("images", 1, file_name=" "), "images[1]: it needs an id and a file_name", None),
+    "an entry that is a list": (CONTENT | {"images": [[]]}, "images[0]: it needs an id and a file_name", None),
+    "an id twice": (change("images", 1, id=7), "images[1]: an earlier one has the id 7", None),
+    "a file twice": (change("images", 1, file_name="x/a.jpg"), "x/a and a are both ", None),
+    "no name": (change("categories", 0, name=None), "categories[0]: it needs an id and a name", None),
+    "a name twice": (change("categories", 0, name="cat "), "2 categories have the name 'cat'", None),
+    "unknown image": (change("annotations", 0, image_id=8), "annotations[0]: no image has the id 8", 1),
+    "unknown category": (change("annotations", 0, category_id=1), "annotations[0]: no category has the id 1", 1),
+    "no category": (change("annotations", 0, category_id=...), "annotations[0]: category_id is missing", 1),
+    "no box": (change("annotations", 1, bbox=...), "annotations[1]: bbox is missing", 1),
+    "an empty box": (change("annotations", 1, bbox=[]), "annotations[1]: bbox has 0 numbers instead of 4", 1),
+    "a box of words": (change("annotations", 1, bbox=["a"] * 4), "annotations[1]: could not convert", 1),
+    "no object of JSON": (CONTENT | {"annotations": [3]}, "annotations[0]: a value is not as in COCO's format", 0),
+    "endless": (change("annotations", 1, bbox=[10**400] * 4), "annotations[1]: a value is not as in COCO's format", 1),
+    "no area": (change("annotations", 1, bbox=[3, 4, 0, 9]), "a.jpg object 2 (cat): xmin 3, ymin 4, xmax 3", 1),
+    "not a number": (change("annotations", 1, bbox=[3, 4, float("nan"), 9]), "a.jpg object 2 (cat): xmin 3, ymin 4", 1),
+    "outside": (change("annotations", 1, bbox=[60, 4, 5, 9]), "boxes outside their image (1)", 1),
+    "far outside": (change("annotations", 1, bbox=[0, 1, 2, 400]), "boxes that extend far beyond", 2),
+    "size": (change("images", 0, width=61), "a.jpg: annotated as 61x40, ", None),
+    "similar classes": (change("categories", 0, name="Cat"), "names that differ only in case", None),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_faults(write, name):
+    content, text, n_object = FAULTS[name]
+    options = write(content)
+    error = message(build, "coco", options, ["train"])
+    assert text in error
+    assert options.coco_images.removesuffix("img") in error  # a path
+    options.invalid_boxes = "skip"
+    if n_object is None:
+        assert text in message(build, "coco", options, ["train"])
+    else:
+        assert sum(map(len, build("coco", options, ["train"])[0].bboxes)) == n_object
+
+
+def test_all_faults_are_named_at_once(write):
+    content = CONTENT | {"annotations": [{"image_id": i} for i in range(8)]}
+    options, report = write(content, images=["a.jpg"]), ValidationReport()
+    build("coco", options, ["train"], report=report)
+    assert {kind: len(offenders) for kind, offenders in report.errors.items()} == {"object": 8, "no_image": 1}
+    assert "dog" in message(build, "coco", write(CONTENT), ["train"], ("cat", "cow"))
+
+
+def test_a_box_just_beyond_the_border_is_clipped(write):
+    (dataset,) = build("coco", write(change("annotations", 1, bbox=[-0.5, 1, 2, 4])), ["train"])
+    assert dataset.bboxes[0][1].tolist() == [1, 0, 5, 1.5]
+    assert "clipped boxes: " in dataset.notes[0]  # these files never count from 1
+
+
+def test_missing_images_can_be_left_out(write, tmp_path):
+    options = write(CONTENT, images=["a.jpg"])
+    assert f"  {tmp_path}/img/b.jpg" in message(build, "coco", options, ["train"])
+    (dataset,) = build("coco", SimpleNamespace(**vars(options), invalid_images="skip"), ["train"])
+    assert (dataset.ids, dataset.image_ids) == (["a"], [7])
+    assert dataset.notes[0].startswith(f"skipped images: {tmp_path}/img/b.jpg: no image")
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"", "all.json is no valid JSON (Expecting value"),
+        (b"[" * 99999, "all.json is no valid JSON"),
+        ([], "the lists images, categories, annotations: it has something else"),
+        ({"shapes": [], "version": 1}, "the lists images, categories, annotations: it has shapes, version"),
+        (CONTENT | {"annotations": {}}, "it has images, categories, annotations"),
+    ],
+)
+def test_files_of_another_format(write, content, text):
+    assert text in message(build, "coco", write(content), ["train"])
+
+
+def test_what_is_not_there(write, tmp_path):
+    options = write(CONTENT)
+    options.coco_annotations = str(tmp_path)
+    assert message(build, "coco", options, ["train"]) == f"{tmp_path} cannot be read: Is a directory"
+    options.coco_images = "nowhere"
+    assert message(build, "coco", options, ["train"]).startswith("--coco-images=nowhere is not a folder: ")
+    options.coco_images = None
+    assert message(build, "coco", options, ["train"]) == (
+        "--data=coco needs --coco-images=DIR and --coco-annotations=FILE"
+    )
+    options.coco_eval_images = "a"
+    assert "--coco-eval-images=DIR and --coco-eval-annotations=FILE" in message(build, "coco", options, ["test"])
