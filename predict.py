@@ -45,7 +45,8 @@ def main(config, *paths):
         seen = training_options(config, checkpoint, invalid_boxes="skip", unknown_classes="ignore")
         (dataset,) = data.build(seen.data, seen, [config.split], classes)
         images = dataset.ids[: config.limit]
-        names, folders = picture_names([f"{image_id}.jpg" for image_id in images]), {Path(dataset.root).resolve()}
+        names = picture_names([f"{image_id}.jpg" for image_id in images])
+        folders = {Path(root).resolve() for root in str(dataset.root).split(",")}
         print(f"{dataset.root}, split {dataset.split}: {counted(len(images), 'image')}", *dataset.notes, sep="\n")
     else:
         names, folders = picture_names(images), {path.resolve().parent for path in images}

@@ -38,6 +38,8 @@ def build(name: str, options: Any, splits: Sequence[str], classes: Sequence[str]
         One data set per split. It has a length, yields a `Sample` per index (difficult objects included), and has the
         attributes `classes`, `root`, `split`, `notes` (lines to print, on all splits together), and per image `ids`,
         `sizes` (H, W), `bboxes`, `labels`, `difficults`. `without_difficult()` returns it without difficult objects.
+        It may have: `metric`, its usual one in `utils.metrics.METRICS`; per image `areas`, and `image_ids`, and per
+        class `category_ids`, as COCO's file has them.
 
     Raises:
         DataError: no such reader, or an unusable data set: names all offenders.

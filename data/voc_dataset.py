@@ -8,6 +8,7 @@ G: objects in one image. H, W: sides of the image as its pixels are stored; the 
 
 import copy
 import io
+import re
 import warnings
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -32,6 +33,7 @@ IMAGE_END = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}  # near th
 DEFAULTS = {"invalid_boxes": "error", "invalid_images": "error", "unknown_classes": "error"}
 DEFAULTS |= {"val_ratio": 0.0, "seed": 0, "split_ids": None}  # of the options that `read_splits` explains
 PROGRESS = 2000  # images from which on a bar is shown
+AREA_METRIC = re.compile(r"VOC201\d")  # folders whose devkit takes the area under the curve
 FOLDER = Path("datasets")  # for what is downloaded or drawn
 
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # above 89 megapixels; above 179 it is an error
@@ -47,7 +49,8 @@ def read_splits(root, splits=(), classes=(), report=None, **options) -> list["VO
     """Read all annotations and image headers of some splits and check them together.
 
     Args:
-        root: folder of the data set.
+        root: folder of the data set, or several, a,b: then an id starts with the name of its folder, and a split is
+            that of the folders that have it.
         splits: names of the splits; none: see `Layout.find_splits`.
         classes: names of the classes; none: those found, sorted.
         report: `ValidationReport` that receives the errors; without, they are raised.
@@ -63,21 +66,40 @@ def read_splits(root, splits=(), classes=(), report=None, **options) -> list["VO
         DataError: no data set in `root`; without `report`, any other error, all offenders at once.
     """
     options, raises, report = DEFAULTS | options, report is None, report or ValidationReport()
-    layout = Layout(Path(root).expanduser())
-    splits = splits or layout.find_splits()
-    ids = layout.split_ids(splits, report, *(options[name] for name in ("val_ratio", "seed", "split_ids")))
+    layouts = _open(root)
+    splits = splits or [*dict.fromkeys(s for layout in layouts.values() for s in layout.find_splits())]
+    ids, entries, found = {split: [] for split in splits}, {}, {}
+    for prefix, layout in layouts.items():
+        own = [s for s in splits if layout.has(s) or not any(other.has(s) for other in layouts.values())]
+        stored = (options["split_ids"] or {}).items()
+        stored = {s: [i.removeprefix(prefix) for i in stored_ids if i.startswith(prefix)] for s, stored_ids in stored}
+        for split, names in layout.split_ids(own, report, options["val_ratio"], options["seed"], stored).items():
+            ids[split] += [prefix + name for name in names]
+            entries |= {prefix + name: (layout, name) for name in names}
+        if layout.others:
+            report.note("others", layout.others)
 
     def read(image_id):
-        where, image = layout.locate(image_id, report, options["invalid_images"] == "skip")
+        layout, name = entries[image_id]
+        where, image = layout.locate(name, report, options["invalid_images"] == "skip")
         return where, image, where and read_annotation(where, report, options["invalid_boxes"] == "skip")
 
-    found, every = {}, dict.fromkeys(image_id for split in splits for image_id in ids[split])
-    records = check_images(every, read, options, report, found)
+    records = check_images(entries, read, options, report, found)
     check_class_names(found, tuple(classes), report, options["unknown_classes"] == "ignore")
-    datasets = [VOCDataset(layout.root, s, tuple(classes or sorted(found)), ids[s], records) for s in splits]
-    if layout.others:
-        report.note("others", layout.others)
+    root = Path(",".join(str(layout.root) for layout in layouts.values()))
+    datasets = [VOCDataset(root, split, tuple(classes or sorted(found)), ids[split], records) for split in splits]
+    for dataset in datasets:
+        years = {entries[image_id][0].root.resolve().name for image_id in dataset.ids}
+        dataset.metric = "voc" if any(map(AREA_METRIC.fullmatch, years)) else "voc07"
     return finish(datasets, report, raises)
+
+
+def _open(root):
+    """Return prefix of ids -> `Layout` of each folder; a single one has no prefix, others the name of the folder."""
+    parts = [root] if Path(root).expanduser().is_dir() else str(root).split(",")
+    roots = [Path(part).expanduser() for part in parts]
+    names = [str(folder) if [other.name for other in roots].count(folder.name) > 1 else folder.name for folder in roots]
+    return {f"{name}/" if len(roots) > 1 else "": Layout(folder) for name, folder in zip(names, roots, strict=True)}
 
 
 def check_images(ids, read, options, report: ValidationReport, found: dict, origin: int = 1) -> dict:

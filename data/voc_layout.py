@@ -30,7 +30,8 @@ CONTAINERS = {"annotations", "annots", "labels", "xml", "xmls", "jpegimages", "i
 SPLITS, ALIASES = ("train", "val", "trainval", "test"), {"val": ("val", "valid", "validation")}
 NAMES = {*SPLITS, *ALIASES["val"], "training", "testing"}
 WAYS = (
-    "name its folder with --voc-data-dir, convert yours as docs/own-data.md shows, or try --download or --data=shapes"
+    "name its folder with --voc-data-dir, read COCO's format with --data=coco, convert yours as docs/own-data.md "
+    "shows, or try --download or --data=shapes"
 )
 
 
@@ -111,9 +112,12 @@ class Layout:
 
     def find_splits(self) -> list[str]:
         """Return those of `SPLITS` that are there; if none is, all that have a file; if none has, train and val."""
-        lists = self._lists(())
-        there = lists.keys() | self._folders(()).keys()
-        return [s for s in SPLITS if there & {s, *ALIASES.get(s, ())}] or sorted(lists) or ["train", "val"]
+        return [*filter(self.has, SPLITS)] or sorted(self._lists(())) or ["train", "val"]
+
+    def has(self, split: str) -> bool:
+        """Whether a file or a folder says what is in a split."""
+        there = self._lists((split,)).keys() | self._folders((split,)).keys()
+        return bool(there & {split, *ALIASES.get(split, ())})
 
     def split_ids(self, splits: Sequence[str], report: ValidationReport, val_ratio=0.0, seed=0, split_ids=None) -> dict:
         """Return split -> image ids.

@@ -124,7 +124,9 @@ class DatasetConfig(Config):
     """Options of every command that reads a data set."""
 
     data: str = option("voc", "Data", "NAME of data/NAME_dataset.py: voc (VOC layout), coco, shapes (small, synthetic)")
-    voc_data_dir: PathText = option("datasets/VOCdevkit/VOC2007", "Data", "holds images, annotations and split files")
+    voc_data_dir: PathText = option(
+        "datasets/VOCdevkit/VOC2007", "Data", "holds images, annotations, split files; or a,b"
+    )
     coco_images: PathText | None = option(None, "Data", "--data=coco: folder of the images to train on")
     coco_annotations: PathText | None = option(None, "Data", "--data=coco: JSON file of their objects")
     coco_eval_images: PathText | None = option(None, "Data", "--data=coco: folder of the images to evaluate on")
@@ -240,7 +242,7 @@ class EvalConfig(DetectConfig, WorkerConfig, DatasetConfig):
         None,
         "Metric",
         "voc07: 11 points, IoU 0.5; voc: area, IoU 0.5; coco: pycocotools' mean over IoU 0.5 to 0.95; "
-        "empty: coco for --data=coco, else voc07",
+        "empty: coco for --data=coco, voc for VOC2010 and later, else voc07",
     )
     proposals: Flag = option(False, "Metric", "compute the recall of the RPN's proposals instead")
     plot: PathText | None = option(None, "Metric", "with --proposals: file for the figure, else beside the checkpoint")

@@ -85,7 +85,7 @@ def test_numbers_by_hand(write):
 
 WAYS = {  # of the tools -> changed content, image files, ids
     "cvat": (change("images", 0, file_name="cam/day 1/a.jpg"), ("cam/day 1/a.jpg", "b.jpg"), ["cam/day 1/a", "b"]),
-    "label studio": (change("images", 0, file_name="images\\\\a.jpg"), ("a.jpg", "b.jpg"), ["images/a", "b"]),
+    "label studio": (change("images", 0, file_name="images\\a.jpg"), ("a.jpg", "b.jpg"), ["images/a", "b"]),
     "two of one stem": (change("images", 1, file_name="a.png"), ("a.jpg", "a.png"), ["a.jpg", "a.png"]),
     "polygon": (change("annotations", 1, segmentation=[[1, 2, 3, 4, 5, 6]], attributes={}), ("a.jpg", "b.jpg"), None),
     "mask": (change("annotations", 0, segmentation={"size": [40, 60], "counts": "x"}), ("a.jpg", "b.jpg"), None),

@@ -19,6 +19,7 @@ from data.validate import KINDS, DataError, ValidationReport, check_objects
 from data.voc_dataset import read_header, read_image, read_splits
 
 HARD = "<difficult>1</difficult>"
+HIGH = (1, 2, 40, 9)
 NOISE = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
 SETTINGS = settings(deadline=None, derandomize=True, database=None)
 
@@ -102,6 +103,38 @@ def test_odd_images(tmp_path):
     assert [len(bbox) for bbox in dataset.without_difficult().bboxes] == [0, 0, 1, 1, 1, 1, 500]
     for i in range(len(ODD)):
         assert dataset[i].img.shape[:2] == dataset.sizes[i]
+
+
+def test_several_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for root, objects in (("VOC2007", [thing()]), ("in/VOC2012", [thing("dog", HIGH)])):
+        write_voc(tmp_path / root, {"b": objects, "a": []})
+    write_voc(tmp_path / "VOC2007", {"c": [thing("cow")]}, "test")
+    both, test = read_splits("VOC2007,in/VOC2012", ["trainval", "test"])
+    assert both.ids == ["VOC2007/b", "VOC2007/a", "VOC2012/b", "VOC2012/a"]
+    assert [both.classes[both.labels[i][0]] for i in (0, 2)] == ["cat", "dog"]
+    assert both[2].bbox.tolist() == [[0, 1, 39, 8]]
+    assert (test.ids, str(test.root)) == (["VOC2007/c"], "VOC2007,in/VOC2012")  # VOC2012 has no such split
+    assert (both.metric, test.metric) == ("voc", "voc07")  # of all images of the split
+    assert [dataset.split for dataset in read_splits("VOC2007,in/VOC2012")] == ["trainval", "test"]
+    assert [read(root, "trainval").metric for root in ("VOC2007", "in/VOC2012")] == ["voc07", "voc"]
+    assert "in/VOC2012/ImageSets/Main/x.txt does not exist" in message(read, "VOC2007,in/VOC2012", "x")
+    assert "nowhere does not exist" in message(read, "VOC2007,nowhere")
+    write_voc(tmp_path / "VOC2012", {"b": [thing()]})
+    assert read("in/VOC2012,VOC2012").ids == ["in/VOC2012/b", "in/VOC2012/a", "VOC2012/b"]
+    write_voc(tmp_path / "a,b", {"b": [thing()]})
+    assert read("a,b").ids == ["b"]
+
+
+def test_a_split_drawn_from_several_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for root in "xy":
+        write_voc(tmp_path / root, {f"{i}": [thing()] for i in range(10)}, "all")
+        (tmp_path / root / "ImageSets/Main/all.txt").unlink()
+    train, val = read_splits("x,y", ["train", "val"], val_ratio=0.2)
+    assert [sum(i.startswith("x/") for i in part.ids) for part in (train, val)] == [8, 2]
+    stored = {"train": train.ids, "val": ["x/1", "y/3"]}
+    assert read_splits("x,y", ["train", "val"], val_ratio=0.5, split_ids=stored)[1].ids == ["x/1", "y/3"]
 
 
 # Boxes

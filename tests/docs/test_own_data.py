@@ -1,6 +1,5 @@
 """The code of docs/own-data.md does what the page says; tests/test_readme.py tests its command lines."""
 
-import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,32 +11,26 @@ from PIL import Image
 import data
 
 PAGE = (Path(__file__).parent.parent.parent / "docs/own-data.md").read_text(encoding="utf-8")
-YOLO, COCO = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+(YOLO,) = re.findall(r"```python\n(.*?)```", PAGE, re.S)
 LOOK = re.search(r"python - <<'END'\n(.*?)END\n", PAGE, re.S)[1]
 BOXES = {"a": [("key", 4, 6, 30, 16)], "b": [("coin", 0, 0, 20, 10), ("key", 10, 5, 40.5, 30)], "none": []}
 
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A folder with three images of 40 x 80, x_min y_min x_max y_max as in BOXES, in YOLO's and COCO's formats."""
+    """A folder with three images of 40 x 80, x_min y_min x_max y_max as in BOXES, in YOLO's format."""
     monkeypatch.chdir(tmp_path)
     names, raw = ["key", "coin"], Path("raw")
-    coco = {"images": [], "annotations": [], "categories": [{"id": 7 + i, "name": n} for i, n in enumerate(names)]}
     for folder in ("images", "labels"):
         (raw / folder).mkdir(parents=True)
     (raw / "classes.txt").write_text("\n".join(names))
-    for i, (image_id, objects) in enumerate(BOXES.items()):
+    for image_id, objects in BOXES.items():
         Image.new("RGB", (80, 40), (90, 120, 150)).save(raw / "images" / f"{image_id}.png")
-        coco["images"].append({"id": i, "file_name": f"{image_id}.png"})
         lines = []
         for name, x, y, x_max, y_max in objects:
             shares = (x + x_max) / 160, (y + y_max) / 80, (x_max - x) / 80, (y_max - y) / 40
             lines.append(" ".join(map(str, (names.index(name), *shares))))
-            coco["annotations"].append(
-                {"image_id": i, "category_id": 7 + names.index(name), "bbox": [x, y, x_max - x, y_max - y]}
-            )
         (raw / "labels" / f"{image_id}.txt").write_text("\n".join(lines))
-    (raw / "instances.json").write_text(json.dumps(coco))
     return tmp_path
 
 
@@ -55,12 +48,6 @@ def check_voc():
 
 def test_from_yolo(place):
     exec(YOLO, {})
-    check_voc()
-
-
-def test_from_coco(place):
-    functions = YOLO[: YOLO.index("names = ")]
-    exec(functions + COCO, {})
     check_voc()
 
 

@@ -523,6 +523,35 @@ def test_input_is_not_changed():
     np.testing.assert_array_equal([pred[0], gt[0]], [OBJECT, OBJECT])
 
 
+@pytest.mark.parametrize("noise", [0.05, 0.1, 0.2])
+def test_ap50_is_near_the_area_of_the_voc_metric(noise):
+    rng, lists = np.random.default_rng(1), [[] for _ in range(5)]
+    for _ in range(80):  # two detections per object, the second with lower scores and sometimes another class
+        corner, n = rng.uniform(0, 400, (8, 2)), 8
+        bbox = np.hstack([corner, corner + rng.uniform(20, 200, (n, 2))])
+        label = rng.integers(0, 3, n)
+        pred_bbox = np.vstack(
+            [bbox + rng.normal(0, noise, (n, 4)) * (bbox[:, 2:] - bbox[:, :2]).repeat(2, 1) for _ in "ab"]
+        )
+        pred_label = np.append(label, np.where(rng.random(n) < 0.3, rng.integers(0, 3, n), label))
+        pred_score = np.append(rng.beta(4, 2, n), rng.beta(2, 4, n))
+        for column, values in zip(lists, (pred_bbox, pred_label, pred_score, bbox, label), strict=True):
+            column.append(values)
+    area, ap50 = eval_detection_voc(*lists)["map"], eval_detection_coco(*lists)["summary"]["AP50"]
+    assert 0.4 < area < 0.99
+    assert ap50 == pytest.approx(area, abs=0.015)
+    assert ap50 != pytest.approx(area, abs=1e-4)
+
+
+def test_sizes_are_by_the_areas_that_are_given():
+    gt = [[[0, 0, 40, 40], [50, 50, 60, 60]]], [[0, 0]], [[False, False]]  # 1600 and 100 pixels
+    pred = [[[0, 0, 40, 40]]], [[0]], [[0.9]]
+    figures = eval_detection_coco(*pred, *gt)["summary"]
+    assert (figures["AR_small"], figures["AR_medium"]) == (0, 1)
+    figures = eval_detection_coco(*pred, *gt, gt_areas=[[900, np.nan]])["summary"]
+    assert (figures["AR_small"], np.isnan(figures["AR_medium"])) == (0.5, True)
+
+
 # Recall of proposals
 
 
