@@ -195,7 +195,7 @@ def test_a_checkpoint_that_cannot_be_built_is_named(run):
 
 def test_the_metric_and_the_results_are_those_of_pycocotools_on_the_same_file(run, folder, net):
     crowd = {"image_id": 90, "category_id": 5, "bbox": [0, 0, 40, 39], "iscrowd": 1, "area": 1400}
-    bee = {"image_id": 90, "category_id": 90, "bbox": [6, 10, 51, 20], "area": 50}  # of a mask; its box is larger
+    bee = {"image_id": 90, "category_id": 90, "bbox": [6, 10, 51, 25], "area": 50}  # of a mask; its box is larger
     cow = {"image_id": 17, "category_id": 5, "bbox": [4, 4, 50, 30]}
     coco = {
         "images": [{"id": 90, "file_name": "a.png"}, {"id": 17, "file_name": "b.png"}, {"id": 4, "file_name": "c.png"}]

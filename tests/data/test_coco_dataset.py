@@ -147,6 +147,8 @@ def test_one_file_is_divided(write):
     options.val_ratio, options.split_ids = 0, {"test": ["8", "2"]}
     train, test = build("coco", options, ["trainval", "test"])  # as evaluation asks for the split of the training
     assert (len(train), test.ids) == (10, ["8", "2"])
+    options.val_ratio, options.split_ids = 0.3, {"test": ["8", "gone"]}  # of other data
+    assert len(build("coco", options, ["trainval", "test"])[1]) == 3
 
 
 # Faults
