@@ -7,6 +7,7 @@ import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch loads: docs/benchmarks.md#a-busy-machine
 
+import contextlib
 import inspect
 import json
 import math
@@ -222,7 +223,9 @@ def build_model(config, classes):
         pretrained = config.pretrained
         if preprocessing:
             raise OptionError(f"--preprocess={preprocessing}: these weights state their own, leave it at auto")
-    net = model.build(**kwargs, pretrained=pretrained, preprocessing=preprocessing)
+    from_file = isinstance(pretrained, dict)
+    with ckpt.checkpoint_error(config.pretrained) if from_file else contextlib.nullcontext():
+        net = model.build(**kwargs, pretrained=pretrained, preprocessing=preprocessing)
     if loaded:
         ckpt.load_weights(net, loaded, config.load_path, config.reset_head)
     return net, kwargs

@@ -175,8 +175,10 @@ class TrainConfig(DetectConfig, WorkerConfig, TrainInputConfig):
     resume: Flag = option(False, "Run", "continue from runs/ENV/last.pth")
     load_path: PathText | None = option(None, "Run", f"start from the weights of this {DETECTOR}")
     reset_head: Flag = option(False, "Run", "with --load-path: initialize the head's last two layers, for new classes")
-    pretrained: PathText = option(PRETRAINED, "Model", "weights of the backbone: imagenet, caffe, none, or a file")
+    pretrained: PathText = option(PRETRAINED, "Model", "weights of the backbone: none, a file, or a name, as imagenet")
     frozen_convs: NonNegativeInt | None = own("Model", "first convolutions that are not trained", "Fast R-CNN 4.5")
+    trainable_layers: NonNegativeInt | None = own("Model", "last stages of the backbone that are trained, of 5 or 6")
+    batch_norm: Literal["frozen", "trained"] | None = own("Model", "frozen: as in the weights; trained: from the batch")
     head_width: Count | None = own(
         "Model", "width of fc6 and fc7; random weights if not the default", "VGG16", le=65536
     )

@@ -1,6 +1,7 @@
 """Convert the weights of other programs to the names of this library: whole detectors and VGG16 classifiers.
 
-A layout is recognised by the name of one tensor; shapes are checked when the weights are loaded into a network.
+A layout is recognised by the name of one tensor; names and shapes are checked when the weights are loaded into a
+network.
 """
 
 # conv1_1 ... conv5_3 and their indices in torchvision's `features`, which are those of our extractor
@@ -64,28 +65,23 @@ def convert_detector(state: dict) -> dict:
 
 
 def convert_backbone(state: dict) -> dict:
-    """Convert a VGG16 classifier to torchvision's names.
+    """Convert a VGG16 classifier to torchvision's names; leave the weights of other backbones as they are.
 
     Args:
-        state: content of its file, tensors by name.
+        state: content of a file, tensors by name.
 
     Returns:
-        "model": features.0.weight ... features.28.bias and, where the file has them, classifier.0 (fc6) and
-        classifier.3 (fc7); "preprocessing": a name of model.utils.preprocess or None; "layout": the program.
+        "model": tensors by name; "preprocessing": a name of model.utils.preprocess or None; "layout": the program.
 
     Raises:
-        ValueError: The names are not those of a VGG16 in a known layout.
+        ValueError: It is a detector.
     """
     tensors = _tensors(state)
+    if "format" in state or _find(tensors, _DETECTORS)[0]:
+        raise ValueError("it is a whole detector: give it as --load-path")
     program, preprocessing = _find(tensors, _CLASSIFIERS)
-    if program is None:
-        if "format" in state or _find(tensors, _DETECTORS)[0]:
-            raise ValueError("it is a whole detector: give it as --load-path")
-        raise ValueError(f"it holds {_some(tensors)}, but none of {_some(_CLASSIFIERS)}, the first tensors of a VGG16")
-    kept = ("features.", "classifier.0.", "classifier.3.")  # not fc8
-    renamed = _rename(tensors, _CLASSIFIER_NAMES)
-    model = {name: tensor for name, tensor in renamed.items() if name.startswith(kept)}
-    return {"model": model, "preprocessing": preprocessing, "layout": program}
+    model = _rename(tensors, _CLASSIFIER_NAMES) if program else tensors
+    return {"model": model, "preprocessing": preprocessing, "layout": program or "the backbone's"}
 
 
 def _find(tensors, layouts):

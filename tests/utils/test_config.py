@@ -244,6 +244,8 @@ def test_a_training_config_is_complete():
         "load_path",
         "max_steps",
         "max_detections",
+        "trainable_layers",
+        "batch_norm",
     }
 
 

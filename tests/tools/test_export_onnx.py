@@ -1,0 +1,94 @@
+"""Export to ONNX: the path in torch alone, and the graph, give what `predict` gives."""
+
+import copy
+import importlib.util
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import model
+from model.utils.preprocess import CAFFE
+from tools import export_onnx
+from tools.export_onnx import Detector, ExportConfig, difference
+from utils.checkpoint import save_checkpoint
+from utils.config import OptionError
+
+MISSING = [name for name in export_onnx.PACKAGES if importlib.util.find_spec(name) is None]
+SIZES = ((24, 33), (50, 31), (96, 20), (70, 90))  # 24 x 33 becomes 64 x 88; 20 x 96: the longer side decides
+BUILD = {"n_fg_class": 3, "head_width": 16, "min_size": 60, "max_size": 96, "anchor_scales": (1, 2, 4)}
+
+
+@pytest.fixture(scope="module")
+def net(tiny_model):
+    """A network with many detections of all classes, for inputs in BGR."""
+    net = model.build(**BUILD, n_test_pre_nms=150, n_test_post_nms=60, rpn_min_size=7)
+    net.load_state_dict(copy.deepcopy(tiny_model.state_dict()))
+    net.preprocessing, generator = CAFFE, torch.Generator().manual_seed(1)
+    for layer, std in ((net.rpn.score, 0.1), (net.rpn.loc, 0.02), (net.head.score, 2), (net.head.cls_loc, 2)):
+        torch.nn.init.normal_(layer.weight, std=std, generator=generator)
+    return net
+
+
+def image(size):
+    return np.random.default_rng(size).integers(0, 256, (*size, 3), np.uint8)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("options", [{}, {"score_thresh": 0.2, "nms_thresh": 0.6, "max_detections": 9}])
+@pytest.mark.parametrize("size", SIZES)
+def test_the_path_in_torch_gives_what_predict_gives(net, size, options):
+    detector = Detector(copy.deepcopy(net), **options)
+    bbox, label, score = (values[0] for values in net.predict([image(size)], **options))
+    found = [tensor.numpy() for tensor in detector(torch.from_numpy(image(size)))]
+    assert len(bbox) == 9 if options else len(bbox) > 9 and len(set(label)) == 3
+    np.testing.assert_array_equal(found[1], label)
+    np.testing.assert_allclose(found[0], bbox, rtol=1e-5, atol=1e-3)
+    np.testing.assert_allclose(found[2], score, rtol=1e-5, atol=1e-6)
+
+
+@torch.no_grad()
+def test_a_half_is_rounded_as_in_the_resize(net):
+    x, scale = net.prepare(image((24, 33)))  # 33 * 60 / 24 = 82.5
+    found, found_scale, size = Detector(copy.deepcopy(net)).prepare(torch.from_numpy(image((24, 33))))
+    assert (list(x.shape[2:]), scale) == (size, found_scale.item()) == ([60, 82], 2.5)
+    torch.testing.assert_close(found, x)
+
+
+def test_difference_by_hand():
+    bbox, label, score = (
+        np.array([[0, 0, 10, 10], [0, 20, 10, 30]], np.float32),
+        np.array([0, 1]),
+        np.array([0.5, 0.25]),
+    )
+    other = np.array([[0, 20, 10, 29], [0, 0, 10, 10], [0, 0, 10, 10]], np.float32)
+    words = difference((bbox, label, score), (other, np.array([1, 1, 0]), np.array([0.5, 0.9, 0.625])))
+    assert words == "2 and 3 detections, IoU at least 0.9000, scores within 2.5e-01"
+    assert difference((bbox[:0], label[:0], score[:0]), (other, label, score)) == "0 and 3 detections"
+
+
+def test_missing_packages_are_named(monkeypatch):
+    monkeypatch.setattr(export_onnx, "PACKAGES", ("numpy", "no_such_package"))
+    with pytest.raises(OptionError, match="the export needs no_such_package: pip install numpy no_such_package"):
+        export_onnx.main(ExportConfig(load_path="a.pth"))
+
+
+@pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
+def test_the_graph_gives_what_predict_gives(net, tmp_path, capsys):
+    paths = [str(tmp_path / f"{height}x{width}.png") for height, width in SIZES]
+    for path, size in zip(paths, SIZES, strict=True):
+        Image.fromarray(image(size)).save(path)
+    build = BUILD | {"name": "vgg16", "n_test_pre_nms": 150, "n_test_post_nms": 60, "rpn_min_size": 7}
+    state = {"model": net.state_dict(), "build": build, "class_names": ["a", "b", "c"], "config": {}, "epoch": 0}
+    save_checkpoint(tmp_path / "a.pth", state | {"preprocessing": tuple(net.preprocessing), "step": 1})
+    export_onnx.main(ExportConfig(load_path=str(tmp_path / "a.pth"), out=str(tmp_path / "a.onnx")), *paths)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].endswith("a.onnx: img (H, W, 3) uint8 RGB -> bbox, label, score; labels: 0 a, 1 b, 2 c")
+    for path, line in zip(paths, lines[2:6], strict=True):
+        name, counts, iou, score = line.replace(": ", ", ").split(", ")
+        ours, theirs = counts.removesuffix(" detections").split(" and ")
+        assert name == path
+        assert ours == theirs
+        assert float(iou.split()[-1]) > 0.99
+        assert float(score.split()[-1]) < 1e-3

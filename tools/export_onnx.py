@@ -1,0 +1,199 @@
+"""Export a detector to ONNX: `python -m tools.export_onnx IMAGE ... --load-path=FILE --out=FILE.onnx`.
+
+The graph holds everything from the pixels to the detections: its input `img` is an (H, W, 3) uint8 RGB image of any
+size; its outputs are `bbox` (D, 4), `label` (D,) and `score` (D,), as `FasterRCNN.predict` gives them for one image.
+
+`FasterRCNN.predict` computes sizes in Python and proposals in NumPy, which no exporter can follow, so `Detector` does
+both in torch. Images on the command line are detected with onnxruntime and with `predict`, and compared.
+
+K: anchors. R: proposals. D: detections. L: foreground classes. H, W: sides of the image; H', W' after the resize.
+"""
+
+import importlib.util
+import time
+import warnings
+
+import fire
+import numpy as np
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import nn
+from torchvision.ops import box_iou, nms
+
+import model
+from data.validate import DataError
+from data.voc_dataset import read_image
+from model.faster_rcnn import FasterRCNN
+from model.utils.bbox_tools import loc2bbox
+from model.vgg16 import roi_pool
+from utils import checkpoint as ckpt
+from utils.config import DETECTOR, Config, Count, OptionError, PathText, Share, command, counted, option, own
+
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+EXAMPLE = (375, 500)  # height and width of an image of VOC; the graph takes others as well
+OUTPUTS = ["bbox", "label", "score"]
+
+
+class ExportConfig(Config):
+    """python -m tools.export_onnx [IMAGE ...]: Export a detector to ONNX; compare it with torch on images.
+
+    example: python -m tools.export_onnx photo.jpg --load-path=runs/mine/last.pth --out=runs/mine/detector.onnx
+    """
+
+    load_path: PathText = option(..., "Run", f"required; {DETECTOR}")
+    out: PathText = option("runs/detector.onnx", "Run", "file for the graph with its weights")
+    score_thresh: Share | None = own("Detection", "drop detections with a lower score", "py-faster-rcnn")
+    nms_thresh: Share | None = own("Detection", "IoU threshold of NMS, class by class", "py-faster-rcnn")
+    max_detections: Count | None = own("Detection", "detections to keep per image; empty: all", "py-faster-rcnn: 100")
+
+
+class Detector(nn.Module):
+    """`FasterRCNN.predict` for one image on the CPU, in operations of torch alone.
+
+    Args:
+        net: a `FasterRCNN`; if its RoI head pools with `roi_pool`, torchvision's kernel takes the place.
+        score_thresh, nms_thresh, max_detections: None: the network's own.
+    """
+
+    def __init__(self, net, score_thresh=None, nms_thresh=None, max_detections=None):
+        super().__init__()
+        self.net = net.eval()
+        self.score_thresh = net.score_thresh if score_thresh is None else score_thresh
+        self.nms_thresh = net.nms_thresh if nms_thresh is None else nms_thresh
+        self.max_detections = max_detections or net.max_detections
+        if getattr(net.head, "roi_op", None) is roi_pool:  # it chooses a kernel by the values of the RoIs
+            net.head.roi_op = _roi_pool
+
+    def forward(self, img):
+        """Detect objects in an (H, W, 3) uint8 image; return bbox (D, 4), label (D,) and score (D,)."""
+        x, scale, size = self.prepare(img)
+        feature = self.net.extractor(x)
+        rpn_loc, rpn_score = self.net.rpn.head(feature)  # (K, 4), (K, 2)
+        anchor = self.net.rpn.anchors(feature, size)  # (K, 4)
+        roi = self.propose(rpn_loc, rpn_score.softmax(1)[:, 1], anchor, scale, size)  # (R, 4)
+        return self.decode(roi, *self.net.head(feature, roi), size, img.shape[:2])
+
+    def prepare(self, img):
+        """Resize and normalise as `FasterRCNN.prepare`; return (1, 3, H', W'), the resize factor and [H', W']."""
+        sides = _sides(img.shape[:2]).double()  # (2,), where float32 would round a half the other way
+        scale = torch.minimum(self.net.min_size / sides.min(), self.net.max_size / sides.max())
+        size = [side.item() for side in (sides * scale).round().clamp(min=self.net.extractor.stride).long()]
+        for side in size:  # for the exporter, which knows nothing about them
+            torch._check(side >= self.net.extractor.stride)
+        x = F.interpolate(img.permute(2, 0, 1)[None].float(), size, mode="bilinear", align_corners=False)
+        mean, std, value_range, order = self.net.preprocessing
+        x = (x * (value_range / 255) - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+        return x.flip(1) if order == "BGR" else x, scale, size
+
+    def propose(self, rpn_loc, fg_score, anchor, scale, size):
+        """Create the proposals (R, 4) as `ProposalCreator` does for prediction."""
+        creator = self.net.rpn.proposal_creator
+        roi = _clip(loc2bbox(anchor, rpn_loc), size)  # (K, 4)
+        large = (roi[:, 2:] - roi[:, :2] >= (creator.min_size * scale).float()).all(1)  # (K,)
+        n_pre_nms = torch.sym_min(creator.n_test_pre_nms, roi.shape[0])
+        order = torch.where(large, fg_score, -1).topk(n_pre_nms).indices  # small boxes last
+        roi, large = roi[order], large[order]
+        rank = torch.arange(n_pre_nms, dtype=roi.dtype)
+        keep = nms(roi, -rank, creator.nms_thresh)[: creator.n_test_post_nms]
+        return roi[keep[large[keep]]]
+
+    def decode(self, roi, roi_cls_loc, roi_score, size, original_size):
+        """Post-process as `FasterRCNN.decode`; boxes of different classes are moved apart before one NMS."""
+        prob = roi_score.softmax(1)  # (R, L + 1)
+        roi_index, label = (prob[:, 1:] > self.score_thresh).nonzero(as_tuple=True)  # (D,) each, before NMS
+        score = prob[roi_index, label + 1]
+        loc = roi_cls_loc[roi_index, label + 1] * self.net.loc_std + self.net.loc_mean  # (D, 4)
+        ratio = (_sides(original_size).double() / _sides(size)).float().repeat(2)  # (4,)
+        bbox = _clip(loc2bbox(roi[roi_index], loc) * ratio, original_size)
+        apart = label[:, None] * (_sides(original_size).max() + 1)
+        keep = nms(bbox + apart, score, self.nms_thresh)[: self.max_detections]
+        return bbox[keep], label[keep], score[keep]
+
+
+def _sides(size):
+    """Return two sides, which an exporter does not know, as a (2,) tensor."""
+    return torch.stack([torch.scalar_tensor(side) for side in size])
+
+
+def _clip(bbox, size):
+    return torch.minimum(bbox.clamp(min=0), _sides(size).repeat(2))
+
+
+def _roi_pool(feature, roi):
+    return torchvision.ops.roi_pool(feature, F.pad(roi[:, [1, 0, 3, 2]], (1, 0)), 7, 1 / 16)
+
+
+def export(detector):
+    """Return the `torch.onnx.ONNXProgram` of a `Detector`."""
+    from onnxscript import opset18
+
+    def max_roi_pool(feature, roi, spatial_scale: float, height: int, width: int):
+        """torchvision::roi_pool, whose own translation does not take these arguments (onnxscript 0.7)."""
+        pool = opset18.MaxRoiPool(feature, roi, pooled_shape=(height, width), spatial_scale=spatial_scale)
+        return pool, opset18.Identity(pool)  # in place of the places of the maxima, which nobody reads
+
+    img = torch.randint(256, (*EXAMPLE, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    dynamic = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC, 2: None}
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(detector, (img,), dynamic_shapes=(dynamic,), strict=False)
+        table = {torch.ops.torchvision.roi_pool.default: max_roi_pool}
+        names = {"input_names": ["img"], "output_names": OUTPUTS}
+        return torch.onnx.export(program, dynamo=True, verbose=False, custom_translation_table=table, **names)
+
+
+def main(config, *paths):
+    """Export as an `ExportConfig` says; compare the detections in images."""
+    if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
+        raise OptionError(f"the export needs {', '.join(missing)}: pip install {' '.join(PACKAGES)}")
+    checkpoint = ckpt.open_checkpoint(config.load_path)
+    with ckpt.checkpoint_error(config.load_path):
+        net, reference = model.restore(checkpoint), model.restore(checkpoint)
+    if type(net) is not FasterRCNN:
+        name = checkpoint["build"]["name"]
+        raise OptionError(f"{config.load_path}: {name} prepares or decodes in its own way, which is not exported yet")
+    ckpt.check_writable(config.out)
+    options = {name: getattr(config, name) for name in ("score_thresh", "nms_thresh", "max_detections")}
+    program = export(Detector(net, **options))
+    with ckpt.replacing(config.out) as partial:
+        program.save(partial)
+    labels = ", ".join(f"{i} {name}" for i, name in enumerate(checkpoint["class_names"])) or "not named"
+    print(f"written to {config.out}: img (H, W, 3) uint8 RGB -> {', '.join(OUTPUTS)}; labels: {labels}")
+    if paths:
+        compare(reference, config.out, paths, options)
+
+
+def compare(net, out, paths, options):
+    """Print, per image, how far the detections of the graph in the file `out` are from those of `net`."""
+    from onnxruntime import InferenceSession
+
+    session, seconds = InferenceSession(out, providers=["CPUExecutionProvider"]), []
+    for path in paths:
+        img, times = read_image(path), [time.perf_counter()]
+        bbox, label, score = (values[0] for values in net.predict([img], **options))
+        times.append(time.perf_counter())
+        found = session.run(OUTPUTS, {"img": img})
+        times.append(time.perf_counter())
+        seconds.append(np.diff(times))
+        print(f"{path}: {difference((bbox, label, score), found)}")
+    torch_s, onnx_s = np.min(seconds, 0)
+    print(f"fastest of {counted(len(paths), 'image')}: torch {torch_s:.2f} s, onnxruntime {onnx_s:.2f} s")
+
+
+def difference(ours, theirs):
+    """Describe in words how the detections (bbox, label, score) of `theirs` differ from `ours`.
+
+    Each detection of ours is compared with the one of the same class that overlaps it most.
+    """
+    what = f"{len(ours[0])} and {len(theirs[0])} detections"
+    if min(len(ours[0]), len(theirs[0])) == 0:
+        return what
+    iou = box_iou(torch.from_numpy(ours[0]), torch.from_numpy(theirs[0])).numpy() * (ours[1][:, None] == theirs[1])
+    nearest = iou.argmax(1)
+    return f"{what}, IoU at least {iou.max(1).min():.4f}, scores within {abs(ours[2] - theirs[2][nearest]).max():.1e}"
+
+
+if __name__ == "__main__":
+    errors = (DataError, ckpt.CheckpointError)
+    fire.Fire(command(ExportConfig, main, errors, positional=True, defaults=model.defaults))
