@@ -2,7 +2,8 @@
 
 A backbone is a file beside this one. It states `build`, whose parameters are options by name, with `n_fg_class`,
 `pretrained` and `preprocessing` (and `name`, if the file lists several `NAMES`), and `TRAINING`, its own values of the
-options of training. Its head has the layers `cls_loc` and `score`, which `--reset-head` initializes.
+options of training; `defaults(name, pretrained)`, if it is there, returns values that depend on name or weights. Its
+head has the layers `cls_loc` and `score`, which `--reset-head` initializes.
 """
 
 import importlib
@@ -36,12 +37,34 @@ def build(name="vgg16", **kwargs):
 def defaults(name="vgg16", pretrained="imagenet"):
     """Return the values of options that the backbone `name` prefers: option name -> value.
 
-    These are the defaults of its `build` and its `TRAINING`; without pretrained weights no layer is frozen.
+    These are the defaults of its `build`, its `TRAINING`, and what its own `defaults`, if any, returns.
     """
     module = find_backbone(name)
     parameters = inspect.signature(module.build).parameters.values()
     own = {parameter.name: parameter.default for parameter in parameters if parameter.default is not parameter.empty}
-    return own | module.TRAINING | ({"frozen_convs": 0} if pretrained == "none" else {})
+    return own | module.TRAINING | (module.defaults(name, pretrained) if hasattr(module, "defaults") else {})
+
+
+def fetch_weights(pretrained, known):
+    """Download the state that `--pretrained=NAME` means.
+
+    Args:
+        pretrained: NAME.
+        known: NAME -> entry of one of torchvision's enumerations of weights.
+
+    Raises:
+        WeightsError: there is no such name, or the file cannot be fetched.
+    """
+    if pretrained not in known:
+        raise WeightsError(f"--pretrained={pretrained} is neither a file nor one of {', '.join(known)} and none")
+    try:
+        return known[pretrained].get_state_dict(progress=True, check_hash=True, weights_only=True)
+    except Exception as error:  # no network, a partial or wrong file, more than tensors
+        reason = str(error).partition("\n")[0]
+        what = f"--pretrained={pretrained}: {known[pretrained].url} cannot be fetched ({reason})"
+        raise WeightsError(
+            f"{what}; fetch that file elsewhere and pass --pretrained=FILE or --pretrained=none"
+        ) from None
 
 
 def restore(checkpoint):

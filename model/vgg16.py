@@ -11,7 +11,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from model import WeightsError
+from model import WeightsError, fetch_weights
 from model.faster_rcnn import FasterRCNN
 from model.rpn import RegionProposalNetwork
 from model.utils.array_tool import to_float32
@@ -24,9 +24,9 @@ STRIDE = 16  # four poolings by 2
 CHANNELS = LAYERS[-1]
 CONV5_3_SCALE = 0.1  # of Caffe's weights before random fc6 and fc7, see `_load_pretrained`
 # its values of the training options; sources: utils/config.py
-TRAINING = {"frozen_convs": 4, "epoch": 14, "lr": 1e-3, "lr_decay": 0.1, "lr_decay_epoch": (10,), "lr_warmup_steps": 0}
-TRAINING |= {"momentum": 0.9, "weight_decay": 5e-4, "rpn_sigma": 3.0, "roi_sigma": 1.0}
-TRAINING |= {"rpn_n_sample": 256, "rpn_pos_ratio": 0.5, "rpn_pos_iou": 0.7, "rpn_neg_iou": 0.3}
+TRAINING = {"epoch": 14, "lr": 1e-3, "lr_decay": 0.1, "lr_decay_epoch": (10,), "lr_warmup_steps": 0}
+TRAINING |= {"momentum": 0.9, "weight_decay": 5e-4, "bias_lr_mult": 2, "bias_decay": 0, "rpn_sigma": 3, "roi_sigma": 1}
+TRAINING |= {"rpn_n_sample": 256, "rpn_pos_ratio": 0.5, "rpn_pos_iou": 0.7, "rpn_neg_iou": 0.3, "allowed_border": 0}
 TRAINING |= {"n_sample": 128, "pos_ratio": 0.25, "pos_iou": 0.5, "neg_iou_hi": 0.5, "neg_iou_lo": 0.0}
 
 
@@ -130,6 +130,11 @@ class VGG16RoIHead(nn.Module):
         return to_float32(roi_cls_loc), to_float32(self.score(fc7))
 
 
+def defaults(name="vgg16", pretrained="imagenet"):
+    """Return the value of the option that depends on the weights: random ones are all trained."""
+    return {"frozen_convs": 0 if pretrained in (None, "none") else 4}  # conv1_1 to conv2_2 (Fast R-CNN 4.5)
+
+
 def build(
     n_fg_class=20,
     pretrained=None,
@@ -176,7 +181,7 @@ def build(
     """
     pretrained = None if pretrained == "none" else pretrained
     if frozen_convs is None:
-        frozen_convs = 0 if pretrained is None else TRAINING["frozen_convs"]
+        frozen_convs = defaults(pretrained=pretrained)["frozen_convs"]
     n_proposals = n_train_pre_nms, n_train_post_nms, n_test_pre_nms, n_test_post_nms
     proposal_creator = ProposalCreator(rpn_nms_thresh, *n_proposals, rpn_min_size)
     rpn = RegionProposalNetwork(CHANNELS, 512, STRIDE, anchor_ratios, anchor_scales, proposal_creator, generator)
@@ -191,29 +196,15 @@ def build(
     return model.to(memory_format=torch.channels_last)  # faster convolutions
 
 
-def _fetch(pretrained):
-    """Download the state of torchvision's VGG16."""
-    weights = torchvision.models.VGG16_Weights
-    known = {"imagenet": weights.IMAGENET1K_V1, "caffe": weights.IMAGENET1K_FEATURES}
-    if pretrained not in known:
-        raise WeightsError(f"--pretrained={pretrained} is neither a file nor one of imagenet, caffe and none")
-    try:
-        return known[pretrained].get_state_dict(progress=True, check_hash=True, weights_only=True)
-    except Exception as error:  # no network, a partial or wrong file, more than tensors
-        reason = str(error).partition("\n")[0]
-        what = f"--pretrained={pretrained}: {known[pretrained].url} cannot be fetched ({reason})"
-        raise WeightsError(
-            f"{what}; fetch that file elsewhere and pass --pretrained=FILE or --pretrained=none"
-        ) from None
-
-
 def _load_pretrained(extractor, head, pretrained, preprocessing):
     """Load VGG16's weights into extractor and head; return the `Preprocessing` that they expect, or the one given.
 
     Caffe's conv5_3 has outputs with a standard deviation of 7 to 9 on photographs. fc6 and fc7 that start random do not
     learn from these at the paper's rate, so conv5_3 is multiplied by `CONV5_3_SCALE`: ReLU passes the factor on.
     """
-    state = _fetch(pretrained) if isinstance(pretrained, str) else pretrained
+    weights = torchvision.models.VGG16_Weights
+    known = {"imagenet": weights.IMAGENET1K_V1, "caffe": weights.IMAGENET1K_FEATURES}
+    state = fetch_weights(pretrained, known) if isinstance(pretrained, str) else pretrained
     renamed = {key.replace("classifier.0", "fc6").replace("classifier.3", "fc7"): value for key, value in state.items()}
     own = {key: value.shape for key, value in head.state_dict().items() if key.startswith("fc")}
     fc = {key: renamed[key] for key in own if key in renamed}

@@ -24,7 +24,8 @@ from utils.config import OptionError, TrainConfig, as_text, counted, dashed, par
 RUNS = Path("runs")
 # options that a resumed run keeps: they define its weights, its data or the order of its images
 FIXED_OPTIONS = ("model", "load_path", "reset_head", "pretrained", "preprocess", "seed", "classes", "train_split")
-FIXED_OPTIONS += ("batch_size", "head_width", "frozen_convs", "anchor_scales", "anchor_ratios")
+FIXED_OPTIONS += ("batch_size", "head_width", "frozen_convs", "trainable_layers", "batch_norm")
+FIXED_OPTIONS += ("anchor_scales", "anchor_ratios")
 # options whose change on a resume is not worth a note: they say how a run is started and shown, not what it does
 START_OPTIONS = ("env", "resume", "overwrite", "download", "num_workers", "visdom", "visdom_port", "tensorboard")
 FORMAT = 2
