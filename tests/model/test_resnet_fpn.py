@@ -26,9 +26,10 @@ from trainer import FasterRCNNTrainer, build_optimizer
 from utils.config import OptionError, TrainConfig, parse_options
 
 N_CLASS, LARGE = 3, 10**6  # LARGE: more than there are candidates
-# 90 x 150 becomes 72 x 120, 132 x 90 117 x 80. MultiScaleRoIAlign, given the size without the padding, guesses the
-# scale of a map wrong where the padding makes a side sqrt(2) times as long: never at torchvision's own sizes
-SMALL = {"min_size": 80, "max_size": 120}
+# 90 x 150 becomes 72 x 120 or 192 x 320, 132 x 90 117 x 80 or 313 x 214. MultiScaleRoIAlign, given the size without the
+# padding, guesses the scale of a map wrong where the padding makes a side sqrt(2) times as long: never at torchvision's
+# own sizes
+SIZES = {"resnet": {"min_size": 80, "max_size": 120}, "mobilenet": {"min_size": 214, "max_size": 320}}
 # option -> argument of torchvision, and a number that keeps the tests fast
 NUMBERS = {"n_train_pre_nms": ("rpn_pre_nms_top_n_train", 300), "n_train_post_nms": ("rpn_post_nms_top_n_train", 12)}
 NUMBERS |= {"n_test_pre_nms": ("rpn_pre_nms_top_n_test", 200), "n_test_post_nms": ("rpn_post_nms_top_n_test", 15)}
@@ -120,8 +121,9 @@ def pair(request):
     Both compute in float64 and from the same pixels, which are compared, as random networks enlarge differences of
     rounding, which then change an order.
     """
-    kwargs = dict(NUMBERS.values()) | {"rpn_batch_size_per_image": LARGE, "box_batch_size_per_image": LARGE} | SMALL
-    options = {option: number for option, (_, number) in NUMBERS.items()} | {"n_fg_class": N_CLASS} | SMALL
+    size = SIZES["mobilenet" if "mobilenet" in request.param else "resnet"]
+    kwargs = dict(NUMBERS.values()) | {"rpn_batch_size_per_image": LARGE, "box_batch_size_per_image": LARGE} | size
+    options = {option: number for option, (_, number) in NUMBERS.items()} | {"n_fg_class": N_CLASS} | size
     if request.param == "frozen":
         theirs = frozen_resnet(**kwargs)
         ours = model.build("resnet50_fpn", batch_norm="frozen", trainable_layers=3, **options)
@@ -129,7 +131,7 @@ def pair(request):
     else:
         build = getattr(torchvision.models.detection, f"fasterrcnn_{request.param}")
         theirs = build(weights=None, weights_backbone=None, num_classes=N_CLASS + 1, **kwargs)
-        randomize(theirs, 1 + NAMES.index(request.param))
+        randomize(theirs, 21 + NAMES.index(request.param))
         ours = model.build(request.param, **options)
         state = theirs.state_dict()
     ours.load_state_dict(convert_torchvision(state))
@@ -186,7 +188,7 @@ def test_losses_and_gradients_are_torchvisions(pair):
     anchor_targets = AnchorTargetCreator(LARGE, allowed_border=math.inf)
     trainer = FasterRCNNTrainer(ours, None, anchor_targets, ProposalTargetCreator(LARGE), rpn_sigma=3, roi_sigma=3)
     x, scale = ours.prepare(img)
-    scaled = bbox * np.array([117 / 132, 80 / 90] * 2, np.float32)
+    scaled = bbox * np.tile(np.float32(x.shape[2:]) / np.float32([132, 90]), 2)
     losses = trainer.forward(x, torch.from_numpy(scaled), torch.from_numpy(label), scale, np.random.default_rng(0))
     ours.zero_grad(set_to_none=True)
     losses.total.backward()
