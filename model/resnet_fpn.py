@@ -17,7 +17,7 @@ from VGG16 (model/vgg16.py), with torchvision's reason or the paper's:
 - Detections: NMS 0.5 and 100 per image, COCO's; it runs on the resized image, after sides below 1e-2 are dropped.
 - Batch norm: fixed with pretrained weights, since one or two images per step give poor statistics; trained from random
   weights and in v2. Three of the five (MobileNet: six) stages are trained with pretrained weights, else all.
-- Optimizer: torchvision's reference recipe, 0.02 for 16 images, here for one. Biases are no exception from rate and decay.
+- Optimizer: torchvision's reference recipe, 0.02 for 16 images, here for one; biases are no exception.
 
 A: anchors per cell. K: all anchors of all levels, finest level first. R: RoIs. L: foreground classes.
 H', W': sides of the network's input; h, w: of a level's map.
@@ -60,7 +60,14 @@ OPTIONS |= {"rpn_nms_thresh": 0.7, "rpn_score_thresh": 0.0, "n_train_pre_nms": 2
 OPTIONS |= {"n_test_pre_nms": 1000, "n_test_post_nms": 1000}
 OPTIONS |= {"score_thresh": 0.05, "nms_thresh": 0.5, "max_detections": 100}
 TRAINING = {"epoch": 26, "lr": 0.02 / 16, "lr_decay": 0.1, "lr_decay_epoch": (16, 22), "lr_warmup_steps": 1000}
-TRAINING |= {"momentum": 0.9, "weight_decay": 1e-4, "bias_lr_mult": 1, "bias_decay": 1e-4, "rpn_sigma": 3, "roi_sigma": 3}
+TRAINING |= {
+    "momentum": 0.9,
+    "weight_decay": 1e-4,
+    "bias_lr_mult": 1,
+    "bias_decay": 1e-4,
+    "rpn_sigma": 3,
+    "roi_sigma": 3,
+}
 TRAINING |= {"rpn_n_sample": 256, "rpn_pos_ratio": 0.5, "rpn_pos_iou": 0.7, "rpn_neg_iou": 0.3}
 TRAINING |= {"allowed_border": math.inf}
 TRAINING |= {"n_sample": 512, "pos_ratio": 0.25, "pos_iou": 0.5, "neg_iou_hi": 0.5, "neg_iou_lo": 0.0}
@@ -186,7 +193,9 @@ class PyramidRPN(nn.Module):
     def head(self, feature):
         """Predict the locs (K, 4) and the logits (K, 2) of every anchor."""
         hidden = [self.conv(level) for level in feature.levels.values()]  # (1, 256, h, w) each
-        loc = [self.loc(level).permute(0, 2, 3, 1).reshape(-1, 4) for level in hidden]  # (1, 4A, h, w) -> (h * w * A, 4)
+        loc = [
+            self.loc(level).permute(0, 2, 3, 1).reshape(-1, 4) for level in hidden
+        ]  # (1, 4A, h, w) -> (h * w * A, 4)
         score = [self.score(level).permute(0, 2, 3, 1).reshape(-1) for level in hidden]  # (1, A, h, w) -> (h * w * A,)
         logit = to_float32(torch.cat(score))  # (K,)
         return to_float32(torch.cat(loc)), torch.stack((torch.zeros_like(logit), logit), 1)

@@ -3,12 +3,15 @@
 theirs: torchvision's detector; its boxes are (x_min, y_min, x_max, y_max).
 """
 
+import json
 import math
 
+import fixtures
 import numpy as np
 import pytest
 import torch
 import torchvision
+from stress_resume import same
 from torch import nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection._utils import overwrite_eps
@@ -16,14 +19,18 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import FrozenBatchNorm2d
 
+import eval as evaluation
 import model
+import predict
+import train
 from model import WeightsError
 from model.resnet_fpn import NAMES, Pyramid, PyramidExtractor, convert_torchvision
 from model.utils.anchor_target_creator import AnchorTargetCreator
-from model.utils.preprocess import CAFFE, TORCHVISION
+from model.utils.preprocess import CAFFE, TORCHVISION, resized_size
 from model.utils.proposal_target_creator import ProposalTargetCreator
 from trainer import FasterRCNNTrainer, build_optimizer
-from utils.config import OptionError, TrainConfig, parse_options
+from utils.checkpoint import load_checkpoint, stored_options
+from utils.config import EvalConfig, OptionError, PredictConfig, TrainConfig, parse_options
 
 N_CLASS, LARGE = 3, 10**6  # LARGE: more than there are candidates
 # 90 x 150 becomes 72 x 120 or 192 x 320, 132 x 90 117 x 80 or 313 x 214. MultiScaleRoIAlign, given the size without the
@@ -53,13 +60,12 @@ def as_tensor(img):
     return torch.from_numpy(img).permute(2, 0, 1).double() / 255
 
 
-def randomize(theirs, seed):
+def randomize(theirs):
     """Give a detector of torchvision random weights whose outputs are spread like those of a trained one.
 
     In one pass over an image, running statistics become those of the image, each a little off, and the weights of other
     layers are scaled so that their outputs have mean 0 and the standard deviation that is stated here.
     """
-    torch.manual_seed(seed)
     rpn, predictor = theirs.rpn.head, theirs.roi_heads.box_predictor
     wide = {block[0]: 1.0 for block in theirs.backbone.fpn.layer_blocks if len(block) == 1}
     wide |= {rpn.cls_logits: 2.0, rpn.bbox_pred: 0.2, predictor.cls_score: 1.0, predictor.bbox_pred: 0.5}
@@ -79,7 +85,7 @@ def randomize(theirs, seed):
         norm.momentum = 1.0
         norm.train()
     with torch.no_grad():
-        theirs([as_tensor(random_img(128, 192, seed)).float()])
+        theirs([as_tensor(random_img(128, 192)).float()])
         predictor.cls_score.bias[0] -= 3  # objects everywhere
         for norm in norms:
             norm.weight.uniform_(0.8, 1.2)
@@ -101,7 +107,7 @@ def older_layout(state):
 def frozen_resnet(**kwargs):
     """Build fasterrcnn_resnet50_fpn as it is with the published weights, but with random ones."""
     source = torchvision.models.detection.fasterrcnn_resnet50_fpn
-    source = randomize(source(weights=None, weights_backbone=None, num_classes=N_CLASS + 1, **kwargs), 7)
+    source = randomize(source(weights=None, weights_backbone=None, num_classes=N_CLASS + 1, **kwargs))
     backbone = resnet_fpn_backbone(backbone_name="resnet50", weights=None, trainable_layers=3)
     theirs = FasterRCNN(backbone, N_CLASS + 1, **kwargs)
     theirs.load_state_dict(source.state_dict())
@@ -124,18 +130,19 @@ def pair(request):
     size = SIZES["mobilenet" if "mobilenet" in request.param else "resnet"]
     kwargs = dict(NUMBERS.values()) | {"rpn_batch_size_per_image": LARGE, "box_batch_size_per_image": LARGE} | size
     options = {option: number for option, (_, number) in NUMBERS.items()} | {"n_fg_class": N_CLASS} | size
+    torch.manual_seed(1 + len(request.param))
     if request.param == "frozen":
-        theirs = frozen_resnet(**kwargs)
-        ours = model.build("resnet50_fpn", batch_norm="frozen", trainable_layers=3, **options)
+        theirs = frozen_resnet(**kwargs).double()
+        ours = model.build("resnet50_fpn", batch_norm="frozen", trainable_layers=3, **options).double()
         state = older_layout(theirs.state_dict())
     else:
         build = getattr(torchvision.models.detection, f"fasterrcnn_{request.param}")
         theirs = build(weights=None, weights_backbone=None, num_classes=N_CLASS + 1, **kwargs)
-        randomize(theirs, 21 + NAMES.index(request.param))
-        ours = model.build(request.param, **options)
+        theirs = randomize(theirs).double()
+        ours = model.build(request.param, **options).double()
         state = theirs.state_dict()
     ours.load_state_dict(convert_torchvision(state))
-    theirs, ours = theirs.double(), ours.double().eval()
+    ours.eval()
 
     def prepare(img):
         x, scale = type(ours).prepare(ours, img)
@@ -163,7 +170,7 @@ def test_proposals_and_detections_are_torchvisions(pair, size):
     proposals, rpn = seen
     assert 5 < len(proposals) <= 15
     assert_same(rpn.roi, proposals[:, [1, 0, 3, 2]], atol=1e-2)
-    assert 5 < len(bbox)
+    assert len(bbox) > 5
     assert_same(bbox, found["boxes"][:, [1, 0, 3, 2]], atol=1e-2)
     assert_same(label, found["labels"] - 1)
     assert_same(score, found["scores"])
@@ -232,8 +239,7 @@ def test_anchors_of_a_photograph(pair):
     theirs, ours = pair
     generator = theirs.rpn.anchor_generator
     n_level = len(generator.sizes)
-    x, scale = ours_at(ours, 800, 1333).prepare(np.zeros((375, 500, 3), np.uint8))
-    assert x.shape[2:] == (800, 1066)  # 1066.67 rounded down
+    assert resized_size(375, 500, 800, 1333, rounding=math.floor)[:2] == (800, 1066)  # 1066.67
     padded = (800, 1088)
     strides = [4, 8, 16, 32, 64] if n_level == 5 else [32, 32, 64]
     maps = [torch.zeros(1, 1, math.ceil(padded[0] / s), math.ceil(padded[1] / s)) for s in strides]
@@ -244,15 +250,6 @@ def test_anchors_of_a_photograph(pair):
     assert last.tolist() == [0, 64, 0, 64]
     below = found[-1] - found[-1 - 3 * len(generator.sizes[0]) * maps[-1].shape[3]]
     assert below.tolist() == [61, 0, 61, 0]  # 800 // 13
-
-
-def ours_at(net, min_size, max_size):
-    """Return a network of the same class that only prepares images."""
-    like = object.__new__(type(net))
-    nn.Module.__init__(like)
-    like.preprocessing, like.min_size, like.max_size = net.preprocessing, min_size, max_size
-    like.register_buffer("loc_std", torch.ones(4))
-    return like
 
 
 def test_base_anchors():
@@ -356,3 +353,46 @@ def test_an_option_that_the_model_lacks_is_refused(option):
             parse_options(TrainConfig, texts, defaults=model.defaults)
     made = parse_options(TrainConfig, {"model": "resnet50_fpn"}, defaults=model.defaults)
     assert (made.trainable_layers, made.allowed_border, made.min_size) == (3, math.inf, 800)
+
+
+def run(**options):
+    """Train on tiny images, or resume; return last.pth."""
+    unknown = ("dropout", "rpn_min_size", "anchor_scales")
+    texts = {name: text for name, text in fixtures.OPTIONS.items() if name not in unknown}
+    stored = stored_options(options)
+    train.main(parse_options(TrainConfig, options if stored else texts | options, stored, model.defaults))
+    return load_checkpoint(f"runs/{options['env']}/last.pth")
+
+
+def test_training_resumes_bit_for_bit_evaluates_and_predicts(place):
+    options = {"model": "mobilenet_v3_large_320_fpn", "lr": "0.01", "lr_warmup_steps": "0"}
+    calm = run(env="calm", max_steps="4", **options)
+    run(env="halves", max_steps="2", **options)
+    halves = run(env="halves", max_steps="4", resume="True")
+    for key in ("model", "optimizer", "rng", "build"):
+        assert same(calm[key], halves[key]), key
+    assert calm["build"]["batch_norm"] == "trained"
+    assert calm["model"]["extractor.body.0.1.num_batches_tracked"] == 4
+    texts = {"load_path": "runs/calm/last.pth", "device": "cpu"}
+    evaluation.main(parse_options(EvalConfig, texts | {"json": "eval.json", "proposals": "True"}))
+    assert json.loads((place / "eval.json").read_text())["n_object"] == 4
+    predict.main(parse_options(PredictConfig, texts | {"score_thresh": "0", "out": "found"}), "voc/JPEGImages")
+    found = json.loads((place / "found/predictions.json").read_text())
+    assert {entry["name"] for entry in found} == {"bar", "box"}
+
+
+def test_resnet_trains(place):
+    before = run(env="one", max_steps="1", model="resnet50_fpn", trainable_layers="1", batch_norm="frozen", lr="0.01")
+    after = run(env="one", max_steps="3", resume="True")
+    body = "extractor.body.{}.weight".format
+    changed = {name for name in before["model"] if not torch.equal(before["model"][name], after["model"][name])}
+    assert changed > {
+        body("layer4.0.conv1"),
+        "extractor.fpn.inner_blocks.0.0.bias",
+        "rpn.loc.weight",
+        "head.score.bias",
+    }
+    assert not changed & {body("conv1"), body("layer3.0.conv1"), body("layer4.0.bn1")}
+    net = model.restore(after)
+    assert isinstance(net.extractor.body.bn1, FrozenBatchNorm2d)
+    assert trained(net) == {"layer4"}
