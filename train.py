@@ -233,10 +233,10 @@ def build_model(config, classes):
 
 def build_trainer(config, net):
     """Build optimizer, target creators and trainer."""
-    optimizer = build_optimizer(net, config.lr, config.momentum, config.weight_decay)
-    anchor_targets = AnchorTargetCreator(
-        config.rpn_n_sample, config.rpn_pos_iou, config.rpn_neg_iou, config.rpn_pos_ratio
-    )
+    bias = config.bias_lr_mult, config.bias_decay
+    optimizer = build_optimizer(net, config.lr, config.momentum, config.weight_decay, *bias)
+    rpn_ious = config.rpn_pos_iou, config.rpn_neg_iou
+    anchor_targets = AnchorTargetCreator(config.rpn_n_sample, *rpn_ious, config.rpn_pos_ratio, config.allowed_border)
     roi_ious = config.pos_iou, config.neg_iou_hi, config.neg_iou_lo
     loc_normalisation = net.loc_mean.tolist(), net.loc_std.tolist()
     roi_targets = ProposalTargetCreator(config.n_sample, config.pos_ratio, *roi_ious, *loc_normalisation)

@@ -37,17 +37,18 @@ class Losses(NamedTuple):
     stats: Stats
 
 
-def build_optimizer(model, lr, momentum=0.9, weight_decay=5e-4):
+def build_optimizer(model, lr, momentum=0.9, weight_decay=5e-4, bias_lr_mult=2, bias_decay=0.0):
     """Build SGD (paper 3.1.3) with two groups, weights and biases.
 
-    Biases have twice the rate (py-faster-rcnn) and no weight decay (a deviation: py-faster-rcnn decays them).
+    Biases have `bias_lr_mult` times the rate (py-faster-rcnn: 2) and their own decay, 0 (a deviation: py-faster-rcnn
+    decays them).
     """
     trained = [(name, param) for name, param in model.named_parameters() if param.requires_grad]
     weights = [param for name, param in trained if not name.endswith("bias")]
     biases = [param for name, param in trained if name.endswith("bias")]
     groups = [
         {"params": weights, "weight_decay": weight_decay, "lr_mult": 1},
-        {"params": biases, "weight_decay": 0.0, "lr_mult": 2},
+        {"params": biases, "weight_decay": bias_decay, "lr_mult": bias_lr_mult},
     ]
     optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=True)
     set_lr(optimizer, lr)

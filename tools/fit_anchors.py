@@ -22,9 +22,21 @@ from tqdm import tqdm
 import data
 import model
 from data.validate import DataError, check_objects
+from model.rpn import RegionProposalNetwork
 from model.utils.anchors import enumerate_shifted_anchor, generate_anchor_base
 from model.utils.bbox_tools import bbox_iou, resize_bbox
-from utils.config import Count, PathText, TrainInputConfig, as_text, command, counted, dashed, dataset_options, option
+from utils.config import (
+    Count,
+    OptionError,
+    PathText,
+    TrainInputConfig,
+    as_text,
+    command,
+    counted,
+    dashed,
+    dataset_options,
+    option,
+)
 from utils.vis import save_figure, set_log_scale
 
 N_START = 10  # random starts of k-means, of which the best is taken
@@ -56,6 +68,8 @@ def main(config):
     """Compare anchors as an `AnchorConfig` says; print tables and draw a picture."""
     with torch.device("meta"):  # shapes only: no memory, no arithmetic
         net = model.build(config.model, min_size=config.min_size, max_size=config.max_size)
+    if not isinstance(net.rpn, RegionProposalNetwork):
+        raise OptionError(f"--model={config.model} has anchors on several levels: this tool is for those of one")
     stride = net.extractor.stride
     dataset = read_dataset(config)
     img_sizes, map_sizes = zip(*(network_sizes(net, *size) for size in dataset.sizes), strict=True)

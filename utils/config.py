@@ -75,6 +75,7 @@ Flag = Annotated[bool, Field(strict=True), BeforeValidator(_true_or_false)]
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Text = pydantic.InstanceOf[str]  # may name a file whose name is not UTF-8
+Pixels = Annotated[float, Field(ge=0, allow_inf_nan=True)]
 PathText = Annotated[Text, Field(min_length=1), AfterValidator(os.path.expanduser)]  # of every path, in or out
 Names = Annotated[tuple[Text, ...], BeforeValidator(_split)]
 Times = Annotated[tuple[NonNegativeFloat, ...], BeforeValidator(_split)]
@@ -185,6 +186,7 @@ class TrainConfig(DetectConfig, WorkerConfig, TrainInputConfig):
     dropout: Share | None = own("Model", "dropout probability after fc6 and fc7", "py-faster-rcnn: 0.5")
     rpn_min_size: NonNegativeFloat | None = own("Proposals", "minimum side, in pixels of the image", "py-faster-rcnn")
     rpn_nms_thresh: Share | None = own("Proposals", "IoU threshold of NMS", "paper 3.3")
+    rpn_score_thresh: Share | None = own("Proposals", "drop proposals with a lower score")
     n_train_pre_nms: Count | None = own("Proposals", "number before NMS, in training", "py-faster-rcnn")
     n_train_post_nms: Count | None = own("Proposals", "number after NMS, in training", "paper 3.3")
     n_test_pre_nms: Count | None = own("Proposals", "number before NMS, at test time", "py-faster-rcnn")
@@ -193,6 +195,7 @@ class TrainConfig(DetectConfig, WorkerConfig, TrainInputConfig):
     rpn_pos_ratio: Share | None = own("Targets", "maximum share of positive anchors", "paper 3.1.3")
     rpn_pos_iou: Share | None = own("Targets", "IoU from which an anchor is positive", "paper 3.1.2")
     rpn_neg_iou: Share | None = own("Targets", "IoU below which an anchor is negative", "paper 3.1.2")
+    allowed_border: Pixels | None = own("Targets", "anchors may cross the border by so much; inf: all", "paper 3.3")
     n_sample: Count | None = own("Targets", "RoIs per mini-batch of the head", "Fast R-CNN 2.3: 64 of each of 2 images")
     pos_ratio: Share | None = own("Targets", "maximum share of positive RoIs", "Fast R-CNN 2.3")
     pos_iou: Share | None = own("Targets", "IoU from which a RoI is positive", "Fast R-CNN 2.3")
@@ -203,7 +206,7 @@ class TrainConfig(DetectConfig, WorkerConfig, TrainInputConfig):
     epoch: Count | None = own("Optimizer", "passes over the training split", "py-faster-rcnn: 70k steps on VOC2007")
     max_steps: Count | None = option(None, "Optimizer", "stop after this number of optimizer steps")
     batch_size: Count = option(1, "Optimizer", "images per step and process, one forward pass each", "py-faster-rcnn")
-    lr: NonNegativeFloat | None = own("Optimizer", "learning rate; biases have twice this rate", "paper 3.1.3")
+    lr: NonNegativeFloat | None = own("Optimizer", "learning rate", "paper 3.1.3")
     lr_decay: Share | None = own("Optimizer", "factor by which the rate decays", "paper 3.1.3")
     lr_decay_epoch: Times | None = own(
         "Optimizer", "decay after these epochs: a,b; () for none", "py-faster-rcnn: 50k steps"
@@ -213,7 +216,9 @@ class TrainConfig(DetectConfig, WorkerConfig, TrainInputConfig):
         "Optimizer", "steps of linear warm-up of the rate", "py-faster-rcnn: none"
     )
     momentum: Share | None = own("Optimizer", "momentum of SGD", "paper 3.1.3")
-    weight_decay: NonNegativeFloat | None = own("Optimizer", "of weights, not of biases", "paper 3.1.3")
+    weight_decay: NonNegativeFloat | None = own("Optimizer", "of weights", "paper 3.1.3")
+    bias_lr_mult: NonNegativeFloat | None = own("Optimizer", "rate of biases, in units of --lr", "py-faster-rcnn")
+    bias_decay: NonNegativeFloat | None = own("Optimizer", "weight decay of biases", "py-faster-rcnn: that of weights")
     eval_every: NonNegativeInt = option(1, "Logging", "epochs between evaluations; 0: only at the end")
     plot_every: Count = option(40, "Logging", "steps between points of the curves")
     visdom: Literal["auto", "off"] = option("auto", "Logging", "auto: plot to a Visdom server if one is running; off")

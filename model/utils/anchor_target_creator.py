@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from model.utils.array_tool import get_xp
-from model.utils.bbox_tools import bbox2loc, bbox_iou
+from model.utils.bbox_tools import bbox2loc, bbox_iou, clip_bbox
 from model.utils.sampling import sample_labels, sampling_keys
 
 
@@ -26,13 +26,15 @@ class AnchorTargetCreator:
 
     An anchor is positive if its IoU with a ground-truth box is at least `pos_iou_thresh`, or if it is the anchor (or
     one of the anchors) with the highest IoU for some ground-truth box. It is negative if it is not positive and its
-    IoU with every ground-truth box is below `neg_iou_thresh`. Anchors that cross the image border are ignored (3.3).
+    IoU with every ground-truth box is below `neg_iou_thresh`. Anchors that cross the image border by more than
+    `allowed_border` are ignored (3.3).
     """
 
     n_sample: int = 256  # anchors in the mini-batch (3.1.3)
     pos_iou_thresh: float = 0.7  # (3.1.2)
     neg_iou_thresh: float = 0.3  # (3.1.2)
     pos_ratio: float = 0.5  # largest share of positives; negatives fill the rest (3.1.3)
+    allowed_border: float = 0.0  # pixels (py-faster-rcnn); inf: no anchor is ignored for its place
 
     def __call__(self, bbox, anchor, img_size, rng):
         """Create the targets of one image.
@@ -47,7 +49,7 @@ class AnchorTargetCreator:
             `AnchorTarget`. A positive regresses to the ground-truth box that it overlaps most.
         """
         xp = get_xp(anchor)
-        inside = (anchor[:, :2] >= 0).all(1) & (anchor[:, 2] <= img_size[0]) & (anchor[:, 3] <= img_size[1])  # (K,)
+        inside = abs(clip_bbox(anchor, img_size) - anchor).max(1) <= self.allowed_border  # (K,)
         if len(bbox):
             iou = bbox_iou(anchor, bbox) * inside[:, None]  # (K, G)
             gt_index, max_iou = iou.argmax(1), iou.max(1)  # (K,) each

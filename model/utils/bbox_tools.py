@@ -70,10 +70,8 @@ def clip_bbox(bbox, img_size):
 
 def resize_bbox(bbox, in_size, out_size):
     """Scale (N, 4) boxes from an image of size `in_size` to size `out_size`, (H, W) each, by the ratio of each axis."""
-    ratio_y, ratio_x = (float(after / before) for before, after in zip(in_size, out_size, strict=True))
-    xp = get_xp(bbox)
-    y_min, x_min, y_max, x_max = (bbox[..., i] for i in range(4))
-    return xp.stack((y_min * ratio_y, x_min * ratio_x, y_max * ratio_y, x_max * ratio_x), -1)  # (N, 4)
+    ratio = [float(after / before) for before, after in zip(in_size, out_size, strict=True)] * 2  # of y, x, y, x
+    return get_xp(bbox).stack([bbox[..., i] * ratio[i] for i in range(4)], -1)  # (N, 4)
 
 
 def bbox_iou(bbox_a, bbox_b):

@@ -33,7 +33,7 @@ CHAINERCV = CAFFE._replace(channel_order="RGB")
 BY_NAME = {"torchvision": TORCHVISION, "caffe": CAFFE, "caffe-rgb-mean": CAFFE_RGB_MEAN, "chainercv": CHAINERCV}
 
 
-def resized_size(height, width, min_size, max_size, min_side=1):
+def resized_size(height, width, min_size, max_size, min_side=1, rounding=round):
     """Compute the size of the resized image (paper 3.3).
 
     Args:
@@ -41,15 +41,16 @@ def resized_size(height, width, min_size, max_size, min_side=1):
         min_size: of the shorter side after the resize; the smaller of the two factors wins.
         max_size: of the longer side.
         min_side: smallest side; a thinner image would have no cell in the feature map.
+        rounding: round, or math.floor as torchvision's detectors.
 
     Returns:
         H', W' and the resize factor.
     """
     scale = min(min_size / min(height, width), max_size / max(height, width))
-    return max(round(height * scale), min_side), max(round(width * scale), min_side), scale
+    return max(rounding(height * scale), min_side), max(rounding(width * scale), min_side), scale
 
 
-def prepare(img, preprocessing, min_size, max_size, device, min_side=1):
+def prepare(img, preprocessing, min_size, max_size, device, min_side=1, rounding=round):
     """Turn one image into the input of the network.
 
     The uint8 pixels are copied to the device, converted to float32, resized (bilinear, no anti-aliasing, half-pixel
@@ -58,7 +59,7 @@ def prepare(img, preprocessing, min_size, max_size, device, min_side=1):
     Args:
         img: (H, W, 3) uint8 RGB array.
         preprocessing: `Preprocessing` of the weights.
-        min_size, max_size, min_side: see `resized_size`.
+        min_size, max_size, min_side, rounding: see `resized_size`.
         device: of the result.
 
     Returns:
@@ -70,7 +71,7 @@ def prepare(img, preprocessing, min_size, max_size, device, min_side=1):
     if not (isinstance(img, np.ndarray) and img.dtype == np.uint8 and img.ndim == 3 and img.shape[2] == 3 and img.size):
         found = f"{img.dtype} {img.shape}" if isinstance(img, np.ndarray) else type(img).__name__
         raise ValueError(f"an image must be an (H, W, 3) uint8 RGB array, this is {found}")
-    height, width, scale = resized_size(*img.shape[:2], min_size, max_size, min_side)
+    height, width, scale = resized_size(*img.shape[:2], min_size, max_size, min_side, rounding)
     x = upload(img.copy(), device)[None].permute(0, 3, 1, 2).float()  # (1, 3, H, W)
     x = F.interpolate(x, (height, width), mode="bilinear", align_corners=False)  # (1, 3, H', W')
     mean, std = (_per_channel(tuple(values), device) for values in (preprocessing.mean, preprocessing.std))

@@ -39,9 +39,8 @@ class ProposalCreator:
             (R, 4) proposals, best first.
         """
         xp = get_xp(loc)
-        n_pre_nms, n_post_nms = (
-            (self.n_train_pre_nms, self.n_train_post_nms) if train else (self.n_test_pre_nms, self.n_test_post_nms)
-        )
+        n_pre_nms = self.n_train_pre_nms if train else self.n_test_pre_nms
+        n_post_nms = self.n_train_post_nms if train else self.n_test_post_nms
         roi = clip_bbox(loc2bbox(anchor, loc), img_size)  # (K, 4)
         large = (roi[:, 2:] - roi[:, :2] >= self.min_size * scale).all(1)  # (K,)
         order = xp.argsort(xp.where(large, -score, np.inf), kind="stable")[:n_pre_nms]  # small boxes last

@@ -101,7 +101,7 @@ VGG16_VALUES |= {"n_test_pre_nms": 6000, "n_test_post_nms": 300}
 VGG16_VALUES |= {"n_sample": 128, "pos_ratio": 0.25, "pos_iou": 0.5, "neg_iou_hi": 0.5, "neg_iou_lo": 0}
 VGG16_VALUES |= {"loc_mean": (0, 0, 0, 0), "loc_std": (0.1, 0.1, 0.2, 0.2), "rpn_sigma": 3, "roi_sigma": 1}
 VGG16_VALUES |= {"lr": 1e-3, "lr_decay": 0.1, "lr_decay_epoch": (10,), "lr_warmup_steps": 0, "epoch": 14}
-VGG16_VALUES |= {"momentum": 0.9, "weight_decay": 5e-4}
+VGG16_VALUES |= {"momentum": 0.9, "weight_decay": 5e-4, "bias_lr_mult": 2, "bias_decay": 0, "allowed_border": 0}
 VGG16_VALUES |= {"score_thresh": 0.05, "nms_thresh": 0.3, "max_detections": None}
 
 
@@ -110,13 +110,13 @@ def test_values_of_options_that_vgg16_prefers():
     assert {name: found[name] for name in VGG16_VALUES} == VGG16_VALUES
     assert model.defaults("vgg16", "none") == found | {"frozen_convs": 0}  # random weights are all trained
     own = {name for name, field in TrainConfig.model_fields.items() if "own" in field.json_schema_extra}
-    assert own - {"trainable_layers", "batch_norm"} <= found.keys()
+    assert own - found.keys() == {"trainable_layers", "batch_norm", "rpn_score_thresh"}  # of other models
 
 
 def test_values_of_options_that_a_sibling_prefers(siblings):
     assert model.defaults("alone") == {"n_fg_class": 20, "depth": 3, "name": "alone"}
-    assert model.defaults("tiny18") == {"n_fg_class": 20, "depth": 9, "lr": 0.5, "frozen_convs": 2}
-    assert model.defaults("tiny18", "none")["frozen_convs"] == 0
+    assert model.defaults("tiny18") == {"n_fg_class": 20, "depth": 9, "lr": 0.5, "frozen": 18}
+    assert model.defaults("tiny50", "none")["frozen"] == 0
 
 
 def test_options_reach_their_parts(narrow):

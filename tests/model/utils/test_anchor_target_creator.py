@@ -48,6 +48,13 @@ def test_labels_and_locs():
     assert loc.shape == (11, 4)
 
 
+def test_anchors_may_cross_the_border_as_far_as_allowed():
+    bbox = boxes([0, 0, 40, 30])
+    anchor = boxes([-3, 0, 40, 30], [-4, 0, 40, 30], [70, 90, 100, 123], [70, 90, 104, 110], [-500, 60, 50, 90])
+    assert target(bbox, anchor, allowed_border=3).label.tolist() == [1, -1, 0, -1, -1]
+    assert target(bbox, anchor, allowed_border=math.inf).label.tolist() == [1, 1, 0, 0, 0]
+
+
 def test_iou_exactly_at_a_threshold():
     bbox = boxes([0, 0, 40, 40])
     anchor = boxes([0, 0, 40, 40], [0, 0, 40, 20], [0, 0, 40, 10])  # 1, 1/2, 1/4

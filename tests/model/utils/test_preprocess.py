@@ -1,5 +1,6 @@
 """Preprocessing of one image: sizes, the resize against scikit-image, normalisation."""
 
+import math
 import re
 
 import numpy as np
@@ -31,6 +32,10 @@ def random_img(height, width):
 )
 def test_resized_size(size, expected):
     assert resized_size(*size, 600, 1000, min_side=16) == expected
+
+
+def test_sides_may_be_rounded_down():
+    assert resized_size(333, 500, 600, 1000, rounding=math.floor) == (600, 900, 600 / 333)  # 900.9
 
 
 @pytest.mark.parametrize(("size", "min_size"), [((20, 31), 50), ((60, 47), 20)])
