@@ -74,6 +74,7 @@ def _true_or_false(value):
 Flag = Annotated[bool, Field(strict=True), BeforeValidator(_true_or_false)]
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Ranks = Annotated[tuple[Count, Count], BeforeValidator(_split)]
 PathText = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser)]  # of every path, in or out
 Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
 Times = Annotated[tuple[NonNegativeFloat, ...], BeforeValidator(_split)]
@@ -117,6 +118,14 @@ class DetectConfig(DeviceConfig):
     score_thresh: Share | None = own("Detection", "drop detections with a lower score", "py-faster-rcnn")
     nms_thresh: Share | None = own("Detection", "IoU threshold of NMS, class by class", "py-faster-rcnn")
     max_detections: Count | None = own("Detection", "detections to keep per image; empty: all", "py-faster-rcnn: 100")
+
+
+class CompressConfig(DetectConfig):
+    """Option of the commands that only detect."""
+
+    svd: Ranks | None = option(
+        None, "Detection", "keep this number of singular values of fc6, fc7: 1024,256", "Fast R-CNN 3.1; none"
+    )
 
 
 class DatasetConfig(Config):
@@ -212,7 +221,7 @@ class TrainConfig(DetectConfig, WorkerConfig, TrainInputConfig):
     tensorboard: Flag = option(False, "Logging", "also write TensorBoard files")
 
 
-class EvalConfig(DetectConfig, WorkerConfig, DatasetConfig):
+class EvalConfig(CompressConfig, WorkerConfig, DatasetConfig):
     """python eval.py: Compute the average precision of a checkpoint, class by class.
 
     example: python eval.py --load-path=runs/mine/last.pth --split=val --json=runs/mine/eval.json
@@ -237,7 +246,7 @@ class EvalConfig(DetectConfig, WorkerConfig, DatasetConfig):
     plot: PathText | None = option(None, "Metric", "with --proposals: file for the figure, else beside the checkpoint")
 
 
-class PredictConfig(DetectConfig):
+class PredictConfig(CompressConfig):
     """python predict.py IMAGE_OR_DIRECTORY_OR_PATTERN ...: Detect objects, draw and list their boxes.
 
     example: python predict.py photos/ --load-path=runs/mine/last.pth --out=runs/mine/predictions
