@@ -49,12 +49,13 @@ class WithinChannelLRN(nn.Module):
 class ZF(nn.Sequential):
     """conv1 to the ReLU of conv5: (1, 3, H', W') -> (1, 256, h, w).
 
-    Args: see `vgg16.VGG16`; initial weights are those of He et al. 2015, fan in.
+    Args: see `vgg16.VGG16`; initial weights are those of He et al. 2015, fan in. Poolings round sizes down (Caffe: up,
+    which adds cells beyond the border).
     """
 
     stride, channels = STRIDE, CHANNELS
 
-    def __init__(self, frozen_convs=0, ceil_mode=False, generator=None):
+    def __init__(self, frozen_convs=0, generator=None):
         layers, channels = OrderedDict(), 3
         for i, (out, kernel, stride, pooled) in enumerate(LAYERS, start=1):
             conv = layers[f"conv{i}"] = nn.Conv2d(channels, out, kernel, stride, padding=kernel // 2)
@@ -64,7 +65,7 @@ class ZF(nn.Sequential):
             layers[f"relu{i}"] = nn.ReLU(inplace=True)
             if pooled:
                 layers[f"norm{i}"] = WithinChannelLRN()
-                layers[f"pool{i}"] = nn.MaxPool2d(3, 2, padding=1, ceil_mode=ceil_mode)
+                layers[f"pool{i}"] = nn.MaxPool2d(3, 2, padding=1)
             channels = out
         super().__init__(layers)
 
@@ -85,12 +86,9 @@ def build(
     n_train_post_nms=2000,
     n_test_pre_nms=6000,
     n_test_post_nms=300,
-    loc_mean=(0, 0, 0, 0),
-    loc_std=(0.1, 0.1, 0.2, 0.2),
     score_thresh=0.05,
     nms_thresh=0.3,
     max_detections=None,
-    ceil_mode=False,
     roi_op=vgg16.roi_pool,
     preprocessing=None,
     generator=None,
@@ -101,7 +99,7 @@ def build(
         pretrained: a dict of tensors under Caffe's names, conv1.weight ... conv5.bias and fc6, fc7, also as conv1/W,
             conv1/b; None or "none" for random weights, as "imagenet", with a warning: no copy can be downloaded.
         preprocessing: None: Caffe's with such weights, else torchvision's.
-        Others: see `vgg16.build`.
+        the others: see `vgg16.build`.
 
     Raises:
         WeightsError: the tensors are not ZF's.
@@ -110,14 +108,14 @@ def build(
     proposal_creator = ProposalCreator(rpn_nms_thresh, *n_proposals, rpn_min_size)
     rpn_args = anchor_ratios, anchor_scales, proposal_creator, generator
     rpn = RegionProposalNetwork(CHANNELS, RPN_CHANNELS, STRIDE, *rpn_args)
-    extractor = ZF(frozen_convs, ceil_mode, generator)
+    extractor = ZF(frozen_convs, generator)
     roi_op = functools.partial(roi_op, size=ROI_SIZE)
     head = vgg16.VGG16RoIHead(n_fg_class, head_width, dropout, roi_op, generator, CHANNELS * ROI_SIZE**2)
     own_preprocessing = TORCHVISION if pretrained in (None, "none") else _load_pretrained(extractor, head, pretrained)
     if preprocessing:
         own_preprocessing = BY_NAME[preprocessing] if isinstance(preprocessing, str) else Preprocessing(*preprocessing)
-    thresholds = score_thresh, nms_thresh, max_detections
-    model = FasterRCNN(extractor, rpn, head, own_preprocessing, min_size, max_size, loc_mean, loc_std, *thresholds)
+    values = {"score_thresh": score_thresh, "nms_thresh": nms_thresh, "max_detections": max_detections}
+    model = FasterRCNN(extractor, rpn, head, own_preprocessing, min_size, max_size, **values)
     return model.to(memory_format=torch.channels_last)  # faster convolutions
 
 

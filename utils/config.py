@@ -32,6 +32,7 @@ WORDING = (  # from pydantic's messages to ours
 )
 SYNONYMS = {"learning_rate": "lr", "weights": "load_path", "checkpoint": "load_path", "gpu": "device", "output": "out"}
 CLASSES_OF_CHECKPOINT = "only for a checkpoint without class names: a,b,c in the order of its labels, or a file of them"
+PROPOSALS = "Fast R-CNN on these proposals, FILE.npz or sliding-windows, instead of the RPN's"
 DETECTOR = "checkpoint: ours, simple-faster-rcnn-pytorch's or chainercv's"
 
 
@@ -183,6 +184,7 @@ class TrainConfig(DetectConfig, WorkerConfig, TrainInputConfig):
         "Model", "width of fc6 and fc7; random weights if not the default", "VGG16", le=65536
     )
     dropout: Share | None = own("Model", "dropout probability after fc6 and fc7", "py-faster-rcnn: 0.5")
+    proposals_file: PathText | None = option(None, "Proposals", PROPOSALS)
     rpn_min_size: NonNegativeFloat | None = own("Proposals", "minimum side, in pixels of the image", "py-faster-rcnn")
     rpn_nms_thresh: Share | None = own("Proposals", "IoU threshold of NMS", "paper 3.3")
     n_train_pre_nms: Count | None = own("Proposals", "number before NMS, in training", "py-faster-rcnn")
@@ -243,7 +245,10 @@ class EvalConfig(CompressConfig, WorkerConfig, DatasetConfig):
         "voc07", "Metric", "voc07: 11 points, IoU 0.5; voc: area, IoU 0.5; coco: pycocotools' mean over IoU 0.5 to 0.95"
     )
     proposals: Flag = option(False, "Metric", "compute the recall of the RPN's proposals instead")
-    plot: PathText | None = option(None, "Metric", "with --proposals: file for the figure, else beside the checkpoint")
+    ablate: Flag = option(False, "Metric", "compute AP for fewer proposals, without NMS, cls or reg", "paper, table 2")
+    detector: PathText | None = option(None, "Metric", f"with --ablate: classify the proposals by this {DETECTOR}")
+    proposals_file: PathText | None = option(None, "Metric", f"{PROPOSALS}; empty: as in training")
+    plot: PathText | None = option(None, "Metric", "with --proposals, --ablate: file for the figure")
 
 
 class PredictConfig(CompressConfig):
@@ -325,7 +330,8 @@ def training_options(config: Config, checkpoint: Values, **values: Any) -> Train
     of splits that the training drew. `values` replace options without being checked.
     """
     trained = restore_options(TrainConfig, checkpoint["config"])
-    given = config.model_dump(include=DatasetConfig.model_fields.keys() - {"classes"}, exclude_none=True)
+    read = DatasetConfig.model_fields.keys() - {"classes"} | {"proposals_file"}
+    given = config.model_dump(include=read, exclude_none=True)
     if "voc_data_dir" in given:
         given = {"data": "voc", "download": False} | given
     options = TrainConfig(**trained | given | {"eval_split": config.split or trained["eval_split"]})
