@@ -239,6 +239,7 @@ def test_a_training_config_is_complete():
         "load_path",
         "max_steps",
         "max_detections",
+        "proposals_file",
     }
 
 
