@@ -145,6 +145,6 @@ def plot_ablation(rows, path) -> None:
         axes.plot(*zip(*points, strict=True), marker="o", label=name)
     axes.set(ylim=(0, None), xlabel="proposals per image", ylabel="mAP", title="proposals without a part of the RPN")
     set_log_scale(axes, "x")
-    axes.legend()
+    axes.legend(loc="lower left")
     axes.grid(alpha=0.3)
     save_figure(figure, path)
