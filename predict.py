@@ -21,6 +21,7 @@ import data
 import model
 from data.validate import FORMATS, IMAGE_SUFFIXES, DataError
 from data.voc_dataset import VOC_CLASSES, read_image
+from model.truncated_svd import compress_head
 from utils import checkpoint as ckpt
 from utils import distributed
 from utils.coco_eval import coco_results, number_ids
@@ -42,7 +43,8 @@ def main(config, *paths):
     checkpoint = ckpt.open_checkpoint(config.load_path, config.preprocess)
     classes = ckpt.resolve_class_names(checkpoint, data.read_class_names(config.classes), VOC_CLASSES)
     if config.split:
-        seen = training_options(config, checkpoint, invalid_boxes="skip", unknown_classes="ignore")
+        unchecked = {"invalid_boxes": "skip", "unknown_classes": "ignore", "proposals_file": None}
+        seen = training_options(config, checkpoint, **unchecked)
         (dataset,) = data.build(seen.data, seen, [config.split], classes)
         images = dataset.ids[: config.limit]
         names = picture_names([f"{image_id}.jpg" for image_id in images])
@@ -53,8 +55,10 @@ def main(config, *paths):
     if folders & {out.resolve(), *(out.resolve().parents if config.split else ())}:
         raise OptionError(f"--out={out} is where the images are: choose another directory")
     with ckpt.checkpoint_error(config.load_path):
-        net = model.restore(checkpoint)
-    net.to(device)
+        net = model.restore(checkpoint).to(device)
+        counts = config.svd and compress_head(net.head, config.svd)
+    if counts:
+        print("truncated SVD: fc6 and fc7 have {1:,} parameters instead of {0:,}".format(*counts))
     options = {name: getattr(config, name) for name in ("score_thresh", "nms_thresh", "max_detections")}
     ckpt.check_writable(out / "predictions.json", config.coco_json)
     rows, results, sheet, unreadable = [], [], {}, []

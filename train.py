@@ -31,6 +31,7 @@ from data.transforms import TrainDataset
 from data.validate import DataError, check_objects
 from model.utils.anchor_target_creator import AnchorTargetCreator
 from model.utils.proposal_target_creator import ProposalTargetCreator
+from research.fast_rcnn import FastRCNNTrainer
 from trainer import FasterRCNNTrainer, build_optimizer, set_lr
 from utils.config import OptionError, TrainConfig, command, counted
 from utils.logger import Logger, MetricLogger, read_log
@@ -241,7 +242,8 @@ def build_trainer(config, net):
     loc_normalisation = net.loc_mean.tolist(), net.loc_std.tolist()
     roi_targets = ProposalTargetCreator(config.n_sample, config.pos_ratio, *roi_ious, *loc_normalisation)
     dtype = dist.pick_dtype(config.precision, net.device)
-    return FasterRCNNTrainer(net, optimizer, anchor_targets, roi_targets, config.rpn_sigma, config.roi_sigma, dtype)
+    make_trainer = FastRCNNTrainer if config.proposals_file else FasterRCNNTrainer
+    return make_trainer(net, optimizer, anchor_targets, roi_targets, config.rpn_sigma, config.roi_sigma, dtype)
 
 
 def build_logger(config, folder, step, device, changed=None):

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from data.proposals import add_proposals
 from data.validate import DataError
 
 
@@ -29,7 +30,7 @@ def build(name: str, options: Any, splits: Sequence[str], classes: Sequence[str]
     Args:
         name: NAME of that file.
         options: object with the options that the reader needs as attributes; `split_ids` (split -> ids), if it has it,
-            replaces splits that would be drawn at random.
+            replaces splits that would be drawn at random; with `proposals_file`, see `add_proposals`.
         splits: names of the splits; none: the usual ones that are there.
         classes: names of the classes; none: those found in the splits.
         report: `ValidationReport` that receives the errors; without, they are raised.
@@ -47,7 +48,10 @@ def build(name: str, options: Any, splits: Sequence[str], classes: Sequence[str]
     known = sorted(path.name.removesuffix("_dataset.py") for path in Path(__file__).parent.glob("*_dataset.py"))
     if name not in known:
         raise DataError(f"--data={name}: data/{name}_dataset.py does not exist; choose one of {', '.join(known)}")
-    return importlib.import_module(f"data.{name}_dataset").build(options, splits, classes, report)
+    datasets = importlib.import_module(f"data.{name}_dataset").build(options, splits, classes, report)
+    if getattr(options, "proposals_file", None):
+        datasets = [add_proposals(dataset, options) for dataset in datasets]
+    return datasets
 
 
 def read_class_names(classes: Sequence[str]) -> tuple[str, ...]:

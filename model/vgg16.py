@@ -98,14 +98,15 @@ class VGG16RoIHead(nn.Module):
         roi_op: the RoI operation: (1, 512, h, w) feature map, (R, 4) RoIs -> (R, 512, 7, 7).
         generator: a torch.Generator for the initial weights: Gaussian with std 0.01, of `cls_loc` 0.001
             (Fast R-CNN 2.3); biases are 0.
+        n_input: values of a pooled RoI.
     """
 
-    def __init__(self, n_fg_class, width=4096, dropout=0.0, roi_op=roi_pool, generator=None):
+    def __init__(self, n_fg_class, width=4096, dropout=0.0, roi_op=roi_pool, generator=None, n_input=CHANNELS * 7 * 7):
         super().__init__()
         self.n_class = n_fg_class + 1
         self.dropout = dropout
         self.roi_op = roi_op
-        self.fc6 = nn.Linear(CHANNELS * 7 * 7, width)
+        self.fc6 = nn.Linear(n_input, width)
         self.fc7 = nn.Linear(width, width)
         self.cls_loc = nn.Linear(width, self.n_class * 4)
         self.score = nn.Linear(width, self.n_class)

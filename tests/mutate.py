@@ -76,6 +76,38 @@ MUTATIONS = (
         ),
     ),
     *mutations_of(
+        "model/zf.py",
+        ("ZF: smaller windows at the border", "self.size // 2)", "self.size // 2, count_include_pad=False)"),
+        ("ZF: poolings without padding", "nn.MaxPool2d(3, 2, padding=1)", "nn.MaxPool2d(3, 2)"),
+        ("ZF: 7x7 bins", "ROI_SIZE = 6", "ROI_SIZE = 7"),
+    ),
+    *mutations_of(
+        "model/truncated_svd.py",
+        ("truncated SVD: the smallest values", "eigenvectors[:, -t:]", "eigenvectors[:, :t]"),
+        ("truncated SVD: bias in the wrong layer", "nn.Linear(n_input, t, bias=False)", "nn.Linear(n_input, t)"),
+    ),
+    *mutations_of(
+        "data/proposals.py",
+        ("windows: ratio upside down", "(s * r**0.5 / 2, s / r**0.5 / 2)", "(s / r**0.5 / 2, s * r**0.5 / 2)"),
+        ("windows: in the resized image", "* STEP / scale  # (shapes, 2)", "* STEP  # (shapes, 2)"),
+        ("proposals: in the order of the file", "[rois[image_id] for image_id in dataset.ids]", "[*rois.values()]"),
+    ),
+    *mutations_of(
+        "utils/ablation.py",
+        ("ablation: NMS without scores", 'in ("no NMS", "no cls") else', 'in ("no NMS",) else'),
+        ("ablation: anchors with regression", '(without != "no reg")', "(without != n)"),
+    ),
+    *mutations_of(
+        "utils/ablation.py",
+        ("ablation: proposals in the wrong input", "roi = roi * roi.new_tensor(ratio * 2)", "roi = roi * 1"),
+        tests="tests/test_eval.py",
+    ),
+    *mutations_of(
+        "utils/metrics.py",
+        ("given proposals: not resized", "* anchor.new_tensor(ratio * 2)", "* 1"),
+        tests="tests/test_eval.py",
+    ),
+    *mutations_of(
         "model/utils/anchors.py",
         (
             "anchors: scale-major",

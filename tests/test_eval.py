@@ -13,8 +13,11 @@ from pycocotools.cocoeval import COCOeval
 from voc_files import read, thing, write_voc
 
 import model.vgg16
+from data.proposals import write_proposals
 from data.validate import DataError
 from eval import main
+from model.utils.bbox_tools import resize_bbox
+from utils.ablation import PAPER
 from utils.checkpoint import CheckpointError, save_checkpoint
 from utils.coco_eval import eval_detection_coco
 from utils.config import EvalConfig, OptionError
@@ -54,6 +57,17 @@ def folder(tmp_path_factory, net):
     save_checkpoint(folder / "nameless.pth", checkpoint | {"class_names": []})
     save_checkpoint(folder / "odd.pth", checkpoint | {"build": BUILD | {"n_head": 2}})
     return folder
+
+
+@pytest.fixture(scope="module")
+def detector(folder):
+    """The checkpoint detector.pth, with other weights and another input size."""
+    build = BUILD | {"min_size": 96, "max_size": 150}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model.vgg16, "LAYERS", NARROW)
+        weights = model.build(**build, generator=torch.Generator().manual_seed(5)).state_dict()
+    checkpoint = torch.load(folder / "net.pth", weights_only=True) | {"model": weights, "build": build}
+    save_checkpoint(folder / "detector.pth", checkpoint)
 
 
 @pytest.fixture
@@ -165,7 +179,7 @@ def test_proposals(run, folder, capsys):
 def test_the_plot_is_beside_the_checkpoint_unless_it_is_named(run, folder):
     run(proposals=True, limit=1)
     assert (folder / "net.recall.png").is_file()
-    with pytest.raises(OptionError, match=r"--plot=a\.png draws the recall of proposals: give --proposals, too"):
+    with pytest.raises(OptionError, match=r"--plot=a\.png draws recall or ablations: give --proposals"):
         run(plot="a.png")
 
 
@@ -183,6 +197,57 @@ def test_outputs_that_cannot_be_written_are_named_before_the_work(run, monkeypat
     name = next(iter(options.values())).partition("/")[0]
     with pytest.raises(OSError, match=rf": '{name}'$"):  # `command` reports it in one line
         run(**options, proposals=True)
+
+
+def test_ablations(run, folder, capsys):
+    figures = run(ablate=True, score_thresh=0.02, plot="drawn/ablation.png")
+    assert [(row["name"], row["n"]) for row in figures["rows"]] == [(k, n) for k, ns in PAPER.items() for n in ns]
+    assert (figures["detector"], figures["metric"], figures["n_image"]) == (None, "voc07", 3)
+    by_name = {(row["name"], row["n"]): row for row in figures["rows"]}
+    assert by_name["RPN", 300]["map"] == pytest.approx(run(score_thresh=0.02)["map"]) != 0
+    assert (folder / "drawn/ablation.png").is_file()
+    printed = capsys.readouterr().out
+    assert "the detector that was trained together with them" in printed
+    assert "drawn in drawn/ablation.png\nwritten to new/figures.json\n" in printed
+
+
+def test_a_detector_of_its_own_classifies_the_proposals(run, folder, net, detector):
+    figures = run(ablate=True, detector="detector.pth", score_thresh=0.02)
+    (row,) = [row for row in figures["rows"] if (row["name"], row["n"]) == ("RPN", 300)]
+    # the same with the proposals in a file, which the detector's own sizes turn into its input
+    rois = {}
+    for sample in read(folder / "voc", "held", NAMES):
+        x, scale = net.prepare(sample.img)
+        with torch.no_grad():
+            roi = net.eval()(x, scale).rpn.roi.numpy()
+        rois[sample.id] = resize_bbox(roi, x.shape[2:], sample.img.shape[:2])
+    write_proposals(folder / "rois.npz", rois)
+    given = run(load_path="detector.pth", proposals_file="rois.npz", score_thresh=0.02)
+    assert row["mean"] == np.mean([len(roi) for roi in rois.values()])
+    assert row["map"] == pytest.approx(given["map"], abs=1e-6)
+    others = [run(load_path=path, score_thresh=0.02)["map"] for path in ("net.pth", "detector.pth")]
+    assert all(abs(other - given["map"]) > 1e-3 for other in others)
+    with pytest.raises(OptionError, match=r"--detector=detector\.pth classifies"):
+        run(detector="detector.pth")
+
+
+def test_a_detector_trained_on_proposals_is_evaluated_on_them(run, folder, detector, capsys):
+    checkpoint = torch.load(folder / "detector.pth", weights_only=True)
+    checkpoint["config"] |= {"proposals_file": "sliding-windows", "anchor_scales": (1, 2), "min_size": 96}
+    save_checkpoint(folder / "fast.pth", checkpoint)
+    windows = run(load_path="fast.pth", score_thresh=0.02)
+    assert "trained on the proposals of sliding-windows" in capsys.readouterr().out
+    assert windows["map"] != pytest.approx(run(load_path="detector.pth", score_thresh=0.02)["map"], abs=1e-3)
+    assert run(load_path="fast.pth", proposals=True, limit=1)["n_object"] == 2  # of its RPN
+
+
+def test_truncated_svd(run, capsys):
+    before, after = run(score_thresh=0.02), run(score_thresh=0.02, svd=(16, 16))
+    assert after["map"] == pytest.approx(before["map"], abs=1e-5)  # full rank
+    assert "fc6 and fc7 have 402,208 parameters instead of 401,696" in capsys.readouterr().out
+    assert run(score_thresh=0.02, svd=(1, 1))["n_detection"] != before["n_detection"]
+    with pytest.raises(CheckpointError, match=r"net\.pth cannot be used: .*no 17 singular values"):
+        run(svd=(17, 2))
 
 
 def test_a_checkpoint_that_cannot_be_built_is_named(run):

@@ -33,7 +33,7 @@ def block(start):
 def config_classes():
     """Program -> the class of its options."""
     classes = {"train.py train": TrainConfig, "eval.py": EvalConfig, "predict.py": PredictConfig}
-    for name in ("check_data", "fit_anchors", "benchmark"):
+    for name in ("check_data", "fit_anchors", "benchmark", "make_proposals"):
         module = importlib.import_module(f"tools.{name}")
         own = [v for v in vars(module).values() if isinstance(v, type) and v.__module__ == module.__name__]
         classes[f"-m tools.{name}"] = next(value for value in own if hasattr(value, "model_fields"))
@@ -101,7 +101,7 @@ def test_the_other_way_of_the_python_api():
 
 
 def test_backbone_and_data_set_train_and_evaluate(extension):
-    for name in ("model", "data", "utils"):
+    for name in ("model", "data", "utils", "research"):
         shutil.copytree(ROOT / name, extension / name, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
     for name in ("train.py", "trainer.py", "eval.py"):
         shutil.copy(ROOT / name, extension)

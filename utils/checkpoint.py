@@ -183,6 +183,8 @@ def open_checkpoint(path: str | Path, preprocess: str = "auto") -> dict:
         if preprocess != "auto":
             raise OptionError(f"--preprocess={preprocess}: {path} states its own preprocessing, leave it at auto")
         print(f"{path}: a checkpoint of this library, step {checkpoint['step']}")
+        if given := checkpoint["config"].get("proposals_file"):
+            print(f"note: it was trained on the proposals of {given}, its RPN was not: only eval.py uses proposals")
         return checkpoint
     if preprocess != "auto":
         checkpoint["preprocessing"], source = preprocess, "from --preprocess"

@@ -32,6 +32,7 @@ WORDING = (  # from pydantic's messages to ours
 )
 SYNONYMS = {"learning_rate": "lr", "weights": "load_path", "checkpoint": "load_path"}
 CLASSES_OF_CHECKPOINT = "only for a checkpoint without class names: a,b,c in the order of its labels, or a file of them"
+PROPOSALS = "Fast R-CNN on these proposals, FILE.npz or sliding-windows, instead of the RPN's"
 DETECTOR = "checkpoint: ours, simple-faster-rcnn-pytorch's or chainercv's"
 
 
@@ -76,6 +77,7 @@ Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Text = pydantic.InstanceOf[str]  # may name a file whose name is not UTF-8
 Pixels = Annotated[float, Field(ge=0, allow_inf_nan=True)]
+Ranks = Annotated[tuple[Count, Count], BeforeValidator(_split)]
 PathText = Annotated[Text, Field(min_length=1), AfterValidator(os.path.expanduser)]  # of every path, in or out
 Names = Annotated[tuple[Text, ...], BeforeValidator(_split)]
 Times = Annotated[tuple[NonNegativeFloat, ...], BeforeValidator(_split)]
@@ -119,6 +121,14 @@ class DetectConfig(DeviceConfig):
     score_thresh: Share | None = own("Detection", "drop detections with a lower score", "py-faster-rcnn")
     nms_thresh: Share | None = own("Detection", "IoU threshold of NMS, class by class", "py-faster-rcnn")
     max_detections: Count | None = own("Detection", "detections to keep per image; empty: all", "py-faster-rcnn: 100")
+
+
+class CompressConfig(DetectConfig):
+    """Option of the commands that only detect."""
+
+    svd: Ranks | None = option(
+        None, "Detection", "keep this number of singular values of fc6, fc7: 1024,256", "Fast R-CNN 3.1; none"
+    )
 
 
 class DatasetConfig(Config):
@@ -184,6 +194,7 @@ class TrainConfig(DetectConfig, WorkerConfig, TrainInputConfig):
         "Model", "width of fc6 and fc7; random weights if not the default", "VGG16", le=65536
     )
     dropout: Share | None = own("Model", "dropout probability after fc6 and fc7", "py-faster-rcnn: 0.5")
+    proposals_file: PathText | None = option(None, "Proposals", PROPOSALS)
     rpn_min_size: NonNegativeFloat | None = own("Proposals", "minimum side, in pixels of the image", "py-faster-rcnn")
     rpn_nms_thresh: Share | None = own("Proposals", "IoU threshold of NMS", "paper 3.3")
     rpn_score_thresh: Share | None = own("Proposals", "drop proposals with a lower score")
@@ -226,7 +237,7 @@ class TrainConfig(DetectConfig, WorkerConfig, TrainInputConfig):
     tensorboard: Flag = option(False, "Logging", "also write TensorBoard files")
 
 
-class EvalConfig(DetectConfig, WorkerConfig, DatasetConfig):
+class EvalConfig(CompressConfig, WorkerConfig, DatasetConfig):
     """python eval.py: Compute the average precision of a checkpoint, class by class.
 
     example: python eval.py --load-path=runs/mine/last.pth --split=val --json=runs/mine/eval.json
@@ -252,10 +263,13 @@ class EvalConfig(DetectConfig, WorkerConfig, DatasetConfig):
         "empty: coco for --data=coco, voc for VOC2010 and later, else voc07",
     )
     proposals: Flag = option(False, "Metric", "compute the recall of the RPN's proposals instead")
-    plot: PathText | None = option(None, "Metric", "with --proposals: file for the figure, else beside the checkpoint")
+    ablate: Flag = option(False, "Metric", "compute AP for fewer proposals, without NMS, cls or reg", "paper, table 2")
+    detector: PathText | None = option(None, "Metric", f"with --ablate: classify the proposals by this {DETECTOR}")
+    proposals_file: PathText | None = option(None, "Metric", f"{PROPOSALS}; empty: as in training")
+    plot: PathText | None = option(None, "Metric", "with --proposals, --ablate: file for the figure")
 
 
-class PredictConfig(DetectConfig):
+class PredictConfig(CompressConfig):
     """python predict.py IMAGE_OR_DIRECTORY_OR_PATTERN ...: Detect objects, draw and list their boxes.
 
     example: python predict.py photos/ --load-path=runs/mine/last.pth --out=runs/mine/predictions
@@ -336,7 +350,8 @@ def training_options(config: Config, checkpoint: Values, **values: Any) -> Train
     of splits that the training drew. `values` replace options without being checked.
     """
     trained = restore_options(TrainConfig, checkpoint["config"])
-    given = config.model_dump(include=DatasetConfig.model_fields.keys() - {"classes"}, exclude_none=True)
+    read = DatasetConfig.model_fields.keys() - {"classes"} | {"proposals_file"}
+    given = config.model_dump(include=read, exclude_none=True)
     if "voc_data_dir" in given:
         given = {"data": "voc", "download": False} | given
     elif any(name.startswith("coco_") for name in given):

@@ -55,9 +55,25 @@ def detect(model, dataset, dtype=None, num_workers=None, limit=None, **predict_o
     detected, device = [], model.device
     with torch.autocast(device.type, dtype, enabled=dtype is not None):
         for sample in read_samples(dataset, limit, num_workers, device):
-            detected += zip(*model.predict([sample.img], **predict_options), strict=True)  # bbox, label, score
+            detected += zip(*predict_sample(model, sample, **predict_options), strict=True)  # bbox, label, score
     detected = gather_interleaved(detected)
     return [[image[i] for image in detected] for i in range(3)]
+
+
+def predict_sample(model, sample, **predict_options):
+    """Return `model.predict` of one sample, on the sample's own proposals instead of the RPN's if it has some."""
+    if sample.roi is None:
+        return model.predict([sample.img], **predict_options)
+
+    def propose(rpn_loc, fg_score, anchor, img_size, scale, train):
+        ratio = [after / before for before, after in zip(sample.img.shape[:2], img_size, strict=True)]
+        return anchor.new_tensor(sample.roi) * anchor.new_tensor(ratio * 2)  # (R, 4)
+
+    model.rpn.propose = propose
+    try:
+        return model.predict([sample.img], **predict_options)
+    finally:
+        del model.rpn.propose  # the method is visible again
 
 
 def score(pred, dataset, metric="voc07") -> Evaluation:
@@ -101,7 +117,8 @@ def draw_detections(model, dataset, n_image: int, dtype: torch.dtype | None = No
     """Draw ground truth beside detections on up to `n_image` images of a data set; see `vis.comparison`, `evaluate`."""
     samples = [dataset[i] for i in range(0, len(dataset), -(-len(dataset) // n_image))]
     with torch.autocast(model.device.type, dtype, enabled=dtype is not None):
-        detections = model.predict([sample.img for sample in samples], **predict_options)
+        detections = [predict_sample(model, sample, **predict_options) for sample in samples]
+    detections = [[values for (values,) in column] for column in zip(*detections, strict=True)]
     return comparison(samples, detections, dataset.classes)
 
 

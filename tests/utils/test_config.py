@@ -245,6 +245,7 @@ def test_a_training_config_is_complete():
         "max_steps",
         "max_detections",
         *("trainable_layers", "batch_norm", "rpn_score_thresh"),  # of other models
+        "proposals_file",
     }
 
 

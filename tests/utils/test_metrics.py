@@ -34,6 +34,7 @@ GT = [  # bbox, label, difficult of three images
 class Sample(NamedTuple):
     img: np.ndarray
     rng: None = None  # default collation fails on it
+    roi: None = None
 
 
 class Dataset:
