@@ -275,6 +275,7 @@ def on_step(monkeypatch):
 
 def test_a_run_writes_its_files_and_no_others(calm, place):
     files = ["best.pth", "config.json", "curves.png", "environment.json", "last.pth", "log.jsonl", "pictures"]
+    files += ["train.txt", "val.txt"]
     assert sorted(path.name for path in calm.iterdir()) == files
     assert sorted(path.name for path in (calm / "pictures").iterdir()) == ["000006.png", "000012.png"]
 
