@@ -65,9 +65,9 @@ def siblings(monkeypatch, tmp_path):
     build = "return name, n_fg_class, depth\n"
     texts = {
         "alone": f"TRAINING = {{}}\ndef build(n_fg_class=20, depth=3, name='alone'):\n    {build}",
-        "family": f"NAMES = ('tiny18', 'tiny50')\nTRAINING = {{'lr': 0.5, 'depth': 9, 'frozen_convs': 2}}\n"
-        f"def build(name, n_fg_class=20, depth=4):\n    {build}"
-        "def defaults(name, pretrained): return {'frozen_convs': 0} if pretrained == 'none' else {}\n",
+        "family": f"NAMES = ('tiny18', 'tiny50')\nTRAINING = {{'lr': 0.5, 'depth': 9}}\n"
+        f"def build(name, n_fg_class=20, depth=4, frozen=None):\n    {build}"
+        "def defaults(name, pretrained):\n    return {'frozen': 0 if pretrained == 'none' else int(name[4:])}\n",
         "parts": "",
     }
     for name, text in texts.items():

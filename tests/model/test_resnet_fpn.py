@@ -24,7 +24,16 @@ import model
 import predict
 import train
 from model import WeightsError
-from model.resnet_fpn import NAMES, Pyramid, PyramidExtractor, convert_torchvision
+from model.faster_rcnn import FasterRCNNOutput
+from model.resnet_fpn import (
+    NAMES,
+    Pyramid,
+    PyramidExtractor,
+    PyramidFasterRCNN,
+    PyramidProposalCreator,
+    convert_torchvision,
+)
+from model.rpn import RPNOutput
 from model.utils.anchor_target_creator import AnchorTargetCreator
 from model.utils.preprocess import CAFFE, TORCHVISION, resized_size
 from model.utils.proposal_target_creator import ProposalTargetCreator
@@ -260,6 +269,36 @@ def test_base_anchors():
     wide = model.build("resnet50_fpn", head_width=8, anchor_scales=(4, 6), anchor_ratios=(1,))
     assert wide.rpn.anchor_base[1, :, 2].tolist() == [16, 24]
     assert wide.rpn.score.out_channels == 2
+
+
+def test_proposals_of_levels():
+    anchor = [[10, 10, 30, 30], [10, 10, 30, 29], [50, 50, 70, 70], [10, 10, 30, 31], [20, 100.5, 40, 120]]
+    logit = torch.tensor([2.0, 1, -1, 0, 5])  # 0.88, 0.73 (suppressed by the first), 0.27; 0.5, 0.99 (outside)
+
+    def propose(train=False, **numbers):
+        numbers = {"n_test_pre_nms": 3, "n_test_post_nms": 3, "min_size": 1e-3} | numbers
+        creator = PyramidProposalCreator(n_train_pre_nms=1, n_train_post_nms=2, **numbers)
+        roi = creator(torch.zeros(5, 4), logit, torch.tensor(anchor), [3, 2], (80, 100), train)
+        return [anchor.index(row) for row in roi.tolist()]
+
+    assert propose() == [0, 3, 2]  # one level does not suppress the other
+    assert propose(n_test_pre_nms=2) == [0, 3]  # of each level
+    assert propose(n_test_post_nms=1) == [0]  # of all
+    assert propose(score_thresh=0.3) == [0, 3]
+    assert propose(train=True) == [0]
+
+
+def test_detections_are_chosen_on_the_clipped_boxes():
+    net = PyramidFasterRCNN(None, None, None, TORCHVISION)
+    roi = torch.tensor([[10.0, 10, 30, 40], [10, 100.5, 30, 120], [0, 50, 20, 90], [-40, 50, 20, 90]])
+    score = torch.tensor([3.0, 9, 2, 1])  # the second is empty once it is clipped, the fourth like the third
+    output = FasterRCNNOutput(
+        RPNOutput(None, None, None, roi, None), torch.zeros(4, 2, 4), torch.stack((0 * score, score), 1)
+    )
+    bbox, label, prob = net.decode(output, (50, 100), (100, 100), 0.05, 0.5)
+    assert bbox.tolist() == [[20, 10, 60, 40], [0, 50, 40, 90]]
+    assert label.tolist() == [0, 0]
+    assert_same(prob, score[[0, 2]].sigmoid())
 
 
 def test_an_image_is_padded_only_inside_the_extractor():
