@@ -81,7 +81,7 @@ def test_speed(small, monkeypatch):
     assert figures["train, fp32, ours, seconds"] == 2
     assert figures["train, tf32, torchvision / ours"] == 2  # of 4, 2 and 1
     assert figures["predict, tf32, torchvision / ours"] == 3
-    assert figures["train, tf32, ours, peak GB"] == 1.5
+    assert figures["train, fp32, ours, peak GB"] == 1.5
 
 
 def test_waits(small, monkeypatch):
