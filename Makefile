@@ -44,7 +44,8 @@ dashboard: $(VENV)/run.done
 # docs/options.md: the --help of every command
 options: $(VENV)/run.done
 	for command in "train.py train" eval.py predict.py "-m tools.check_data" "-m tools.fit_anchors" "-m tools.benchmark" \
-		"-m tools.make_proposals"; do printf '## `python %s`\n\n```\n' "$$command"; $(BIN)/python $$command --help; printf '```\n\n'; done \
+		"-m tools.make_proposals" "-m tools.run_seeds" "-m tools.gpu_check" "-m tools.export_onnx"; \
+		do printf '## `python %s`\n\n```\n' "$$command"; $(BIN)/python $$command --help; printf '```\n\n'; done \
 		| cat docs/options_head.txt - > docs/options.md
 
 test: $(VENV)/test.done

@@ -33,7 +33,7 @@ def block(start):
 def config_classes():
     """Program -> the class of its options."""
     classes = {"train.py train": TrainConfig, "eval.py": EvalConfig, "predict.py": PredictConfig}
-    for name in ("check_data", "fit_anchors", "benchmark", "make_proposals"):
+    for name in (path.stem for path in (ROOT / "tools").glob("*.py")):
         module = importlib.import_module(f"tools.{name}")
         own = [v for v in vars(module).values() if isinstance(v, type) and v.__module__ == module.__name__]
         classes[f"-m tools.{name}"] = next(value for value in own if hasattr(value, "model_fields"))
@@ -190,7 +190,7 @@ def test_every_option_that_is_named_exists(page):
         text = re.sub(r"^\| [^|]* \|", "", text, flags=re.M)
     named = re.findall(r"(?<![-\w])--([a-z][a-z0-9-]*)", text)
     programs = {"help", "name", "nproc"}  # of any command; any; of torchrun: --nproc_per_node
-    tests = {"steps", "kills", "runs"}  # of the programs in tests/
+    tests = {"steps", "kills"}  # of the programs in tests/
     assert set(named) - known_options() <= programs | tests
 
 

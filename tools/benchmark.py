@@ -53,6 +53,14 @@ class BenchConfig(Config):
     json_path: PathText | None = option(None, "Run", "file to write the figures to", alias="json")
 
 
+def parse_size(text):
+    """Return [height, width] of `--size`; raise OptionError if it is not HEIGHTxWIDTH."""
+    size = [int(side) if side.isdecimal() else 0 for side in text.split("x")]
+    if len(size) != 2 or min(size) < 32:
+        raise OptionError(f"--size must be HEIGHTxWIDTH, such as 600x800, each at least 32, not {text!r}")
+    return size
+
+
 def build_network(size, **kwargs):
     """Build our network for images of `size`, (height, width)."""
     options = {"n_fg_class": N_CLASS, "head_width": WIDTH, "frozen_convs": N_FROZEN} | kwargs
@@ -60,26 +68,32 @@ def build_network(size, **kwargs):
 
 
 class Contestant:
-    """A network, and an image of noise with five objects.
+    """A network, and an image of noise with objects.
 
     Args:
         device: torch.device.
         dtype: torch.bfloat16 for autocast, None for float32.
         size: (height, width) of the image.
+        n_object: number of objects.
+        kwargs: arguments of `build`.
     """
 
-    def __init__(self, device, dtype, size):
-        rng = np.random.default_rng(0)
-        corner = rng.uniform(0, 0.6, (5, 2)) * size
-        bbox = np.hstack((corner, corner + rng.uniform(0.1, 0.4, (5, 2)) * size)).astype(np.float32)
-        img, label = rng.integers(0, 256, (*size, 3), np.uint8), rng.integers(0, N_CLASS, 5)
-        self.sample, self.device, self.dtype = Sample(img, bbox, label, np.zeros(5, bool), "noise"), device, dtype
-        self.net = self.build(size).to(device)
+    def __init__(self, device, dtype, size, n_object=5, **kwargs):
+        rng, n_class = np.random.default_rng(0), kwargs.get("n_fg_class", N_CLASS)
+        corner = rng.uniform(0, 0.6, (n_object, 2)) * size
+        bbox = np.hstack((corner, corner + rng.uniform(0.1, 0.4, (n_object, 2)) * size)).astype(np.float32)
+        img, label = rng.integers(0, 256, (*size, 3), np.uint8), rng.integers(0, n_class, n_object)
+        self.sample, self.device, self.dtype = (
+            Sample(img, bbox, label, np.zeros(n_object, bool), "noise"),
+            device,
+            dtype,
+        )
+        self.net = self.build(size, **kwargs).to(device)
         self.optimizer = build_optimizer(self.net, LR)
 
-    def build(self, size):
+    def build(self, size, **kwargs):
         """Build the network."""
-        return build_network(size)
+        return build_network(size, **kwargs)
 
     def autocast(self):
         """Return the context in which the layers run."""
@@ -104,8 +118,8 @@ class Contestant:
 class Ours(Contestant):
     """This library."""
 
-    def __init__(self, *args):
-        super().__init__(*args)
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
         self.trainer = FasterRCNNTrainer(self.net, self.optimizer, dtype=self.dtype)
 
     def train(self):
@@ -215,6 +229,11 @@ def _peak_memory(name, device, *args):
     contestant = CONTESTANTS[name](device, *args)
     for _ in range(3):
         contestant.train()
+    return peak_gb(device)
+
+
+def peak_gb(device):
+    """Return the most memory in GB that this process has had, on a GPU of torch's; None if the system says nothing."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     status = Path("/proc/self/status")  # getrusage would report the peak of the parent if that is higher
@@ -239,10 +258,7 @@ def report(precision, seconds, memory):
 
 def main(config):
     """Measure as a `BenchConfig` says; print tables."""
-    device = pick_device(config.device)
-    size = [int(side) if side.isdecimal() else 0 for side in config.size.split("x")]
-    if len(size) != 2 or min(size) < 32:
-        raise OptionError(f"--size must be HEIGHTxWIDTH, such as 600x800, each at least 32, not {config.size!r}")
+    device, size = pick_device(config.device), parse_size(config.size)
     check_writable(config.json_path)
     precisions = [config.precision]
     if config.precision == "auto":

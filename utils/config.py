@@ -80,6 +80,7 @@ Pixels = Annotated[float, Field(ge=0, allow_inf_nan=True)]
 Ranks = Annotated[tuple[Count, Count], BeforeValidator(_split)]
 PathText = Annotated[Text, Field(min_length=1), AfterValidator(os.path.expanduser)]  # of every path, in or out
 Names = Annotated[tuple[Text, ...], BeforeValidator(_split)]
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0, le=2**63 - 1)], ...], Field(min_length=1), BeforeValidator(_split)]
 Times = Annotated[tuple[NonNegativeFloat, ...], BeforeValidator(_split)]
 Sides = Annotated[tuple[Annotated[float, Field(ge=0.001, le=1000)], ...], Field(min_length=1), BeforeValidator(_split)]
 Precision = Literal["auto", "fp32", "bf16"]

@@ -1,0 +1,259 @@
+"""Check and measure what only a GPU can show: `python -m tools.gpu_check`, at most 9 minutes.
+
+Each check has a process of its own and limited time, so that one that fails, crashes or hangs hides no other. With
+`--device=cpu --size=64x96` the same code runs on a CPU, where it shows little.
+"""
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch loads: docs/benchmarks.md#a-busy-machine
+
+import contextlib
+import json
+import multiprocessing
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import fire
+import numpy as np
+import torch
+
+from tools import benchmark
+from utils.checkpoint import check_writable, describe_environment, write_text
+from utils.config import Config, Names, OptionError, PathText, command, option
+from utils.distributed import pick_device, pick_dtype
+from utils.logger import LOSSES
+
+ROOT = Path(__file__).parent.parent
+TESTS = ROOT / "tests"
+TOY = (ROOT / "docs/demo_options.txt").read_text(encoding="utf-8").split()  # options of train.py for random weights
+PRECISIONS = ("fp32", "tf32", "bf16")
+N_ROUND, N_PROFILED = 20, 10  # rounds to measure; steps to profile
+N_LEARN, N_REPEAT = 300, 20  # steps on the toy data
+LOSS_CHANGE = 0.01  # largest change of a loss by the precision of the layers, relative to the total
+FALL = 0.8  # largest mean loss of the last third of the steps, relative to the first
+START = "spawn"  # how a process starts: a fork could not use CUDA
+WAITS = ("cudaStreamSynchronize", "cudaEventSynchronize", "cudaMemcpy")  # the profiler itself synchronizes the device
+
+
+class GpuConfig(Config):
+    """python -m tools.gpu_check: Check and measure what only a GPU can show; write a table and its figures.
+
+    example: python -m tools.gpu_check --out=runs/gpu_check
+    """
+
+    device: str = option("cuda", "Device", "auto (the GPU if there is one), cpu, cuda or cuda:N")
+    size: str = option("600x800", "Image", "height x width of the image that is timed, which is not resized")
+    checks: Names = option((), "Run", "checks a,b to run; empty: all")
+    patience: float = option(1.0, "Run", "factor of the seconds that a check may take", ge=0)
+    out: PathText = option("runs/gpu_check", "Run", "name of the files to write, to which .json and .md are appended")
+
+
+def run_tests(config, device, folder):
+    """Run the tests that are marked cuda: CuPy's creators against NumPy's, among others."""
+    words = [sys.executable, "-m", "pytest", "-q", "-m", "cuda", "-p", "no:cacheprovider", TESTS]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    counts = {kind: int(n) for n, kind in re.findall(r"(\d+) (passed|failed|skipped|errors?)\b", done.stdout)}
+    wrong = done.returncode or (device.type == "cuda" and "skipped" in counts)
+    return counts | {"fault": f"{done.stdout}{done.stderr}"[-2000:] if wrong else None}
+
+
+def set_precision(name):
+    """Set the arithmetic of float32 layers on a GPU; return the dtype of autocast, None for float32."""
+    float32 = "tf32" if name == "tf32" else "ieee"
+    torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.conv.fp32_precision = float32
+    return torch.bfloat16 if name == "bf16" else None
+
+
+def compare_precisions(config, device, folder):
+    """Compare the losses of a first step, random weights, in every precision with float32's."""
+    ours = benchmark.Ours(device, set_precision("fp32"), benchmark.parse_size(config.size))
+    x, scale = ours.net.train().prepare(ours.sample.img)
+    losses, figures = {}, {}
+    with torch.no_grad():
+        roi = ours.net.rpn(ours.net.extractor(x), x.shape[2:], scale, train=True).roi.cpu().numpy()
+        for name in PRECISIONS:
+            ours.trainer.dtype = set_precision(name)
+            for kept in (roi, None):
+                sample = ours.sample._replace(rng=np.random.default_rng(0), roi=kept)
+                losses[name, kept is roi] = torch.stack(ours.trainer.compute_losses(sample)[:5]).double().cpu()
+    for (name, same), values in losses.items():
+        change = (values - losses["fp32", same]) / losses["fp32", same][-1]
+        for loss, value, relative in zip(LOSSES, values.tolist(), change.tolist(), strict=True):
+            key = f"{loss}, {name}, {'the same' if same else 'its own'} proposals"
+            figures[key] = value if name == "fp32" else f"{relative:+.3%} of the total"
+        if same and not (change.abs() <= LOSS_CHANGE).all():  # NaN is a fault, too
+            figures["fault"] = f"{name} changes a loss by more than {LOSS_CHANGE:.0%} of the total"
+    return figures
+
+
+def measure(config, device, folder):
+    """Time a training step and a prediction, beside torchvision's detector and the bare layers; measure memory."""
+    figures, size = {}, benchmark.parse_size(config.size)
+    for precision in PRECISIONS:
+        dtype = set_precision(precision)
+        seconds = benchmark.measure(N_ROUND, device, dtype, size)
+        for name, by_work in seconds.items():
+            for work, values in by_work.items():
+                figures[f"{work}, {precision}, {name}, seconds"] = statistics.median(values)
+                ratios = (value / ours for value, ours in zip(values, seconds["ours"][work], strict=True))
+                figures[f"{work}, {precision}, {name} / ours"] = statistics.median(ratios)
+            if precision != "tf32":  # which needs as much as fp32
+                figures[f"train, {precision}, {name}, peak GB"] = benchmark.peak_memory(name, device, dtype, size)
+    return figures
+
+
+def count_waits(config, device, folder):
+    """Count how often the host waits for a GPU in a training step and in a prediction, and where torch does."""
+    ours, figures = benchmark.Ours(device, pick_dtype("auto", device), benchmark.parse_size(config.size)), {}
+    for work in benchmark.N_ROI:
+        call = getattr(ours, work)
+        for _ in range(benchmark.N_WARM_UP):
+            call()
+        with torch.profiler.profile() as profiler:
+            for _ in range(N_PROFILED):
+                call()
+        n_wait = sum(event.count for event in profiler.key_averages() if event.key in WAITS)
+        figures[f"{work}, waits"] = n_wait / N_PROFILED
+        if device.type == "cuda":
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                torch.cuda.set_sync_debug_mode("warn")
+                call()
+                torch.cuda.set_sync_debug_mode("default")
+            places = Counter(f"{Path(warning.filename).name}:{warning.lineno}" for warning in caught)
+            figures[f"{work}, torch waits in"] = ", ".join(f"{place} ({n})" for place, n in places.items())
+    waits = figures["train, waits"]
+    return figures | {"fault": f"{waits:g} waits per training step, not one" if waits > 1 else None}
+
+
+def train(folder, env, device, *options):
+    """Train on the toy data with train.py, in `folder`; return the records of its log."""
+    words = [sys.executable, ROOT / "train.py", "train", "--data=shapes", "--visdom=off", *TOY, "--plot-every=10"]
+    words += [f"--env={env}", f"--device={device}", *options]
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"train.py: {done.stderr[-2000:]}")
+    log = Path(folder, "runs", env, "log.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in log.splitlines()]
+
+
+def learn(config, device, folder):
+    """Train on the toy data: the loss must fall."""
+    records = train(folder, "learn", device, f"--max-steps={N_LEARN}")
+    steps = [record for record in records if record["kind"] == "train"]
+    loss, n = [record["total"] for record in steps], max(1, len(steps) // 3)
+    first, last = statistics.mean(loss[:n]), statistics.mean(loss[-n:])
+    figures = {"loss, first third": first, "loss, last third": last, "mAP": records[-1].get("map")}
+    figures["images per second, median"] = statistics.median(record["images_per_second"] for record in steps)
+    return figures | {"fault": None if last <= FALL * first else "the loss does not fall"}
+
+
+def repeat(config, device, folder):
+    """Train twice with --deterministic, and once with an interruption: the weights must be equal."""
+    options = "--deterministic", f"--max-steps={N_REPEAT}"
+    for env in ("one", "two"):
+        train(folder, env, device, *options)
+    train(folder, "resumed", device, *options, f"--max-steps={N_REPEAT // 2}")
+    train(folder, "resumed", device, "--resume", f"--max-steps={N_REPEAT}")
+    paths = [Path(folder, "runs", env, "last.pth") for env in ("one", "two", "resumed")]
+    one, two, resumed = (torch.load(path, weights_only=True)["model"] for path in paths)
+    noise, change = distance(one, two), distance(one, resumed)
+    faults = ["two equal runs differ"] * (noise > 0)
+    faults += ["a resumed run differs more than two equal ones"] * (not change <= 3 * noise)
+    figures = {"distance of the weights of two equal runs": noise, "of a whole and a resumed run": change}
+    return figures | {"fault": "; ".join(faults) or None}
+
+
+def distance(one, other):
+    """Return the Euclidean distance of the weights of two networks, relative to their length."""
+    flat, other_flat = (torch.cat([weights[name].double().flatten() for name in one]) for weights in (one, other))
+    return ((flat - other_flat).norm() / flat.norm()).item()
+
+
+CHECKS = {  # check -> function of (config, device, scratch folder), which returns figures; seconds that it may take
+    "tests": (run_tests, 80),
+    "precision": (compare_precisions, 35),
+    "speed": (measure, 190),
+    "waits": (count_waits, 35),
+    "learning": (learn, 65),
+    "repeat": (repeat, 120),
+}
+
+
+def run_apart(check, seconds, *args):
+    """Run a check in a process of its own, for some seconds at most.
+
+    Returns:
+        The figures of the check, with "seconds", and "fault": None, or what went wrong.
+    """
+    context, start = multiprocessing.get_context(START), time.monotonic()
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=_send, args=(there, check, *args))
+    process.start()
+    there.close()
+    try:
+        figures = here.recv() if here.poll(seconds) else {"fault": f"not done after {seconds:g} seconds"}
+    except EOFError:
+        figures = {"fault": "its process crashed"}
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.kill()  # if it has no group yet
+        process.join()
+    return {"fault": None} | figures | {"seconds": time.monotonic() - start}
+
+
+def _send(pipe, check, *args):
+    os.setsid()  # what the check starts ends with it
+    try:
+        pipe.send(check(*args))
+    except Exception as error:
+        pipe.send({"fault": f"{type(error).__name__}: {error}"})
+
+
+def format_table(results):
+    """Format the results as Markdown: the environment, then a row per figure."""
+    head = ", ".join(f"{name} {value}" for name, value in results.items() if name != "checks" and value is not None)
+    lines = [head, "", "| check | figure | value |", "|---|---|---|"]
+    for name, figures in results["checks"].items():
+        fault = " ".join((figures["fault"] or "ok").replace("|", "/").split())
+        lines.append(f"| **{name}** | {fault[-300:]} | {figures['seconds']:.0f} s |")
+        for key, value in figures.items():
+            if key not in ("fault", "seconds"):
+                lines.append(f"| {name} | {key} | {f'{value:.4g}' if isinstance(value, float) else value} |")
+    return "\n".join(lines) + "\n"
+
+
+def main(config):
+    """Run the checks that a `GpuConfig` names; exit with 1 if one fails."""
+    device = pick_device(config.device)
+    benchmark.parse_size(config.size)
+    for name in config.checks:
+        if name not in CHECKS:
+            raise OptionError(f"--checks={name}: choose from {','.join(CHECKS)}")
+    paths = [f"{config.out}.{suffix}" for suffix in ("json", "md")]
+    check_writable(*paths)
+    results = {"size": config.size} | describe_environment(device) | {"checks": {}}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in config.checks or CHECKS:
+            print(f"{name} ...")
+            check, seconds = CHECKS[name]
+            results["checks"][name] = run_apart(check, seconds * config.patience, config, device, folder)
+            for path, text in zip(paths, (json.dumps(results, indent=1), format_table(results)), strict=True):
+                write_text(path, text)
+    print(format_table(results) + f"written to {' and '.join(paths)}")
+    if any(figures["fault"] for figures in results["checks"].values()):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    fire.Fire(command(GpuConfig, main))
