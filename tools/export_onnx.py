@@ -19,13 +19,13 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import nn
-from torchvision.ops import box_iou, nms
+from torchvision.ops import nms
 
 import model
 from data.validate import DataError
 from data.voc_dataset import read_image
 from model.faster_rcnn import FasterRCNN
-from model.utils.bbox_tools import loc2bbox
+from model.utils.bbox_tools import bbox_iou, loc2bbox
 from model.vgg16 import roi_pool
 from utils import checkpoint as ckpt
 from utils.config import DETECTOR, Config, Count, OptionError, PathText, Share, command, counted, option, own
@@ -77,7 +77,8 @@ class Detector(nn.Module):
     def prepare(self, img):
         """Resize and normalise as `FasterRCNN.prepare`; return (1, 3, H', W'), the resize factor and [H', W']."""
         sides = _sides(img.shape[:2]).double()  # (2,), where float32 would round a half the other way
-        scale = torch.minimum(self.net.min_size / sides.min(), self.net.max_size / sides.max())
+        limits = torch.tensor((self.net.min_size, self.net.max_size), dtype=sides.dtype)
+        scale = (limits / torch.stack((sides.min(), sides.max()))).min()  # number / tensor is not exact
         size = [side.item() for side in (sides * scale).round().clamp(min=self.net.extractor.stride).long()]
         for side in size:  # for the exporter, which knows nothing about them
             torch._check(side >= self.net.extractor.stride)
@@ -96,7 +97,10 @@ class Detector(nn.Module):
         roi, large = roi[order], large[order]
         rank = torch.arange(n_pre_nms, dtype=roi.dtype)
         keep = nms(roi, -rank, creator.nms_thresh)[: creator.n_test_post_nms]
-        return roi[keep[large[keep]]]
+        roi = roi[keep[large[keep]]]
+        if torch.compiler.is_exporting():  # convolutions of a head branch on it; the graph takes 0 as well
+            torch._check(roi.shape[0] > 0)
+        return roi
 
     def decode(self, roi, roi_cls_loc, roi_score, size, original_size):
         """Post-process as `FasterRCNN.decode`; boxes of different classes are moved apart before one NMS."""
@@ -134,7 +138,8 @@ def export(detector):
         return pool, opset18.Identity(pool)  # in place of the places of the maxima, which nobody reads
 
     img = torch.randint(256, (*EXAMPLE, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    dynamic = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC, 2: None}
+    dim = torch.export.Dim
+    dynamic = {0: dim.DYNAMIC, 1: dim.DYNAMIC, 2: dim.STATIC}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         program = torch.export.export(detector, (img,), dynamic_shapes=(dynamic,), strict=False)
@@ -189,7 +194,7 @@ def difference(ours, theirs):
     what = f"{len(ours[0])} and {len(theirs[0])} detections"
     if min(len(ours[0]), len(theirs[0])) == 0:
         return what
-    iou = box_iou(torch.from_numpy(ours[0]), torch.from_numpy(theirs[0])).numpy() * (ours[1][:, None] == theirs[1])
+    iou = bbox_iou(ours[0], theirs[0]) * (ours[1][:, None] == theirs[1])
     nearest = iou.argmax(1)
     return f"{what}, IoU at least {iou.max(1).min():.4f}, scores within {abs(ours[2] - theirs[2][nearest]).max():.1e}"
 

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 import model
+from model.faster_rcnn import FasterRCNN
 from model.utils.preprocess import CAFFE
 from tools import export_onnx
 from tools.export_onnx import Detector, ExportConfig, difference
@@ -16,14 +17,14 @@ from utils.checkpoint import save_checkpoint
 from utils.config import OptionError
 
 MISSING = [name for name in export_onnx.PACKAGES if importlib.util.find_spec(name) is None]
-SIZES = ((24, 33), (50, 31), (96, 20), (70, 90))  # 24 x 33 becomes 64 x 88; 20 x 96: the longer side decides
+SIZES = ((24, 33), (50, 31), (95, 320), (70, 90))  # in the third the longer side decides
 BUILD = {"n_fg_class": 3, "head_width": 16, "min_size": 60, "max_size": 96, "anchor_scales": (1, 2, 4)}
 
 
 @pytest.fixture(scope="module")
 def net(tiny_model):
     """A network with many detections of all classes, for inputs in BGR."""
-    net = model.build(**BUILD, n_test_pre_nms=150, n_test_post_nms=60, rpn_min_size=7)
+    net = model.build(**BUILD, n_test_pre_nms=150, n_test_post_nms=20, rpn_min_size=7)
     net.load_state_dict(copy.deepcopy(tiny_model.state_dict()))
     net.preprocessing, generator = CAFFE, torch.Generator().manual_seed(1)
     for layer, std in ((net.rpn.score, 0.1), (net.rpn.loc, 0.02), (net.head.score, 2), (net.head.cls_loc, 2)):
@@ -49,10 +50,15 @@ def test_the_path_in_torch_gives_what_predict_gives(net, size, options):
 
 
 @torch.no_grad()
-def test_a_half_is_rounded_as_in_the_resize(net):
-    x, scale = net.prepare(image((24, 33)))  # 33 * 60 / 24 = 82.5
-    found, found_scale, size = Detector(copy.deepcopy(net)).prepare(torch.from_numpy(image((24, 33))))
-    assert (list(x.shape[2:]), scale) == (size, found_scale.item()) == ([60, 82], 2.5)
+@pytest.mark.parametrize(
+    ("size", "resized"),
+    [((24, 33), [60, 82]), ((95, 320), [28, 96])],  # 33 * 60 / 24 = 82.5; 95 * 96 / 320 = 28.5, in float64 alone
+)
+def test_a_half_is_rounded_as_in_the_resize(net, size, resized):
+    x, scale = net.prepare(image(size))
+    found, found_scale, found_size = Detector(copy.deepcopy(net)).prepare(torch.from_numpy(image(size)))
+    assert list(x.shape[2:]) == found_size == resized
+    assert found_scale.item() == scale
     torch.testing.assert_close(found, x)
 
 
@@ -74,12 +80,21 @@ def test_missing_packages_are_named(monkeypatch):
         export_onnx.main(ExportConfig(load_path="a.pth"))
 
 
+def test_a_network_that_decodes_in_its_own_way_is_refused(monkeypatch):
+    own = type("Own", (FasterRCNN,), {})
+    monkeypatch.setattr(export_onnx, "PACKAGES", ("numpy",))
+    monkeypatch.setattr(export_onnx.ckpt, "open_checkpoint", lambda path: {"build": {"name": "new"}})
+    monkeypatch.setattr(model, "restore", lambda checkpoint: own.__new__(own))
+    with pytest.raises(OptionError, match=r"a\.pth: new prepares or decodes in its own way, which is not exported yet"):
+        export_onnx.main(ExportConfig(load_path="a.pth"))
+
+
 @pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
 def test_the_graph_gives_what_predict_gives(net, tmp_path, capsys):
     paths = [str(tmp_path / f"{height}x{width}.png") for height, width in SIZES]
     for path, size in zip(paths, SIZES, strict=True):
         Image.fromarray(image(size)).save(path)
-    build = BUILD | {"name": "vgg16", "n_test_pre_nms": 150, "n_test_post_nms": 60, "rpn_min_size": 7}
+    build = BUILD | {"name": "vgg16", "n_test_pre_nms": 150, "n_test_post_nms": 20, "rpn_min_size": 7}
     state = {"model": net.state_dict(), "build": build, "class_names": ["a", "b", "c"], "config": {}, "epoch": 0}
     save_checkpoint(tmp_path / "a.pth", state | {"preprocessing": tuple(net.preprocessing), "step": 1})
     export_onnx.main(ExportConfig(load_path=str(tmp_path / "a.pth"), out=str(tmp_path / "a.onnx")), *paths)
