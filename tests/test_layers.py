@@ -1,7 +1,8 @@
 """Which file may import which, read from the syntax trees; and that no backbone is named outside its own file.
 
-`model`, `data` and `utils` never import one another; trainer.py imports only `model.utils`; scripts and `tools` wire
-them and are imported by nobody. Only utils/logger.py imports visdom, inside a function.
+`model`, `data` and `utils` never import one another; trainer.py imports only `model.utils`; scripts, `tools` and
+`research` wire them and are imported by nobody, except `research` by scripts. Only utils/logger.py imports visdom,
+inside a function.
 """
 
 import ast
@@ -12,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = ("model", "data", "utils")
-WIRING = ("tools", "docs")  # folders whose files may import the layers and the trainer
+WIRING = ("tools", "docs", "research")  # folders whose files may import the layers and the trainer
 LOGGER = "utils/logger.py"
 BACKBONES = re.compile(r"vgg|resnet|resnext|alexnet|mobilenet|swin|\bzf", re.IGNORECASE)
 GENERIC = ("trainer.py", "train.py", "model/utils")  # these work for every backbone
@@ -51,7 +52,7 @@ def import_violation(where, name, ours, in_function):
         return "the metric stands alone"
     if where.as_posix() == "trainer.py" and name.split(".")[:2] != ["model", "utils"]:
         return "the trainer imports only model.utils"
-    own = package[:1] == (top,)
+    own = package[:1] == (top,) or (top == "research" and not package)
     return f"{top} is a script or a tool: nobody imports it" if top not in (*LAYERS, "trainer") and not own else None
 
 
@@ -124,6 +125,9 @@ def test_a_named_backbone_is_found(tmp_path, where):
         ("trainer.py", "from data import Sample"),
         ("train.py", "from eval import main"),
         ("tools/new.py", "from predict import find_images"),
+        ("tools/new.py", "from research import TRAINERS"),
+        ("trainer.py", "import research"),
+        ("research/new.py", "import train"),
         ("train.py", "from tools.check_data import main"),
         ("train.py", "def f():\n    import visdom"),
         (LOGGER, "import visdom"),
@@ -146,7 +150,8 @@ def test_a_violation_is_found(tmp_path, where, text):
             "trainer.py",
             "from model.utils.anchors import f\nfrom model.utils import anchors\nimport model.utils.anchors",
         ),
-        ("train.py", "from model import build\nfrom data import Sample\nimport trainer"),
+        ("train.py", "from model import build\nfrom data import Sample\nimport research, trainer"),
+        ("research/new.py", "from research.adam import to_adam\nfrom trainer import Losses\nimport data, utils.vis"),
         ("tools/new.py", "import tools.benchmark\nfrom trainer import Losses\nimport data, model, utils.vis"),
         ("utils/config.py", "torch.cuda.is_available()\nx = torch.device('cuda')"),
     ],

@@ -286,7 +286,7 @@ def test_config_json_holds_every_option_resolved(calm):
     own = {name: config[name] for name in ("lr", "frozen_convs", "nms_thresh", "n_sample", "lr_decay_epoch")}
     assert own == {"lr": 1e-3, "frozen_convs": 0, "nms_thresh": 0.3, "n_sample": 128, "lr_decay_epoch": [10]}
     unset = {name for name, value in config.items() if value is None}
-    assert unset == {"num_workers", "max_detections", "load_path", "max_steps"}
+    assert unset == {"num_workers", "max_detections", "load_path", "max_steps", "rpn_lambda"}
 
 
 def test_log_has_a_line_per_interval_and_one_per_evaluation(calm):

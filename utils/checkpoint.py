@@ -25,7 +25,7 @@ RUNS = Path("runs")
 # options that a resumed run keeps: they define its weights, its data or the order of its images
 FIXED_OPTIONS = ("model", "load_path", "reset_head", "pretrained", "preprocess", "seed", "classes", "train_split")
 FIXED_OPTIONS += ("batch_size", "head_width", "frozen_convs", "trainable_layers", "batch_norm")
-FIXED_OPTIONS += ("anchor_scales", "anchor_ratios")
+FIXED_OPTIONS += ("anchor_scales", "anchor_ratios", "roi_op", "rpn_objectness", "optimizer")
 # options whose change on a resume is not worth a note: they say how a run is started and shown, not what it does
 START_OPTIONS = ("env", "resume", "overwrite", "download", "num_workers", "visdom", "visdom_port", "tensorboard")
 FORMAT = 2
@@ -234,7 +234,7 @@ def check_compatible(path: str, checkpoint: dict, classes: tuple, build_kwargs: 
         raise CheckpointError(
             f"{path} has {before}, the data have {now}: --reset-head initializes the last layers anew"
         )
-    for name in ("name", "head_width", "anchor_scales", "anchor_ratios", "min_size", "max_size"):
+    for name in ("name", "head_width", "anchor_scales", "anchor_ratios", "min_size", "max_size", "roi_op"):
         then, now = as_text(old.get(name)), as_text(build_kwargs.get(name))  # empty where not stated
         if then and now and then != now:
             note = f"was trained with --{'model' if name == 'name' else dashed(name)}={then}, now it is {now}"
