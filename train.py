@@ -25,13 +25,13 @@ from tqdm import tqdm
 
 import data
 import model
-import research
 import utils.checkpoint as ckpt
 import utils.distributed as dist
 from data.transforms import TrainDataset
 from data.validate import DataError, check_objects
 from model.utils.anchor_target_creator import AnchorTargetCreator
 from model.utils.proposal_target_creator import ProposalTargetCreator
+from research.choices import OPTIMIZERS, TRAINERS, rpn_loss
 from trainer import build_optimizer, set_lr
 from utils.config import OptionError, TrainConfig, command, counted
 from utils.logger import Logger, MetricLogger, read_log
@@ -236,16 +236,16 @@ def build_trainer(config, net):
     """Build optimizer, target creators and trainer."""
     bias = config.bias_lr_mult, config.bias_decay
     optimizer = build_optimizer(net, config.lr, config.momentum, config.weight_decay, *bias)
-    optimizer = research.OPTIMIZERS[config.optimizer](optimizer)
+    optimizer = OPTIMIZERS[config.optimizer](optimizer)
     rpn_ious = config.rpn_pos_iou, config.rpn_neg_iou
     anchor_targets = AnchorTargetCreator(config.rpn_n_sample, *rpn_ious, config.rpn_pos_ratio, config.allowed_border)
     roi_ious = config.pos_iou, config.neg_iou_hi, config.neg_iou_lo
     loc_normalisation = net.loc_mean.tolist(), net.loc_std.tolist()
     roi_targets = ProposalTargetCreator(config.n_sample, config.pos_ratio, *roi_ious, *loc_normalisation)
     dtype = dist.pick_dtype(config.precision, net.device)
-    sigmas, rpn_loss = (config.rpn_sigma, config.roi_sigma), research.rpn_loss(net.rpn, config.rpn_lambda)
-    make_trainer = research.TRAINERS[config.joint]
-    return make_trainer(net, optimizer, anchor_targets, roi_targets, *sigmas, dtype, rpn_loss)
+    losses = config.rpn_sigma, config.roi_sigma, dtype, rpn_loss(net.rpn, config.rpn_lambda)
+    make_trainer = TRAINERS[config.joint]
+    return make_trainer(net, optimizer, anchor_targets, roi_targets, *losses)
 
 
 def build_logger(config, folder, step, device, changed=None):

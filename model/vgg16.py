@@ -28,7 +28,8 @@ CONV5_3_SCALE = 0.1  # of Caffe's weights before random fc6 and fc7, see `_load_
 TRAINING = {"epoch": 14, "lr": 1e-3, "lr_decay": 0.1, "lr_decay_epoch": (10,), "lr_warmup_steps": 0}
 TRAINING |= {"momentum": 0.9, "weight_decay": 5e-4, "bias_lr_mult": 2, "bias_decay": 0, "rpn_sigma": 3, "roi_sigma": 1}
 TRAINING |= {"rpn_n_sample": 256, "rpn_pos_ratio": 0.5, "rpn_pos_iou": 0.7, "rpn_neg_iou": 0.3, "allowed_border": 0}
-TRAINING |= {"n_sample": 128, "pos_ratio": 0.25, "pos_iou": 0.5, "neg_iou_hi": 0.5, "neg_iou_lo": 0.0, "rpn_lambda": None}
+TRAINING |= {"n_sample": 128, "pos_ratio": 0.25, "pos_iou": 0.5, "neg_iou_hi": 0.5, "neg_iou_lo": 0.0}
+TRAINING |= {"rpn_lambda": None}
 
 
 class VGG16(nn.Sequential):

@@ -125,7 +125,7 @@ def test_a_named_backbone_is_found(tmp_path, where):
         ("trainer.py", "from data import Sample"),
         ("train.py", "from eval import main"),
         ("tools/new.py", "from predict import find_images"),
-        ("tools/new.py", "from research import TRAINERS"),
+        ("tools/new.py", "from research.choices import TRAINERS"),
         ("trainer.py", "import research"),
         ("research/new.py", "import train"),
         ("train.py", "from tools.check_data import main"),

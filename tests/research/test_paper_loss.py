@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from model.rpn import RPNOutput
-from research import rpn_loss
+from research.choices import rpn_loss
 from research.paper_loss import paper_losses
 from trainer import FasterRCNNTrainer, detection_losses
 
