@@ -214,6 +214,33 @@ MUTATIONS = (
         ("non-approximate: RoIs of the last proposal", ".byte().argmax(1)", ".byte().argmin(1)"),
     ),
     *mutations_of(
+        "research/fast_rcnn.py",
+        ("RPN alone: positives counted as RoIs", "(()), *counts, *rest)", "(()), *rest, *counts)"),
+        (
+            "Fast R-CNN: its losses for the RPN's",
+            "Losses(zero, zero, loc_loss, cls_loss, loc",
+            "Losses(loc_loss, cls_loss, zero, zero, loc",
+        ),
+        tests="tests/research/test_alternating.py",
+    ),
+    *mutations_of(
+        "research/alternating.py",
+        ("alternating: convolutions stay trained", "net.extractor.requires_grad_(False)", "pass"),
+        ("alternating: the detector starts from the RPN's network", "if name in STEPS[:2]:", "if name in STEPS[:1]:"),
+        (
+            "alternating: the first step's proposals for all",
+            "proposer, rois = net, stored",
+            "proposer, rois = net, rois or stored",
+        ),
+        ("alternating: proposals of the second network", "proposer.rpn, detector.head", "detector.rpn, detector.head"),
+        (
+            "alternating: proposals in pixels of the input",
+            "resize_bbox(roi, img.shape[2:], sample.img.shape[:2])",
+            "roi",
+        ),
+        ("alternating: proposals computed again", "if not path.exists():", "if True:"),
+    ),
+    *mutations_of(
         "research/paper_loss.py",
         ("paper's loss: divided by anchors", "len(loc) / n_anchor", "len(loc)"),
         ("paper's loss: divided by samples, too", "loc_loss * n_sample *", "loc_loss *"),
@@ -327,7 +354,7 @@ MUTATIONS = (
         ("flip: the same in every epoch", "[self.seed, self.epoch, index]", "[self.seed, index]"),
     ),
     *mutations_of(
-        "train.py",
+        "training.py",
         (
             "difficult: always trained on",
             "train_set if config.use_difficult else train_set.without_difficult()",

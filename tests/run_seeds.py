@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 import model  # noqa: E402
-import train  # noqa: E402
+import training  # noqa: E402
 from data.transforms import TrainDataset  # noqa: E402
 from trainer import Losses  # noqa: E402
 from utils.checkpoint import RUNS  # noqa: E402
@@ -91,10 +91,10 @@ def made_with(path, options):
 def first_losses(options):
     """Return relative differences of the five losses of the first step: with float32's proposals, and with its own."""
     config = resolve(options | {"precision": "fp32", "device": "cpu"})
-    dataset, _ = train.build_datasets(config)
-    net, _ = train.build_model(config, dataset.classes)
-    trainer = train.build_trainer(config, net.train())
-    (index,) = train.epoch_batches(config, len(dataset), 0)[0]
+    dataset, _ = training.build_datasets(config)
+    net, _ = training.build_model(config, dataset.classes)
+    trainer = training.build_trainer(config, net.train())
+    (index,) = training.epoch_batches(config, len(dataset), 0)[0]
     losses, proposals = [], None
     with torch.no_grad():
         for dtype, keep in ((None, True), (torch.bfloat16, True), (torch.bfloat16, False)):

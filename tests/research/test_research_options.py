@@ -6,6 +6,7 @@ import torch
 
 import model
 import train
+import training
 from model.rpn_variants import SigmoidRPN
 from model.utils.roi_ops import roi_align, roi_pool
 from model.utils.roi_warping import roi_warp
@@ -19,7 +20,7 @@ from utils.config import OptionError, TrainConfig, parse_options
 @pytest.fixture
 def run(place, monkeypatch):
     """A function that trains two epochs in runs/b; it returns the trainer and the network of the checkpoint."""
-    made, real = [], train.build_trainer
+    made, real = [], training.build_trainer
     monkeypatch.setattr(train, "build_trainer", lambda *args: made.append(real(*args)) or made[-1])
 
     def run(**options):
