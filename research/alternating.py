@@ -105,7 +105,7 @@ def main(config):
     dist.init_distributed(device)
     last = max(folder.glob("*/last.pth"), default=None) if config.resume else None
     with dist.main_process_first():
-        train_set, eval_set = build_datasets(config, last and ckpt.load_checkpoint(last).get("split_ids"))
+        train_set, eval_set = build_datasets(config, last and ckpt.load_checkpoint(last, mmap=True).get("split_ids"))
         if dist.rank() == 0:
             if config.overwrite and not config.resume:
                 shutil.rmtree(folder, ignore_errors=True)

@@ -11,7 +11,7 @@ from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.ops import FrozenBatchNorm2d, roi_align
 
 import model
-import train
+import training
 from model import WeightsError, resnet_c4
 from model.utils.preprocess import CAFFE, TORCHVISION
 from utils.checkpoint import CheckpointError, load_checkpoint, stored_options
@@ -192,4 +192,4 @@ def test_a_file_of_another_network_is_named(narrow, tmp_path, tiny_model):
     config = parse_options(TrainConfig, {"model": "resnet50", "pretrained": str(path)}, None, model.defaults)
     words = r"vgg16\.pth cannot be used: the weights \['features.* not those of torchvision's resnet50"
     with pytest.raises(CheckpointError, match=words):
-        train.build_model(config, ("ant",))
+        training.build_model(config, ("ant",))
