@@ -72,9 +72,11 @@ class FasterRCNNTrainer:
     rpn_sigma: float = 3.0  # smooth L1 is quadratic below 1 / sigma² (py-faster-rcnn)
     roi_sigma: float = 1.0  # the same in the head (Fast R-CNN 2.3)
     dtype: torch.dtype | None = None  # torch.bfloat16: autocast of the layers; boxes and losses stay float32
+    rpn_loss: Callable | None = None  # of the RPN, with the arguments of `detection_losses`; None: that one
 
     def __post_init__(self):
         self.anchor_target_creator = self.anchor_target_creator or AnchorTargetCreator()
+        self.rpn_loss = self.rpn_loss or detection_losses
         if self.proposal_target_creator is None:
             loc = {"loc_mean": self.model.loc_mean.tolist(), "loc_std": self.model.loc_std.tolist()}
             self.proposal_target_creator = ProposalTargetCreator(**loc)
@@ -155,7 +157,7 @@ class FasterRCNNTrainer:
             loc loss, cls loss, (4,) of `count_correct`.
         """
         target = call_creator(self.anchor_target_creator, bbox, rpn.anchor, img_size, rng)
-        losses = detection_losses(rpn.rpn_loc, rpn.rpn_score, target.loc, target.label, self.rpn_sigma)
+        losses = self.rpn_loss(rpn.rpn_loc, rpn.rpn_score, target.loc, target.label, self.rpn_sigma)
         return *losses, count_correct(rpn.rpn_score, target.label)
 
     def head_losses(self, feature, roi, bbox, label, rng):
@@ -182,8 +184,7 @@ class FasterRCNNTrainer:
 def detection_losses(loc, score, gt_loc, gt_label, sigma):
     """Compute smooth L1 over positives and cross entropy, each divided by the number of labels >= 0, at least 1.
 
-    This is py-faster-rcnn's normalization; equation 1 of the paper divides the loc loss by the number of anchor
-    positions and multiplies it by lambda = 10.
+    This is py-faster-rcnn's normalization; for that of equation 1 of the paper see research/paper_loss.py.
 
     Args:
         loc, gt_loc: (N, 4) prediction and target of N anchors or RoIs.

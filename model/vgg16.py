@@ -13,10 +13,11 @@ from torch import nn
 
 from model import WeightsError, fetch_weights
 from model.faster_rcnn import FasterRCNN
-from model.rpn import RegionProposalNetwork
+from model.rpn_variants import RPNS
 from model.utils.array_tool import to_float32
 from model.utils.preprocess import BY_NAME, TORCHVISION, TORCHVISION_CAFFE, Preprocessing
 from model.utils.proposal_creator import ProposalCreator
+from model.utils.roi_ops import ROI_OPS, roi_pool
 
 # output channels of the 13 convolutions; "M" is a pooling. The last pooling of VGG16 is left out (paper 3.3).
 LAYERS = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512)
@@ -28,6 +29,7 @@ TRAINING = {"epoch": 14, "lr": 1e-3, "lr_decay": 0.1, "lr_decay_epoch": (10,), "
 TRAINING |= {"momentum": 0.9, "weight_decay": 5e-4, "bias_lr_mult": 2, "bias_decay": 0, "rpn_sigma": 3, "roi_sigma": 1}
 TRAINING |= {"rpn_n_sample": 256, "rpn_pos_ratio": 0.5, "rpn_pos_iou": 0.7, "rpn_neg_iou": 0.3, "allowed_border": 0}
 TRAINING |= {"n_sample": 128, "pos_ratio": 0.25, "pos_iou": 0.5, "neg_iou_hi": 0.5, "neg_iou_lo": 0.0}
+TRAINING |= {"rpn_lambda": None}
 
 
 class VGG16(nn.Sequential):
@@ -57,35 +59,6 @@ class VGG16(nn.Sequential):
             nn.init.zeros_(conv.bias)
         for conv in convs[:frozen_convs]:
             conv.requires_grad_(False)
-
-
-def roi_pool(feature, roi, size=7, spatial_scale=1 / STRIDE):
-    """Max-pool each RoI to a map of one size (Fast R-CNN 2.1).
-
-    torchvision's kernel does it where it must: on a GPU, for a gradient, for RoIs beyond the image. Elsewhere
-    `adaptive_max_pool2d`, which has the same bins, takes a quarter of its time (300 RoIs, 2 cores).
-
-    Args:
-        feature: (1, C, h, w) feature map.
-        roi: (R, 4) boxes in pixels of the network's input.
-        size: side of the pooled map.
-        spatial_scale: cells of the feature map per pixel of the input.
-
-    Returns:
-        (R, C, size, size) maxima, 0 where a bin lies beyond the map; float32, or the type of `feature`.
-    """
-    cell = roi * spatial_scale
-    cell = (cell.floor() + (cell - cell.floor() >= 0.5)).long()  # (R, 4), halves round up
-    end = torch.maximum(cell[:, :2], cell[:, 2:]) + 1  # (R, 2), at least one cell
-    rest = 2  # cells: the map lacks the last 15 pixels at most, which round up to one; `end` is one more
-    inside = (cell >= 0).all() and (end <= torch.tensor(feature.shape[2:]) + rest).all() if roi.is_cpu else False
-    if not (len(roi) and inside) or (feature.requires_grad and torch.is_grad_enabled()):
-        indexed = F.pad(roi[:, [1, 0, 3, 2]], (1, 0))  # (R, 5): image index, x_min, y_min, x_max, y_max
-        return torchvision.ops.roi_pool(to_float32(feature), indexed, size, spatial_scale)  # no kernel for bfloat16
-    padded = F.pad(feature, (0, rest, 0, rest), value=-torch.inf)
-    bounds = torch.cat((cell[:, :2], end), 1).tolist()
-    pool = torch.cat([F.adaptive_max_pool2d(padded[:, :, y:y2, x:x2], size) for y, x, y2, x2 in bounds])
-    return pool.masked_fill(pool == -torch.inf, 0)  # (R, C, size, size)
 
 
 class VGG16RoIHead(nn.Module):
@@ -158,7 +131,8 @@ def build(
     nms_thresh=0.3,
     max_detections=None,
     ceil_mode=False,
-    roi_op=roi_pool,
+    roi_op="pool",
+    rpn_objectness="softmax",
     preprocessing=None,
     generator=None,
 ):
@@ -170,7 +144,9 @@ def build(
             torchvision's VGG16, or None or "none" for random weights.
         head_width: of fc6 and fc7; a width other than 4096 leaves them random.
         frozen_convs: convolutions that are not trained; None: 4 with pretrained weights, else 0.
-        dropout, ceil_mode, roi_op: see `VGG16RoIHead`, `VGG16`.
+        dropout, ceil_mode: see `VGG16RoIHead`, `VGG16`.
+        roi_op: a name of `ROI_OPS`, or a function as `VGG16RoIHead` takes it.
+        rpn_objectness: a name of `RPNS`.
         min_size, max_size, loc_mean, loc_std, score_thresh, nms_thresh, max_detections: see `FasterRCNN`.
         anchor_scales, anchor_ratios: see `RegionProposalNetwork`.
         rpn_nms_thresh, rpn_min_size, n_train_pre_nms, ...: see `ProposalCreator`.
@@ -185,9 +161,10 @@ def build(
         frozen_convs = defaults(pretrained=pretrained)["frozen_convs"]
     n_proposals = n_train_pre_nms, n_train_post_nms, n_test_pre_nms, n_test_post_nms
     proposal_creator = ProposalCreator(rpn_nms_thresh, *n_proposals, rpn_min_size)
-    rpn = RegionProposalNetwork(CHANNELS, 512, STRIDE, anchor_ratios, anchor_scales, proposal_creator, generator)
+    make_rpn = RPNS[rpn_objectness]
+    rpn = make_rpn(CHANNELS, 512, STRIDE, anchor_ratios, anchor_scales, proposal_creator, generator)
     extractor = VGG16(frozen_convs, ceil_mode, generator)
-    head = VGG16RoIHead(n_fg_class, head_width, dropout, roi_op, generator)
+    head = VGG16RoIHead(n_fg_class, head_width, dropout, ROI_OPS.get(roi_op, roi_op), generator)
     if preprocessing:
         preprocessing = BY_NAME[preprocessing] if isinstance(preprocessing, str) else Preprocessing(*preprocessing)
     if pretrained is not None:

@@ -19,6 +19,7 @@ from model.faster_rcnn import FasterRCNN
 from model.rpn import RegionProposalNetwork
 from model.utils.preprocess import BY_NAME, CAFFE, TORCHVISION, Preprocessing
 from model.utils.proposal_creator import ProposalCreator
+from model.utils.roi_ops import ROI_OPS
 
 # output channels, kernel, stride, and whether normalization and pooling follow
 LAYERS = ((96, 7, 2, True), (256, 5, 2, True), (384, 3, 1, False), (384, 3, 1, False), (256, 3, 1, False))
@@ -89,7 +90,7 @@ def build(
     score_thresh=0.05,
     nms_thresh=0.3,
     max_detections=None,
-    roi_op=vgg16.roi_pool,
+    roi_op="pool",
     preprocessing=None,
     generator=None,
 ):
@@ -109,7 +110,7 @@ def build(
     rpn_args = anchor_ratios, anchor_scales, proposal_creator, generator
     rpn = RegionProposalNetwork(CHANNELS, RPN_CHANNELS, STRIDE, *rpn_args)
     extractor = ZF(frozen_convs, generator)
-    roi_op = functools.partial(roi_op, size=ROI_SIZE)
+    roi_op = functools.partial(ROI_OPS.get(roi_op, roi_op), size=ROI_SIZE)
     head = vgg16.VGG16RoIHead(n_fg_class, head_width, dropout, roi_op, generator, CHANNELS * ROI_SIZE**2)
     own_preprocessing = TORCHVISION if pretrained in (None, "none") else _load_pretrained(extractor, head, pretrained)
     if preprocessing:

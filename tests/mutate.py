@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("model", "data", "utils", "tests")
+FOLDERS = ("model", "data", "utils", "research", "tests")
 BROKEN = ("ImportError", "ModuleNotFoundError", "SyntaxError", "IndentationError", "NameError")
 
 
@@ -139,7 +139,7 @@ MUTATIONS = (
         "model/utils/proposal_creator.py",
         ("ProposalCreator: min_size without scale", "self.min_size * scale", "self.min_size"),
         ("ProposalCreator: worst first", "xp.where(large, -score, np.inf)", "xp.where(large, score, np.inf)"),
-        ("ProposalCreator: small boxes are kept", "roi[keep[large[keep]]]", "roi[keep]"),
+        ("ProposalCreator: small boxes are kept", "return index[large[index]]", "return index"),
         ("ProposalCreator: all boxes enter NMS", "[:n_pre_nms]", ""),
         (
             "ProposalCreator: test numbers in training",
@@ -214,8 +214,75 @@ MUTATIONS = (
         ("RPN: proposes as in prediction", "img_size, scale, train)  # (R, 4)", "img_size, scale, False)"),
     ),
     *mutations_of(
+        "model/utils/roi_ops.py",
+        (
+            "RoI pooling: boxes stay (y, x)",
+            "indexed = F.pad(roi[:, [1, 0, 3, 2]], (1, 0))  # (R, 5): image index, x_min, y_min, x_max, y_max\n"
+            "        return torchvision.ops.roi_pool",
+            "indexed = F.pad(roi, (1, 0))\n        return torchvision.ops.roi_pool",
+        ),
+        tests="tests/model/test_roi_pool.py",
+    ),
+    *mutations_of(
+        "model/utils/roi_warping.py",
+        ("RoI warping: axes swapped", "torch.stack((x[:, None]", "torch.stack((y[:, None]"),
+        ("RoI warping: corners of the bins", "device=roi.device) + 0.5) / n", "device=roi.device)) / n"),
+        ("RoI warping: no gradient for boxes", "step = (", "roi = roi.detach()\n    step = ("),
+        tests="tests/model/test_roi_warping.py",
+    ),
+    *mutations_of(
+        "model/rpn_variants.py",
+        (
+            "RPN with one score: background for object",
+            "(torch.zeros_like(logit), logit)",
+            "(logit, torch.zeros_like(logit))",
+        ),
+        ("RPN with one score: scores in blocks", "logit), 2).flatten", "logit), 1).flatten"),
+    ),
+    *mutations_of(
+        "research/non_approximate.py",
+        ("non-approximate: no gradient for boxes", "output.rpn_loc[index])", "output.rpn_loc[index].detach())"),
+        ("non-approximate: anchors of other proposals", "(R,) the surviving anchors", "\n    index = index.flip(0)"),
+        ("non-approximate: RoIs of the last proposal", ".byte().argmax(1)", ".byte().argmin(1)"),
+    ),
+    *mutations_of(
+        "research/fast_rcnn.py",
+        ("RPN alone: positives counted as RoIs", "(()), *counts, *rest)", "(()), *rest, *counts)"),
+        (
+            "Fast R-CNN: its losses for the RPN's",
+            "Losses(zero, zero, loc_loss, cls_loss, loc",
+            "Losses(loc_loss, cls_loss, zero, zero, loc",
+        ),
+        tests="tests/research/test_alternating.py",
+    ),
+    *mutations_of(
+        "research/alternating.py",
+        ("alternating: convolutions stay trained", "net.extractor.requires_grad_(False)", "pass"),
+        ("alternating: the detector starts from the RPN's network", "if name in STEPS[:2]:", "if name in STEPS[:1]:"),
+        (
+            "alternating: the first step's proposals for all",
+            "proposer, rois = net, stored",
+            "proposer, rois = net, rois or stored",
+        ),
+        ("alternating: proposals of the second network", "proposer.rpn, detector.head", "detector.rpn, detector.head"),
+        (
+            "alternating: proposals in pixels of the input",
+            "resize_bbox(roi, img.shape[2:], sample.img.shape[:2])",
+            "roi",
+        ),
+        ("alternating: proposals computed again", "if not path.exists():", "if True:"),
+    ),
+    *mutations_of(
+        "research/paper_loss.py",
+        ("paper's loss: divided by anchors", "len(loc) / n_anchor", "len(loc)"),
+        ("paper's loss: divided by samples, too", "loc_loss * n_sample *", "loc_loss *"),
+        ("paper's loss: lambda on both", "n_position), cls_loss", "n_position), cls_loss * rpn_lambda"),
+    ),
+    *mutations_of(
+        "research/adam.py", ("Adam: biases at the rate of weights", '("params", "lr", "weight', '("params", "weight')
+    ),
+    *mutations_of(
         "model/vgg16.py",
-        ("RoI pooling: boxes stay (y, x)", "roi[:, [1, 0, 3, 2]]", "roi"),
         ("RoI pooling: another operation is ignored", "self.roi_op(feature, roi)", "roi_pool(feature, roi)"),
         (
             "RoI head: classes and coordinates swapped",
@@ -319,7 +386,7 @@ MUTATIONS = (
         ("flip: the same in every epoch", "[self.seed, self.epoch, index]", "[self.seed, index]"),
     ),
     *mutations_of(
-        "train.py",
+        "training.py",
         (
             "difficult: always trained on",
             "train_set if config.use_difficult else train_set.without_difficult()",

@@ -29,6 +29,7 @@ from fixtures import OPTIONS, narrow_vgg16, write_voc  # noqa: E402
 import data  # noqa: E402
 import model  # noqa: E402
 import train  # noqa: E402
+import training  # noqa: E402
 from utils.checkpoint import load_checkpoint  # noqa: E402
 from utils.config import TrainConfig, parse_options  # noqa: E402
 from utils.logger import Logger  # noqa: E402
@@ -77,7 +78,7 @@ def measure_training(steps, workers):
             super().train(step, epoch, figures)
             rows.append(measure(step, figures["images_per_second"]))
 
-    train.Logger = MeasuringLogger
+    training.Logger = MeasuringLogger
     options = {"env": "long", "max_steps": str(steps), "epoch": "999", "eval_every": "3", "plot_every": "50"}
     options = OPTIONS | options | {"num_workers": str(workers)}
     train.main(parse_options(TrainConfig, options, defaults=model.defaults))

@@ -19,7 +19,8 @@ from model.utils.anchor_target_creator import AnchorTargetCreator
 from model.utils.preprocess import TORCHVISION
 from model.utils.proposal_creator import ProposalCreator
 from model.utils.proposal_target_creator import ProposalTargetCreator
-from model.vgg16 import VGG16RoIHead, roi_pool
+from model.utils.roi_ops import roi_pool
+from model.vgg16 import VGG16RoIHead
 from trainer import FasterRCNNTrainer, build_optimizer
 
 LR, WEIGHT_DECAY, STEP = 0.02, 0.3, 1e-6

@@ -1,7 +1,8 @@
 """Which file may import which, read from the syntax trees; and that no backbone is named outside its own file.
 
-`model`, `data` and `utils` never import one another; trainer.py imports only `model.utils`; scripts and `tools` wire
-them and are imported by nobody. Only utils/logger.py imports visdom, inside a function.
+`model`, `data` and `utils` never import one another; trainer.py imports only `model.utils`; scripts, `tools` and
+`research` wire them and are imported by nobody. Between them stands training.py: scripts and `research` import it, and
+it imports `research`. Only utils/logger.py imports visdom, inside a function.
 """
 
 import ast
@@ -12,10 +13,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = ("model", "data", "utils")
-WIRING = ("tools", "docs")  # folders whose files may import the layers and the trainer
+WIRING = ("tools", "docs", "research")  # folders whose files may import the layers and the trainer
 LOGGER = "utils/logger.py"
 BACKBONES = re.compile(r"vgg|resnet|resnext|alexnet|mobilenet|swin|\bzf", re.IGNORECASE)
-GENERIC = ("trainer.py", "train.py", "model/utils")  # these work for every backbone
+GENERIC = ("trainer.py", "training.py", "train.py", "model/utils")  # these work for every backbone
 
 
 def sources(root):
@@ -51,7 +52,8 @@ def import_violation(where, name, ours, in_function):
         return "the metric stands alone"
     if where.as_posix() == "trainer.py" and name.split(".")[:2] != ["model", "utils"]:
         return "the trainer imports only model.utils"
-    own = package[:1] == (top,)
+    own = package[:1] == (top,) or (top == "training" and package in ((), ("research",)))
+    own = own or (top == "research" and where.as_posix() == "training.py")
     return f"{top} is a script or a tool: nobody imports it" if top not in (*LAYERS, "trainer") and not own else None
 
 
@@ -124,6 +126,11 @@ def test_a_named_backbone_is_found(tmp_path, where):
         ("trainer.py", "from data import Sample"),
         ("train.py", "from eval import main"),
         ("tools/new.py", "from predict import find_images"),
+        ("train.py", "from research.choices import TRAINERS"),
+        ("tools/new.py", "from training import fit"),
+        ("trainer.py", "import training"),
+        ("trainer.py", "import research"),
+        ("research/new.py", "import train"),
         ("train.py", "from tools.check_data import main"),
         ("train.py", "def f():\n    import visdom"),
         (LOGGER, "import visdom"),
@@ -146,7 +153,9 @@ def test_a_violation_is_found(tmp_path, where, text):
             "trainer.py",
             "from model.utils.anchors import f\nfrom model.utils import anchors\nimport model.utils.anchors",
         ),
-        ("train.py", "from model import build\nfrom data import Sample\nimport trainer"),
+        ("train.py", "from model import build\nfrom data import Sample\nimport training, trainer"),
+        ("training.py", "from research.choices import TRAINERS\nimport data, model, utils.vis, trainer"),
+        ("research/new.py", "from research.adam import to_adam\nfrom training import fit\nimport data, utils.vis"),
         ("tools/new.py", "import tools.benchmark\nfrom trainer import Losses\nimport data, model, utils.vis"),
         ("utils/config.py", "torch.cuda.is_available()\nx = torch.device('cuda')"),
     ],
@@ -158,7 +167,16 @@ def test_what_is_allowed_is_no_violation(tmp_path, where, text):
 
 def write_project(root, where, text):
     """Write a project of empty files, and the file `where` with `text`."""
-    files = ("train.py", "eval.py", "predict.py", "trainer.py", "tools/check_data.py", "model/utils/anchors.py", where)
+    files = (
+        "train.py",
+        "training.py",
+        "eval.py",
+        "predict.py",
+        "trainer.py",
+        "tools/check_data.py",
+        "model/utils/anchors.py",
+        where,
+    )
     for path in map(root.joinpath, files):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("")

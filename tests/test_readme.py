@@ -103,7 +103,7 @@ def test_the_other_way_of_the_python_api():
 def test_backbone_and_data_set_train_and_evaluate(extension):
     for name in ("model", "data", "utils", "research"):
         shutil.copytree(ROOT / name, extension / name, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
-    for name in ("train.py", "trainer.py", "eval.py"):
+    for name in ("train.py", "training.py", "trainer.py", "eval.py"):
         shutil.copy(ROOT / name, extension)
 
     def run(line):

@@ -20,6 +20,7 @@ from stress_resume import differences, log, same, start, wait
 
 import model
 import train
+import training
 from data import Sample
 from data.validate import DataError
 from model.utils.preprocess import CAFFE, TORCHVISION
@@ -55,7 +56,7 @@ def make_config(**options):
 )
 def test_learning_rate(options, at, factors):
     config = make_config(lr="3e-3", **options)
-    assert [train.learning_rate(config, *pair) / 3e-3 for pair in at] == pytest.approx(factors)
+    assert [training.learning_rate(config, *pair) / 3e-3 for pair in at] == pytest.approx(factors)
 
 
 # Order of the images
@@ -67,14 +68,14 @@ def test_learning_rate(options, at, factors):
 )
 def test_every_image_once_per_epoch(monkeypatch, n_image, batch_size, processes, sizes):
     monkeypatch.setattr("utils.distributed.world_size", lambda: processes)
-    batches = train.epoch_batches(make_config(batch_size=str(batch_size)), n_image, 0)
+    batches = training.epoch_batches(make_config(batch_size=str(batch_size)), n_image, 0)
     assert [len(batch) for batch in batches] == sizes
     assert sorted(itertools.chain(*batches)) == list(range(n_image))
 
 
 def test_order_depends_on_seed_and_epoch_alone():
     def order(epoch, **options):
-        return [*itertools.chain(*train.epoch_batches(make_config(**options), 50, epoch))]
+        return [*itertools.chain(*training.epoch_batches(make_config(**options), 50, epoch))]
 
     first = order(4, seed="3")
     torch.manual_seed(1)
@@ -116,7 +117,7 @@ def run_epoch(config, epoch, step, batches, stop_at=None):
     img, bbox = np.zeros((2, 3, 3), np.uint8), np.zeros((1, 4), np.float32)
     dataset = [Sample(img, bbox, np.array([i]), np.zeros(1, bool), str(i)) for i in range(5)]
     seen = Recorder(stop_at)
-    seen.reached = train.train_one_epoch(config, seen, dataset, batches, epoch, step, seen, seen.stop)
+    seen.reached = training.train_one_epoch(config, seen, dataset, batches, epoch, step, seen, seen.stop)
     return seen
 
 
@@ -124,7 +125,7 @@ def run_epoch(config, epoch, step, batches, stop_at=None):
 def test_one_epoch(num_workers, capsys):
     options = {"seed": "7", "batch_size": "2", "lr": "1", "lr_decay_step": "4", "plot_every": "2"}
     config = make_config(**options, num_workers=num_workers)
-    batches = train.epoch_batches(config, 5, 1)
+    batches = training.epoch_batches(config, 5, 1)
     seen = run_epoch(config, 1, 3, batches)
     assert [[index for index, *_ in pairs] for pairs in seen.steps] == batches
     for index, label, draw in itertools.chain(*seen.steps):
@@ -141,7 +142,7 @@ def test_one_epoch(num_workers, capsys):
 
 def test_an_epoch_ends_after_the_step_of_a_signal_and_continues_there():
     config = make_config(batch_size="2")
-    batches = train.epoch_batches(config, 5, 1)
+    batches = training.epoch_batches(config, 5, 1)
     whole, part = run_epoch(config, 1, 3, batches), run_epoch(config, 1, 3, batches, stop_at=2)
     assert (part.steps, part.reached) == (whole.steps[:2], 5)
     rest = run_epoch(config, 1, 5, batches[2:])
@@ -163,7 +164,7 @@ def ours(tmp_path_factory, tiny_model):
 
 
 def build(classes, **options):
-    return train.build_model(make_config(head_width="16", seed="3", **options), classes)[0]
+    return training.build_model(make_config(head_width="16", seed="3", **options), classes)[0]
 
 
 def test_frozen_convolutions(monkeypatch, tmp_path):
@@ -290,7 +291,7 @@ def test_config_json_holds_every_option_resolved(calm):
     assert own == {"lr": 1e-3, "frozen_convs": 0, "nms_thresh": 0.3, "n_sample": 128, "lr_decay_epoch": [10]}
     unset = {name for name, value in config.items() if value is None and not name.startswith("coco_")}
     others = {"trainable_layers", "batch_norm", "rpn_score_thresh"}  # of other models
-    assert unset - others == {"num_workers", "max_detections", "load_path", "max_steps", "proposals_file"}
+    assert unset - others == {"num_workers", "max_detections", "load_path", "max_steps", "proposals_file", "rpn_lambda"}
 
 
 def test_log_has_a_line_per_interval_and_one_per_evaluation(calm):
@@ -410,7 +411,7 @@ def test_killed_three_times_a_run_ends_as_if_undisturbed(calm, place):
 
 
 def test_best_pth_is_replaced_by_a_better_map_only(run, monkeypatch):
-    values, real = iter([0.2, 0.1, 0.2, 0.3]), train.evaluate
+    values, real = iter([0.2, 0.1, 0.2, 0.3]), training.evaluate
     monkeypatch.setattr(train, "evaluate", lambda *args, **options: real(*args, **options)._replace(map=next(values)))
     best = []
     for steps in ("1", "2", "3", "4"):
@@ -422,7 +423,7 @@ def test_best_pth_is_replaced_by_a_better_map_only(run, monkeypatch):
 
 
 def test_best_pth_is_the_best_of_one_split(run, monkeypatch):
-    values, real = iter([0.3, 0.1, 0.2]), train.evaluate
+    values, real = iter([0.3, 0.1, 0.2]), training.evaluate
     monkeypatch.setattr(train, "evaluate", lambda *args, **options: real(*args, **options)._replace(map=next(values)))
     best = []
     for steps, split in (("1", "val"), ("2", "train"), ("3", "val")):
@@ -449,9 +450,9 @@ def test_a_drawn_split_stays_when_images_are_added(run, place):
 
 def test_a_loss_that_is_not_finite_stops_the_run(run, on_step):
     on_step(8, lambda trainer, losses: losses._replace(roi_cls=losses.total * np.nan, total=losses.total * np.nan))
-    with pytest.raises(train.TrainingError) as caught:
+    with pytest.raises(training.TrainingError) as caught:
         run()
-    (index,) = train.epoch_batches(make_config(), 6, 1)[1]  # the second step of the second epoch
+    (index,) = training.epoch_batches(make_config(), 6, 1)[1]  # the second step of the second epoch
     text = str(caught.value)
     assert text.startswith("step 8: the loss is not finite (rpn_loc ")
     assert f"roi_cls nan), image train{index:05d}; last.pth is as it was. Lower --lr" in text
@@ -461,7 +462,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(run, on_step):
 
 def test_weights_that_are_not_finite_are_not_saved(run, on_step):
     on_step(12, lambda trainer, losses: trainer.model.rpn.conv.bias.data[:1].fill_(np.inf) and None)
-    with pytest.raises(train.TrainingError, match=r"^step 12: a weight is not finite; last\.pth is as it was\. Lower"):
+    with pytest.raises(
+        training.TrainingError, match=r"^step 12: a weight is not finite; last\.pth is as it was\. Lower"
+    ):
         run()
     assert load_checkpoint(run.folder / "last.pth")["step"] == 6
 
@@ -568,7 +571,7 @@ def test_difficult_objects_are_evaluated_always_and_trained_on_when_asked(tmp_pa
         path.write_text(path.read_text().replace("<name>box</name>", "<name>box</name><difficult>1</difficult>"))
     for use_difficult, n_train in (("False", 1), ("True", 2)):
         config = make_config(voc_data_dir=str(root), train_split="train", eval_split="val", use_difficult=use_difficult)
-        assert [len(split.bboxes[0]) for split in train.build_datasets(config)] == [n_train, 2]
+        assert [len(split.bboxes[0]) for split in training.build_datasets(config)] == [n_train, 2]
 
 
 # The folder of a run
@@ -606,7 +609,7 @@ def test_an_earlier_run_is_not_replaced_unasked(earlier_run):
 )
 def test_only_overwrite_deletes(earlier_run, options, left):
     config = make_config(env="old", lr="0.25", visdom="off", **options)
-    train.build_logger(config, earlier_run, 0, torch.device("cpu"))
+    training.build_logger(config, earlier_run, 0, torch.device("cpu"))
     assert (earlier_run / "note").exists() == left
     assert not (earlier_run / ".123.last.pth").exists()  # half-written when a process was killed
     assert json.loads((earlier_run / "config.json").read_text())["lr"] == 0.25

@@ -25,7 +25,8 @@ RUNS = Path("runs")
 # options that a resumed run keeps: they define its weights, its data or the order of its images
 FIXED_OPTIONS = ("model", "load_path", "reset_head", "pretrained", "preprocess", "seed", "classes", "train_split")
 FIXED_OPTIONS += ("batch_size", "head_width", "frozen_convs", "trainable_layers", "batch_norm")
-FIXED_OPTIONS += ("anchor_scales", "anchor_ratios")
+FIXED_OPTIONS += ("anchor_scales", "anchor_ratios", "roi_op", "rpn_objectness", "optimizer")
+FIXED_OPTIONS += ("rpn_steps", "detector_steps", "detector_batch_size")  # of research/alternating.py
 # options whose change on a resume is not worth a note: they say how a run is started and shown, not what it does
 START_OPTIONS = ("env", "resume", "overwrite", "download", "num_workers", "visdom", "visdom_port", "tensorboard")
 FORMAT = 2
@@ -236,7 +237,7 @@ def check_compatible(path: str, checkpoint: dict, classes: tuple, build_kwargs: 
         raise CheckpointError(
             f"{path} has {before}, the data have {now}: --reset-head initializes the last layers anew"
         )
-    for name in ("name", "head_width", "anchor_scales", "anchor_ratios", "min_size", "max_size"):
+    for name in ("name", "head_width", "anchor_scales", "anchor_ratios", "min_size", "max_size", "roi_op"):
         then, now = as_text(old.get(name)), as_text(build_kwargs.get(name))  # empty where not stated
         if then and now and then != now:
             note = f"was trained with --{'model' if name == 'name' else dashed(name)}={then}, now it is {now}"
@@ -292,15 +293,15 @@ def check_run_folder(folder: Path, resume: bool, overwrite: bool) -> None:
         )
 
 
-def stored_options(texts: dict) -> dict:
+def stored_options(texts: dict, config_class: type[TrainConfig] = TrainConfig) -> dict:
     """Return the options of the run that `--resume` continues, {} without it; `texts` are those of the command line."""
     if texts.get("resume", "").lower() != "true":
         return {}
     path = RUNS / texts.get("env", TrainConfig.model_fields["env"].default) / "config.json"
-    if not (path.is_file() and path.with_name("last.pth").is_file()):
+    if not (path.is_file() and any(path.parent.rglob("last.pth"))):  # a schedule of several runs has it below
         raise OptionError(f"--resume: {path.parent} lacks config.json or last.pth: start again with --overwrite")
     try:
-        return restore_options(TrainConfig, json.loads(path.read_text(encoding="utf-8")))
+        return restore_options(config_class, json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, AttributeError) as error:
         raise OptionError(f"{path} is damaged ({error}): last.pth has the same options under 'config'") from None
 
@@ -311,8 +312,8 @@ def changed_options(config: TrainConfig, defaults: Callable[[str, str], dict]) -
     Raises:
         OptionError: One of FIXED_OPTIONS changes.
     """
-    stored = stored_options({"env": config.env, "resume": str(config.resume)})
-    before = parse_options(TrainConfig, {}, stored, defaults).model_dump() if stored else {}
+    stored = stored_options({"env": config.env, "resume": str(config.resume)}, type(config))
+    before = parse_options(type(config), {}, stored, defaults).model_dump() if stored else {}
     changed = {name: [value, getattr(config, name)] for name, value in before.items() if name not in START_OPTIONS}
     changed = {name: [old, new] for name, (old, new) in changed.items() if old != new}
     for name in changed.keys() & {*FIXED_OPTIONS}:

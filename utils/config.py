@@ -23,6 +23,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeFloat, N
 
 MODEL, PRETRAINED = "vgg16", "imagenet"  # the defaults; `--help` shows the values of this model
 ORDERED = (("min_size", "max_size"), ("rpn_neg_iou", "rpn_pos_iou"), ("neg_iou_lo", "neg_iou_hi"))
+IMPLIED = {"non-approximate": {"roi_op": "warp"}}  # value of --joint -> other options, unless they are given
 WORDING = (  # from pydantic's messages to ours
     (r"(Input|Tuple) should", "must"),
     (r"greater than or equal to", "at least"),
@@ -194,6 +195,12 @@ class TrainConfig(DetectConfig, WorkerConfig, TrainInputConfig):
     head_width: Count | None = own(
         "Model", "width of fc6 and fc7; random weights if not the default", "VGG16", le=65536
     )
+    roi_op: Literal["pool", "align", "warp"] | None = own(
+        "Model", "pool (RoIPool), align (RoIAlign, arXiv 1703.06870) or warp (RoIWarp, arXiv 1512.04412)", "Fast R-CNN"
+    )
+    rpn_objectness: Literal["softmax", "sigmoid"] | None = own(
+        "Model", "softmax of two scores per anchor, or sigmoid of one", "paper 3.1"
+    )
     dropout: Share | None = own("Model", "dropout probability after fc6 and fc7", "py-faster-rcnn: 0.5")
     proposals_file: PathText | None = option(None, "Proposals", PROPOSALS)
     rpn_min_size: NonNegativeFloat | None = own("Proposals", "minimum side, in pixels of the image", "py-faster-rcnn")
@@ -214,6 +221,12 @@ class TrainConfig(DetectConfig, WorkerConfig, TrainInputConfig):
     neg_iou_hi: Share | None = own("Targets", "IoU below which a RoI is background", "Fast R-CNN 2.3")
     neg_iou_lo: Share | None = own("Targets", "lowest IoU of a background RoI", "py-faster-rcnn; Fast R-CNN 2.3: 0.1")
     rpn_sigma: float | None = own("Loss", "RPN: smooth L1 is linear beyond 1 / sigma²", "py-faster-rcnn", ge=0.01)
+    rpn_lambda: NonNegativeFloat | None = own(
+        "Loss",
+        "RPN: weight of the box loss, then divided by the number of anchor positions (paper, equation 1: 10); empty: "
+        "weight 1, divided by the number of sampled anchors",
+        "py-faster-rcnn",
+    )
     roi_sigma: float | None = own("Loss", "head: smooth L1 is linear beyond 1 / sigma²", "Fast R-CNN 2.3", ge=0.01)
     epoch: Count | None = own("Optimizer", "passes over the training split", "py-faster-rcnn: 70k steps on VOC2007")
     max_steps: Count | None = option(None, "Optimizer", "stop after this number of optimizer steps")
@@ -227,6 +240,10 @@ class TrainConfig(DetectConfig, WorkerConfig, TrainInputConfig):
     lr_warmup_steps: NonNegativeInt | None = own(
         "Optimizer", "steps of linear warm-up of the rate", "py-faster-rcnn: none"
     )
+    joint: Literal["approximate", "non-approximate"] = option(
+        "approximate", "Optimizer", "non-approximate: the RPN learns from the head's losses, by RoIWarp", "paper 3.2"
+    )
+    optimizer: Literal["sgd", "adam"] = option("sgd", "Optimizer", "sgd or adam, whose rate is lower", "paper 3.1.3")
     momentum: Share | None = own("Optimizer", "momentum of SGD", "paper 3.1.3")
     weight_decay: NonNegativeFloat | None = own("Optimizer", "of weights", "paper 3.1.3")
     bias_lr_mult: NonNegativeFloat | None = own("Optimizer", "rate of biases, in units of --lr", "py-faster-rcnn")
@@ -236,6 +253,12 @@ class TrainConfig(DetectConfig, WorkerConfig, TrainInputConfig):
     visdom: Literal["auto", "off"] = option("auto", "Logging", "auto: plot to a Visdom server if one is running; off")
     visdom_port: Count = option(8097, "Logging", "port of the Visdom server on this machine", le=65535)
     tensorboard: Flag = option(False, "Logging", "also write TensorBoard files")
+
+    @pydantic.model_validator(mode="after")
+    def _check_joint(self):
+        if self.joint == "non-approximate" and self.roi_op != "warp":
+            raise OptionError(f"--roi-op={self.roi_op} has no gradient for boxes: leave it out, or --joint=approximate")
+        return self
 
 
 class EvalConfig(CompressConfig, WorkerConfig, DatasetConfig):
@@ -320,6 +343,8 @@ def parse_options(
             raise OptionError(f"--{dashed(name)} needs a value: write --{dashed(name)}=VALUE")
         values[name] = None if type(None) in kinds and text in ("", "None") else text
     values = ((stored(texts) if callable(stored) else stored) or {}) | values
+    implied = IMPLIED.get(values.get("joint"), {})
+    values = implied | values
     if defaults and "model" in fields:
         name, pretrained = values.get("model", MODEL), values.get("pretrained", PRETRAINED)
         try:
@@ -327,7 +352,7 @@ def parse_options(
         except ValueError as error:  # there is no such model
             raise OptionError(str(error)) from None
         for own in (own for own, field in fields.items() if "own" in field.json_schema_extra):
-            if own not in model_values and own in texts:
+            if own not in model_values and own in texts | implied:
                 raise OptionError(f"--{dashed(own)}: --model={name} has no such option")
             if values.get(own) is None:
                 values[own] = model_values.get(own)

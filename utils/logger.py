@@ -314,14 +314,17 @@ class Logger:
         print("changed:", ", ".join(f"--{dashed(name)}={now} (was {old})" for name, (old, now) in texts.items()))
         self._append({"kind": "resume", "step": step, "changed": changed})
 
-    def eval(self, step: int, epoch: int, split: str, map: float, ap: Mapping[str, float | None], draw: Callable):
+    def eval(self, step: int, epoch: int, split: str, map: float | None, ap: Mapping, draw=None, **more: Any) -> None:
         """Log the mean average precision on a split and that of each class, None or NaN without objects.
 
-        `draw()` returns a picture (H, W, 3) uint8 for pictures/, Visdom and TensorBoard.
+        `draw()` returns a picture (H, W, 3) uint8 for pictures/, Visdom and TensorBoard. `more` is logged, too.
         """
         ap = {name: _finite(value) for name, value in ap.items()}
-        self._append({"kind": "eval", "step": step, "epoch": epoch, "split": split, "map": _finite(map), "ap": ap})
+        record = {"kind": "eval", "step": step, "epoch": epoch, "split": split, "map": _finite(map), "ap": ap}
+        self._append(record | more)
         self._draw()
+        if draw is None:
+            return
         path = self.folder / "pictures" / f"{step:06d}.png"
         with self._continuing(path.parent), replacing(path) as partial:
             img = draw()

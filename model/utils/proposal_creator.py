@@ -38,15 +38,18 @@ class ProposalCreator:
         Returns:
             (R, 4) proposals, best first.
         """
-        xp = get_xp(loc)
+        roi = clip_bbox(loc2bbox(anchor, loc), img_size)  # (K, 4)
+        return roi[self.select(roi, score, scale, train)]  # (R, 4)
+
+    def select(self, roi, score, scale, train):
+        """Return the indices (R,) of the proposals among all decoded anchors `roi` (K, 4), best first."""
+        xp = get_xp(roi)
         n_pre_nms = self.n_train_pre_nms if train else self.n_test_pre_nms
         n_post_nms = self.n_train_post_nms if train else self.n_test_post_nms
-        roi = clip_bbox(loc2bbox(anchor, loc), img_size)  # (K, 4)
         large = (roi[:, 2:] - roi[:, :2] >= self.min_size * scale).all(1)  # (K,)
         order = xp.argsort(xp.where(large, -score, np.inf), kind="stable")[:n_pre_nms]  # small boxes last
-        roi, large = roi[order], large[order]
-        keep = nms(roi, self.nms_thresh, n_post_nms)
-        return roi[keep[large[keep]]]  # (R, 4)
+        index = order[nms(roi[order], self.nms_thresh, n_post_nms)]
+        return index[large[index]]  # (R,)
 
 
 def nms(bbox, iou_thresh, n):

@@ -15,7 +15,7 @@ import model
 from model import WeightsError, vgg16
 from model.utils.anchors import generate_anchor_base
 from model.utils.preprocess import CAFFE, TORCHVISION, TORCHVISION_CAFFE, Preprocessing
-from model.vgg16 import roi_pool
+from model.utils.roi_ops import roi_pool
 from trainer import FasterRCNNTrainer
 from utils.config import TrainConfig
 

@@ -27,7 +27,8 @@ from model.utils.bbox_tools import bbox2loc, bbox_iou, loc2bbox
 from model.utils.preprocess import CAFFE, TORCHVISION, prepare
 from model.utils.proposal_creator import ProposalCreator
 from model.utils.proposal_target_creator import ProposalTarget, ProposalTargetCreator
-from model.vgg16 import VGG16RoIHead, roi_pool
+from model.utils.roi_ops import roi_pool
+from model.vgg16 import VGG16RoIHead
 from trainer import FasterRCNNTrainer, detection_losses
 
 PLAIN_CODER, HEAD_CODER = BoxCoder((1, 1, 1, 1)), BoxCoder((10, 10, 5, 5))  # locs there: dx, dy, dw, dh

@@ -192,4 +192,4 @@ def test_a_file_of_another_network_is_named(narrow, tmp_path, tiny_model):
     config = parse_options(TrainConfig, {"model": "resnet50", "pretrained": str(path)}, None, model.defaults)
     words = r"vgg16\.pth cannot be used: the weights \['features.* not those of torchvision's resnet50"
     with pytest.raises(CheckpointError, match=words):
-        train.build_model(config, ("ant",))
+        training.build_model(config, ("ant",))

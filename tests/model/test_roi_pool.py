@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 
-from model.vgg16 import roi_pool
+from model.utils.roi_ops import roi_pool
 
 SCALE = 1 / 16
 KERNEL = torchvision.ops.roi_pool

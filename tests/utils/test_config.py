@@ -246,7 +246,21 @@ def test_a_training_config_is_complete():
         "max_detections",
         *("trainable_layers", "batch_norm", "rpn_score_thresh"),  # of other models
         "proposals_file",
+        "rpn_lambda",
     }
+
+
+def test_non_approximate_training_implies_its_roi_operation():
+    def roi_op(texts, stored=None):
+        return parse_options(TrainConfig, texts, stored, model.defaults).roi_op
+
+    joint = {"joint": "non-approximate"}
+    assert roi_op({}) == "pool"
+    assert roi_op(joint) == roi_op({}, stored=joint) == roi_op(joint | {"roi_op": "warp"}) == "warp"
+    words = "--roi-op=align has no gradient for boxes: leave it out, or --joint=approximate"
+    assert refusal(TrainConfig, joint | {"roi_op": "align"}, defaults=model.defaults) == words
+    words = "--roi-op: --model=plain has no such option"
+    assert refusal(TrainConfig, joint | {"model": "plain"}, defaults=lambda *_: {"lr": 1.0}) == words
 
 
 def test_stored_options_are_restored():

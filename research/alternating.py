@@ -1,0 +1,191 @@
+"""Four-step alternating training (paper 3.2): `python -m research.alternating --env=x ...`, with the options of train.
+
+1. The RPN is trained, from pretrained weights.
+2. Fast R-CNN is trained on its proposals, from pretrained weights, too: the two networks share nothing yet.
+3. The RPN's own layers are trained anew on the detector's convolutions, which are fixed from here on.
+4. The detector's own layers are trained further on the proposals of step 3.
+
+Each step is a run in runs/ENV/1-rpn ... 4-detector, with its own checkpoints and log; runs/ENV/last.pth is the last.
+"""
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch loads: docs/benchmarks.md#a-busy-machine
+
+import json
+import shutil
+from functools import partial
+from itertools import accumulate
+from typing import Literal
+
+import fire
+import numpy as np
+import torch
+
+import model
+import utils.checkpoint as ckpt
+import utils.distributed as dist
+from data.validate import DataError
+from model.faster_rcnn import FasterRCNN, FasterRCNNOutput, eval_mode
+from model.utils.bbox_tools import resize_bbox
+from research.fast_rcnn import FastRCNNTrainer, RPNTrainer
+from training import TrainingError, build_datasets, build_model, build_trainer, evaluate_and_save_best, fit
+from utils.coco_eval import COUNTS, evaluate_proposals, format_recall
+from utils.config import Count, OptionError, Share, Times, TrainConfig, command, option
+from utils.metrics import read_samples
+
+STEPS = ("1-rpn", "2-detector", "3-rpn", "4-detector")
+N_IMAGE = 5011  # of VOC2007 trainval, for which the papers' numbers of steps are meant
+
+
+class AlternatingConfig(TrainConfig):
+    """python -m research.alternating: Train a detector by the paper's four steps, and write everything to runs/ENV/.
+
+    example: python -m research.alternating --env=four --voc-data-dir=MYDATA --train-split=train --eval-split=val
+    """
+
+    rpn_steps: Times = option(
+        (),
+        "Optimizer",
+        "steps of training an RPN: a,b: a at --lr, b at the decayed rate; empty: 60000,20000, in proportion for less "
+        "than 5011 images; --max-steps limits each step of the four",
+        "paper 3.1.3",
+    )
+    detector_steps: Times = option(
+        (), "Optimizer", "the same of training a detector; empty: 30000,10000, in proportion", "Fast R-CNN 2.3"
+    )
+    detector_batch_size: Count = option(2, "Optimizer", "--batch-size of training a detector", "Fast R-CNN 2.3")
+    n_sample: Count = option(64, "Targets", "RoIs per image", "Fast R-CNN 2.3")
+    neg_iou_lo: Share = option(0.1, "Targets", "lowest IoU of a background RoI", "Fast R-CNN 2.3")
+    joint: Literal["approximate"] = option("approximate", "Optimizer", "no option here")
+    epoch: None = option(None, "Optimizer", "no option here, see --rpn-steps")
+    lr_decay_epoch: None = option(None, "Optimizer", "no option here, see --rpn-steps")
+    lr_decay_step: tuple[()] = option((), "Optimizer", "no option here, see --rpn-steps")
+
+
+class UnsharedDetector(FasterRCNN):
+    """The detector after step 2: the proposals of one network, `proposer`, classified by another, `detector`."""
+
+    def __init__(self, proposer, detector):
+        sizes = detector.min_size, detector.max_size, detector.loc_mean.tolist(), detector.loc_std.tolist()
+        thresholds = detector.score_thresh, detector.nms_thresh, detector.max_detections
+        super().__init__(detector.extractor, proposer.rpn, detector.head, detector.preprocessing, *sizes, *thresholds)
+        self.proposing_extractor = proposer.extractor
+        self.to(detector.device)
+
+    def forward(self, img, scale=1.0):
+        """As `FasterRCNN.forward`."""
+        rpn = self.rpn(self.proposing_extractor(img), img.shape[2:], scale, self.training)
+        return FasterRCNNOutput(rpn, *self.head(self.extractor(img), rpn.roi))
+
+
+class WithProposals:
+    """A data set whose samples come with proposals: `rois`, one (R, 4) array per image."""
+
+    def __init__(self, dataset, rois):
+        self.dataset, self.rois = dataset, rois
+        self.ids, self.classes, self.split = dataset.ids, dataset.classes, dataset.split
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, index):
+        return self.dataset[index]._replace(roi=self.rois[index])
+
+
+def main(config):
+    """Train the four steps and write everything to runs/ENV/; `config` is an `AlternatingConfig`."""
+    device, folder = dist.pick_device(config.device), ckpt.RUNS / config.env
+    if config.deterministic:
+        dist.set_deterministic()
+    ckpt.check_run_folder(folder, config.resume, config.overwrite)
+    changed = ckpt.changed_options(config, model.defaults)
+    if "max_steps" in changed:
+        raise OptionError("--max-steps: the run was started with another, and each step builds on those before it")
+    dist.init_distributed(device)
+    last = max(folder.glob("*/last.pth"), default=None) if config.resume else None
+    with dist.main_process_first():
+        train_set, eval_set = build_datasets(config, last and ckpt.load_checkpoint(last, mmap=True).get("split_ids"))
+        if dist.rank() == 0:
+            if config.overwrite and not config.resume:
+                shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True, exist_ok=True)
+            ckpt.write_text(folder / "config.json", json.dumps(config.model_dump(), indent=1))
+    net = proposer = rois = None
+    for name in STEPS:
+        part, at = name[2:], folder / name
+        options = step_options(config, part, len(train_set)) | {"resume": (at / "last.pth").exists()}
+        options = TrainConfig(**config.model_dump(include=TrainConfig.model_fields.keys()) | options)
+        dist.barrier()  # every process has seen whether there is a last.pth
+        if name in STEPS[:2]:
+            net, build_kwargs = build_model(options, train_set.classes)
+            net.to(device)
+        else:
+            net.extractor.requires_grad_(False)
+        net.rpn.requires_grad_(part == "rpn")
+        net.head.requires_grad_(part == "detector")
+        trainer = build_trainer(options, net, RPNTrainer if part == "rpn" else FastRCNNTrainer)
+        samples, evaluation = train_set, evaluate_recall
+        if part == "detector":
+            samples = WithProposals(train_set, rois)
+            detector = UnsharedDetector(proposer, net) if name == STEPS[1] else net
+            evaluation = partial(evaluate_and_save_best, detector=detector)
+        fit(options, at, trainer, build_kwargs, samples, eval_set, evaluation, changed if options.resume else None)
+        if part == "rpn":
+            proposer, rois = net, stored_proposals(at / "proposals.npz", trainer, train_set, config.num_workers)
+    if dist.rank() == 0:
+        with ckpt.replacing(folder / "last.pth") as partial_path:
+            shutil.copyfile(folder / STEPS[-1] / "last.pth", partial_path)
+    dist.destroy()
+    print(f"written to {folder}\nnext: python eval.py --load-path={folder}/last.pth")
+
+
+def step_options(config, part, n_image):
+    """Return the options of training the RPN or the detector, on `n_image` images, that differ from `config`."""
+    given, paper = (config.rpn_steps, (60000, 20000)) if part == "rpn" else (config.detector_steps, (30000, 10000))
+    steps = given or [max(1, round(number * min(1, n_image / N_IMAGE))) for number in paper]
+    *decays, n_step = accumulate(map(int, steps))
+    n_step = min(n_step, config.max_steps or n_step)
+    batch_size = config.batch_size if part == "rpn" else config.detector_batch_size
+    options = {"max_steps": n_step, "epoch": n_step, "lr_decay_step": decays, "lr_decay_epoch": ()}
+    return options | {"batch_size": batch_size}
+
+
+def stored_proposals(path, trainer, dataset, num_workers):
+    """Return the proposals of each image of `dataset`, those of the file `path` if it is there; else write it."""
+    dist.barrier()  # every process sees the same
+    if not path.exists():
+        rois = propose(trainer.model, dataset, trainer.dtype, num_workers)
+        if dist.rank() == 0:
+            with ckpt.replacing(path) as partial_path:
+                np.savez(partial_path, ids=dataset.ids, count=list(map(len, rois)), roi=np.concatenate(rois))
+        dist.barrier()
+    with np.load(path) as file:
+        return np.split(file["roi"], np.cumsum(file["count"])[:-1])
+
+
+@torch.no_grad()
+def propose(net, dataset, dtype=None, num_workers=None):
+    """Return the proposals of each image, as in training: (R, 4) float32 in its pixels, R at most 2000 (paper 3.3)."""
+    rois, device = [], net.device
+    with eval_mode(net), torch.autocast(device.type, dtype, enabled=dtype is not None):
+        for sample in read_samples(dataset, None, num_workers, device):
+            img, scale = net.prepare(sample.img)
+            roi = net.rpn(net.extractor(img), img.shape[2:], scale, True).roi  # (R, 4)
+            rois.append(resize_bbox(roi, img.shape[2:], sample.img.shape[:2]).cpu().numpy())
+    return dist.gather_interleaved(rois)
+
+
+def evaluate_recall(config, trainer, dataset, logger, run, epoch, step):
+    """Compute the recall of the proposals on `dataset`, log and print it; arguments as `evaluate_and_save_best`."""
+    results = evaluate_proposals(trainer.model, dataset, trainer.dtype, config.num_workers)
+    if logger:
+        recall = dict(zip(map(str, COUNTS), (row[0] for row in results["recall"]), strict=True))  # at IoU 0.5
+        logger.eval(step, epoch, dataset.split, None, {}, recall=recall)
+        print(f"epoch {epoch + 1}, step {step}\n{format_recall(results)}")
+
+
+if __name__ == "__main__":
+    errors = (DataError, OptionError, ckpt.CheckpointError, model.WeightsError, TrainingError)
+    stored = partial(ckpt.stored_options, config_class=AlternatingConfig)
+    fire.Fire(command(AlternatingConfig, main, errors, stored=stored, defaults=model.defaults))

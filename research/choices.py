@@ -1,0 +1,18 @@
+"""The values of options of train.py that stand for the files of this folder."""
+
+from functools import partial
+
+from research.adam import to_adam
+from research.non_approximate import NonApproximateTrainer
+from research.paper_loss import paper_losses
+from trainer import FasterRCNNTrainer
+
+TRAINERS = {"approximate": FasterRCNNTrainer, "non-approximate": NonApproximateTrainer}  # values of --joint
+OPTIMIZERS = {"sgd": lambda sgd: sgd, "adam": to_adam}  # values of --optimizer
+
+
+def rpn_loss(rpn, rpn_lambda):
+    """Return the loss of `rpn` for `--rpn-lambda`; None, that of trainer.py, if it is None."""
+    if rpn_lambda is None:
+        return None
+    return partial(paper_losses, rpn_lambda=rpn_lambda, n_anchor=len(rpn.anchor_base))
