@@ -71,7 +71,16 @@ def test_the_result_is_one_network_with_shared_convolutions(calm):
 
 
 def test_files_and_log(calm):
-    names = ["config.json", "curves.png", "environment.json", "last.pth", "log.jsonl", "pictures"]
+    names = [
+        "config.json",
+        "curves.png",
+        "environment.json",
+        "last.pth",
+        "log.jsonl",
+        "pictures",
+        "train.txt",
+        "val.txt",
+    ]
     assert sorted(path.name for path in calm.iterdir()) == [*FOLDERS, "config.json", "last.pth"]
     for name in FOLDERS:
         own = ["proposals.npz"] if "rpn" in name else ["best.pth"]
