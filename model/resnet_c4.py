@@ -32,7 +32,7 @@ from model.utils.preprocess import BY_NAME, TORCHVISION, Preprocessing
 from model.utils.proposal_creator import ProposalCreator
 
 NAMES = ("resnet50", "resnet101")
-TRAINING = {name: value for name, value in vgg16.TRAINING.items() if name != "frozen_convs"}
+TRAINING = vgg16.TRAINING
 STRIDE, CHANNELS, POOLED = 16, 1024, 2048  # of layer3; channels of layer4
 STAGES = ("layer4", "layer3", "layer2", "layer1", "conv1")  # as torchvision counts its `trainable_layers`
 

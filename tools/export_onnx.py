@@ -26,7 +26,7 @@ from data.validate import DataError
 from data.voc_dataset import read_image
 from model.faster_rcnn import FasterRCNN
 from model.utils.bbox_tools import bbox_iou, loc2bbox
-from model.vgg16 import roi_pool
+from model.utils.roi_ops import roi_pool
 from utils import checkpoint as ckpt
 from utils.config import DETECTOR, Config, Count, OptionError, PathText, Share, command, counted, option, own
 

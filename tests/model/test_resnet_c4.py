@@ -187,9 +187,9 @@ def test_training_resumes_bit_for_bit_and_predicts(place, narrow, classifier, ca
     assert bboxes[0].max() <= 60
 
 
-def test_a_file_of_another_network_is_named(narrow, tmp_path, tiny_model):
+def test_a_file_of_another_network_is_named(narrow, tmp_path):
     path = tmp_path / "vgg16.pth"
-    torch.save({f"features.{name}": value for name, value in tiny_model.extractor.state_dict().items()}, path)
+    torch.save({"features.0.weight": torch.ones(64, 3, 3, 3), "features.0.bias": torch.ones(64)}, path)
     config = parse_options(TrainConfig, {"model": "resnet50", "pretrained": str(path)}, None, model.defaults)
     words = r"vgg16\.pth cannot be used: the weights \['features.* not those of torchvision's resnet50"
     with pytest.raises(CheckpointError, match=words):
