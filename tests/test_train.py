@@ -19,7 +19,6 @@ import torch
 from stress_resume import differences, log, same, start, wait
 
 import model
-import train
 import training
 from data import Sample
 from data.validate import DataError
@@ -358,7 +357,7 @@ def test_a_second_signal_exits_at_once(run, on_step):
 
 def test_a_signal_ends_an_evaluation_which_resuming_repeats(calm, run, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(train, "evaluate", lambda *args, **options: signal.raise_signal(signal.SIGINT))
+        patch.setattr(training, "evaluate", lambda *args, **options: signal.raise_signal(signal.SIGINT))
         with pytest.raises(KeyboardInterrupt):
             run()
     assert load_checkpoint(run.folder / "last.pth")["step"] == 6
@@ -369,7 +368,7 @@ def test_a_signal_ends_an_evaluation_which_resuming_repeats(calm, run, monkeypat
 
 def test_an_evaluation_in_the_log_is_not_repeated(calm, run, monkeypatch):
     shutil.copytree(calm, run.folder)
-    monkeypatch.setattr(train, "evaluate", None)
+    monkeypatch.setattr(training, "evaluate", None)
     run(resume="True")  # at its end already
     assert not differences(calm, run.folder)
 
@@ -412,7 +411,7 @@ def test_killed_three_times_a_run_ends_as_if_undisturbed(calm, place):
 
 def test_best_pth_is_replaced_by_a_better_map_only(run, monkeypatch):
     values, real = iter([0.2, 0.1, 0.2, 0.3]), training.evaluate
-    monkeypatch.setattr(train, "evaluate", lambda *args, **options: real(*args, **options)._replace(map=next(values)))
+    monkeypatch.setattr(training, "evaluate", lambda *args, **kwargs: real(*args, **kwargs)._replace(map=next(values)))
     best = []
     for steps in ("1", "2", "3", "4"):
         run(**{"resume": "True"} if best else {}, max_steps=steps)
@@ -424,7 +423,7 @@ def test_best_pth_is_replaced_by_a_better_map_only(run, monkeypatch):
 
 def test_best_pth_is_the_best_of_one_split(run, monkeypatch):
     values, real = iter([0.3, 0.1, 0.2]), training.evaluate
-    monkeypatch.setattr(train, "evaluate", lambda *args, **options: real(*args, **options)._replace(map=next(values)))
+    monkeypatch.setattr(training, "evaluate", lambda *args, **kwargs: real(*args, **kwargs)._replace(map=next(values)))
     best = []
     for steps, split in (("1", "val"), ("2", "train"), ("3", "val")):
         run(**{"resume": "True"} if best else {}, max_steps=steps, eval_split=split)

@@ -12,6 +12,7 @@ from torchvision.ops import FrozenBatchNorm2d, roi_align
 
 import model
 import train
+import training
 from model import WeightsError, resnet_c4
 from model.utils.preprocess import CAFFE, TORCHVISION
 from utils.checkpoint import CheckpointError, load_checkpoint, stored_options
