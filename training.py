@@ -156,12 +156,9 @@ def evaluation_due(config, logger, step, epoch_steps, n_step):
     return due and dist.any_process(logger is not None and not logger.has_eval(step))
 
 
-def evaluate_and_save_best(config, trainer, dataset, logger, run, epoch, step, detector=None):
-    """Evaluate on `dataset`, log the results, and write best.pth if the mAP is the highest so far.
-
-    `detector` is evaluated instead of the trainer's model, if it is given.
-    """
-    net, dtype = detector or trainer.model, trainer.dtype
+def evaluate_and_save_best(config, trainer, dataset, logger, run, epoch, step):
+    """Evaluate on `dataset`, log the results, and write best.pth if the mAP is the highest so far."""
+    net, dtype = trainer.model, trainer.dtype
     options = predict_options(config, net)
     metric = getattr(dataset, "metric", "voc07")
     evaluation = evaluate(net, dataset, metric, dtype, config.num_workers, **options)

@@ -12,24 +12,24 @@ import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch loads: docs/benchmarks.md#a-busy-machine
 
+import functools
 import json
 import shutil
-from functools import partial
 from itertools import accumulate
 from typing import Literal
 
 import fire
-import numpy as np
 import torch
 
 import model
 import utils.checkpoint as ckpt
 import utils.distributed as dist
+from data.proposals import WithProposals, read_proposals, write_proposals
 from data.validate import DataError
-from model.faster_rcnn import FasterRCNN, FasterRCNNOutput, eval_mode
+from model.faster_rcnn import eval_mode
 from model.utils.bbox_tools import resize_bbox
 from research.fast_rcnn import FastRCNNTrainer, RPNTrainer
-from training import TrainingError, build_datasets, build_model, build_trainer, evaluate_and_save_best, fit
+from training import TrainingError, build_datasets, build_model, build_trainer, fit
 from utils.coco_eval import COUNTS, evaluate_proposals, format_recall
 from utils.config import Count, OptionError, Share, Times, TrainConfig, command, option
 from utils.metrics import read_samples
@@ -57,40 +57,11 @@ class AlternatingConfig(TrainConfig):
     detector_batch_size: Count = option(2, "Optimizer", "--batch-size of training a detector", "Fast R-CNN 2.3")
     n_sample: Count = option(64, "Targets", "RoIs per image", "Fast R-CNN 2.3")
     neg_iou_lo: Share = option(0.1, "Targets", "lowest IoU of a background RoI", "Fast R-CNN 2.3")
+    proposals_file: None = option(None, "Proposals", "no option here")
     joint: Literal["approximate"] = option("approximate", "Optimizer", "no option here")
     epoch: None = option(None, "Optimizer", "no option here, see --rpn-steps")
     lr_decay_epoch: None = option(None, "Optimizer", "no option here, see --rpn-steps")
     lr_decay_step: tuple[()] = option((), "Optimizer", "no option here, see --rpn-steps")
-
-
-class UnsharedDetector(FasterRCNN):
-    """The detector after step 2: the proposals of one network, `proposer`, classified by another, `detector`."""
-
-    def __init__(self, proposer, detector):
-        sizes = detector.min_size, detector.max_size, detector.loc_mean.tolist(), detector.loc_std.tolist()
-        thresholds = detector.score_thresh, detector.nms_thresh, detector.max_detections
-        super().__init__(detector.extractor, proposer.rpn, detector.head, detector.preprocessing, *sizes, *thresholds)
-        self.proposing_extractor = proposer.extractor
-        self.to(detector.device)
-
-    def forward(self, img, scale=1.0):
-        """As `FasterRCNN.forward`."""
-        rpn = self.rpn(self.proposing_extractor(img), img.shape[2:], scale, self.training)
-        return FasterRCNNOutput(rpn, *self.head(self.extractor(img), rpn.roi))
-
-
-class WithProposals:
-    """A data set whose samples come with proposals: `rois`, one (R, 4) array per image."""
-
-    def __init__(self, dataset, rois):
-        self.dataset, self.rois = dataset, rois
-        self.ids, self.classes, self.split = dataset.ids, dataset.classes, dataset.split
-
-    def __len__(self):
-        return len(self.dataset)
-
-    def __getitem__(self, index):
-        return self.dataset[index]._replace(roi=self.rois[index])
 
 
 def main(config):
@@ -111,7 +82,7 @@ def main(config):
                 shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True, exist_ok=True)
             ckpt.write_text(folder / "config.json", json.dumps(config.model_dump(), indent=1))
-    net = proposer = rois = None
+    net = rois = None
     for name in STEPS:
         part, at = name[2:], folder / name
         options = step_options(config, part, len(train_set)) | {"resume": (at / "last.pth").exists()}
@@ -124,18 +95,19 @@ def main(config):
             net.extractor.requires_grad_(False)
         net.rpn.requires_grad_(part == "rpn")
         net.head.requires_grad_(part == "detector")
-        trainer = build_trainer(options, net, RPNTrainer if part == "rpn" else FastRCNNTrainer)
-        samples, evaluation = train_set, evaluate_recall
-        if part == "detector":
-            samples = WithProposals(train_set, rois)
-            detector = UnsharedDetector(proposer, net) if name == STEPS[1] else net
-            evaluation = partial(evaluate_and_save_best, detector=detector)
-        fit(options, at, trainer, build_kwargs, samples, eval_set, evaluation, changed if options.resume else None)
         if part == "rpn":
-            proposer, rois = net, stored_proposals(at / "proposals.npz", trainer, train_set, config.num_workers)
+            trainer, sets, evaluation = build_trainer(options, net, RPNTrainer), (train_set, eval_set), evaluate_recall
+        else:  # the network of step 2 has no RPN yet to be evaluated with
+            sets = rois[0], rois[1] if name == STEPS[1] else eval_set
+            trainer, evaluation = build_trainer(options, net, FastRCNNTrainer), None
+        fit(options, at, trainer, build_kwargs, *sets, evaluation, changed if options.resume else None)
+        if part == "rpn":
+            rois = [
+                add_proposals(at, trainer, *args, config.num_workers) for args in ((train_set, True), (eval_set, False))
+            ]
     if dist.rank() == 0:
-        with ckpt.replacing(folder / "last.pth") as partial_path:
-            shutil.copyfile(folder / STEPS[-1] / "last.pth", partial_path)
+        with ckpt.replacing(folder / "last.pth") as partial:
+            shutil.copyfile(folder / STEPS[-1] / "last.pth", partial)
     dist.destroy()
     print(f"written to {folder}\nnext: python eval.py --load-path={folder}/last.pth")
 
@@ -151,27 +123,31 @@ def step_options(config, part, n_image):
     return options | {"batch_size": batch_size}
 
 
-def stored_proposals(path, trainer, dataset, num_workers):
-    """Return the proposals of each image of `dataset`, those of the file `path` if it is there; else write it."""
+def add_proposals(folder, trainer, dataset, train, num_workers):
+    """Give the images of a data set the proposals of the trainer's RPN, written once to a file in `folder`.
+
+    `train`: see `propose`.
+    """
+    path = folder / f"proposals_{'train' if train else 'eval'}.npz"
     dist.barrier()  # every process sees the same
     if not path.exists():
-        rois = propose(trainer.model, dataset, trainer.dtype, num_workers)
+        rois = propose(trainer.model, dataset, train, trainer.dtype, num_workers)
         if dist.rank() == 0:
-            with ckpt.replacing(path) as partial_path:
-                np.savez(partial_path, ids=dataset.ids, count=list(map(len, rois)), roi=np.concatenate(rois))
+            with ckpt.replacing(path) as partial:
+                write_proposals(partial, dict(zip(dataset.ids, rois, strict=True)))
         dist.barrier()
-    with np.load(path) as file:
-        return np.split(file["roi"], np.cumsum(file["count"])[:-1])
+    rois = read_proposals(path)
+    return WithProposals(dataset, [rois[image_id] for image_id in dataset.ids])
 
 
 @torch.no_grad()
-def propose(net, dataset, dtype=None, num_workers=None):
-    """Return the proposals of each image, as in training: (R, 4) float32 in its pixels, R at most 2000 (paper 3.3)."""
+def propose(net, dataset, train, dtype=None, num_workers=None):
+    """Return the proposals of each image, (R, 4) float32 in its pixels: as many as in training or as at test time."""
     rois, device = [], net.device
     with eval_mode(net), torch.autocast(device.type, dtype, enabled=dtype is not None):
         for sample in read_samples(dataset, None, num_workers, device):
             img, scale = net.prepare(sample.img)
-            roi = net.rpn(net.extractor(img), img.shape[2:], scale, True).roi  # (R, 4)
+            roi = net.rpn(net.extractor(img), img.shape[2:], scale, train).roi  # (R, 4)
             rois.append(resize_bbox(roi, img.shape[2:], sample.img.shape[:2]).cpu().numpy())
     return dist.gather_interleaved(rois)
 
@@ -187,5 +163,5 @@ def evaluate_recall(config, trainer, dataset, logger, run, epoch, step):
 
 if __name__ == "__main__":
     errors = (DataError, OptionError, ckpt.CheckpointError, model.WeightsError, TrainingError)
-    stored = partial(ckpt.stored_options, config_class=AlternatingConfig)
+    stored = functools.partial(ckpt.stored_options, config_class=AlternatingConfig)
     fire.Fire(command(AlternatingConfig, main, errors, stored=stored, defaults=model.defaults))

@@ -259,16 +259,12 @@ MUTATIONS = (
         "research/alternating.py",
         ("alternating: convolutions stay trained", "net.extractor.requires_grad_(False)", "pass"),
         ("alternating: the detector starts from the RPN's network", "if name in STEPS[:2]:", "if name in STEPS[:1]:"),
-        (
-            "alternating: the first step's proposals for all",
-            "proposer, rois = net, stored",
-            "proposer, rois = net, rois or stored",
-        ),
-        ("alternating: proposals of the second network", "proposer.rpn, detector.head", "detector.rpn, detector.head"),
+        ("alternating: the first step's proposals for all", "rois = [add_", "rois = rois or [add_"),
+        ("alternating: the detector proposes before it can", "rois[1] if name == STEPS[1] else eval_set", "eval_set"),
         (
             "alternating: proposals in pixels of the input",
-            "resize_bbox(roi, img.shape[2:], sample.img.shape[:2])",
-            "roi",
+            "rois.append(resize_bbox(roi, img.shape[2:], sample.img.shape[:2])",
+            "rois.append(roi",
         ),
         ("alternating: proposals computed again", "if not path.exists():", "if True:"),
     ),
@@ -393,6 +389,7 @@ MUTATIONS = (
             "train_set",
         ),
         ("schedule: decay one epoch late", "epoch >= milestone", "epoch > milestone"),
+        tests="tests/test_train.py",
     ),
 )
 

@@ -411,9 +411,7 @@ def test_killed_three_times_a_run_ends_as_if_undisturbed(calm, place):
 
 def test_best_pth_is_replaced_by_a_better_map_only(run, monkeypatch):
     values, real = iter([0.2, 0.1, 0.2, 0.3]), training.evaluate
-    monkeypatch.setattr(
-        training, "evaluate", lambda *args, **options: real(*args, **options)._replace(map=next(values))
-    )
+    monkeypatch.setattr(training, "evaluate", lambda *args, **kwargs: real(*args, **kwargs)._replace(map=next(values)))
     best = []
     for steps in ("1", "2", "3", "4"):
         run(**{"resume": "True"} if best else {}, max_steps=steps)
@@ -425,9 +423,7 @@ def test_best_pth_is_replaced_by_a_better_map_only(run, monkeypatch):
 
 def test_best_pth_is_the_best_of_one_split(run, monkeypatch):
     values, real = iter([0.3, 0.1, 0.2]), training.evaluate
-    monkeypatch.setattr(
-        training, "evaluate", lambda *args, **options: real(*args, **options)._replace(map=next(values))
-    )
+    monkeypatch.setattr(training, "evaluate", lambda *args, **kwargs: real(*args, **kwargs)._replace(map=next(values)))
     best = []
     for steps, split in (("1", "val"), ("2", "train"), ("3", "val")):
         run(**{"resume": "True"} if best else {}, max_steps=steps, eval_split=split)

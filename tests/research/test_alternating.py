@@ -13,14 +13,13 @@ from stress_resume import differences, log, same
 
 import model
 import research.alternating as alternating
-from data import Sample
-from model.rpn import RPNOutput
-from research.alternating import AlternatingConfig, UnsharedDetector, WithProposals, propose, step_options
-from research.fast_rcnn import FastRCNNTrainer, RPNTrainer
+from data.proposals import WithProposals, read_proposals
+from research.alternating import AlternatingConfig, propose, step_options
 from trainer import FasterRCNNTrainer
 from training import build_datasets
 from utils.checkpoint import load_checkpoint, stored_options
 from utils.config import OptionError, parse_options
+from utils.metrics import evaluate
 
 OPTIONS = fixtures.OPTIONS | {"rpn_steps": "5,3", "detector_steps": "2,1", "eval_every": "0", "lr": "1e-2"}
 FOLDERS = ["1-rpn", "2-detector", "3-rpn", "4-detector"]
@@ -70,20 +69,23 @@ def test_the_result_is_one_network_with_shared_convolutions(calm):
     assert len(bboxes[0]) > 0
 
 
+def test_step_two_is_evaluated_on_the_proposals_of_step_one(calm):
+    """Its own RPN is untrained."""
+    _, eval_set = build_datasets(make_config())
+    net, path = model.restore(load_checkpoint(calm / "2-detector/last.pth")), calm / "1-rpn/proposals_eval.npz"
+    with_proposals = WithProposals(eval_set, list(read_proposals(path).values()))
+    (evaluation,) = log(calm / "2-detector", "eval")
+    assert evaluation["ap"] == evaluate(net, with_proposals).ap
+    (evaluation,) = log(calm / "4-detector", "eval")
+    assert evaluation["ap"] == evaluate(model.restore(load_checkpoint(calm / "last.pth")), eval_set).ap
+
+
 def test_files_and_log(calm):
-    names = [
-        "config.json",
-        "curves.png",
-        "environment.json",
-        "last.pth",
-        "log.jsonl",
-        "pictures",
-        "train.txt",
-        "val.txt",
-    ]
+    names = ["config.json", "curves.png", "environment.json", "last.pth", "log.jsonl", "pictures"]
+    names += ["train.txt", "val.txt"]
     assert sorted(path.name for path in calm.iterdir()) == [*FOLDERS, "config.json", "last.pth"]
     for name in FOLDERS:
-        own = ["proposals.npz"] if "rpn" in name else ["best.pth"]
+        own = ["proposals_eval.npz", "proposals_train.npz"] if "rpn" in name else ["best.pth"]
         assert sorted(path.name for path in (calm / name).iterdir()) == sorted(names + own)
         (evaluation,) = log(calm / name, "eval")
         config = json.loads((calm / name / "config.json").read_text())
@@ -106,10 +108,11 @@ def test_proposals_are_those_of_the_step(calm):
     train_set, _ = build_datasets(make_config())
     for name in ("1-rpn", "3-rpn"):
         net = model.restore(load_checkpoint(calm / name / "last.pth"))
-        with np.load(calm / name / "proposals.npz") as file:
-            assert file["ids"].tolist() == train_set.ids
-            rois = np.split(file["roi"], np.cumsum(file["count"])[:-1])
-        for roi, expected, (height, width) in zip(rois, propose(net, train_set), train_set.sizes, strict=True):
+        rois = read_proposals(calm / name / "proposals_train.npz")
+        assert list(rois) == train_set.ids
+        for roi, expected, (height, width) in zip(
+            rois.values(), propose(net, train_set, True), train_set.sizes, strict=True
+        ):
             assert 0 < len(roi) <= 50  # --n-train-post-nms
             assert np.array_equal(roi, expected)
             assert (roi[:, 2] <= height + 1e-3).all()
@@ -134,7 +137,7 @@ def test_a_stopped_run_ends_as_if_undisturbed(calm, place, monkeypatch, stop_at)
     assert caught.value.code == 143
     assert len(taken) == stop_at
     stopped = place / "runs/stopped"
-    proposals = list(stopped.glob("*/proposals.npz"))
+    proposals = list(stopped.glob("*/proposals_*.npz"))
     times = [path.stat().st_mtime_ns for path in proposals]
     run(env="stopped", resume="True")
     assert [path.stat().st_mtime_ns for path in proposals] == times  # computed once
@@ -149,7 +152,8 @@ def test_what_cannot_change_or_is_no_option(calm):
         run(env="calm", resume="True", rpn_steps="9")
     with pytest.raises(OptionError, match="--max-steps: the run was started with another"):
         run(env="calm", resume="True", max_steps="9")
-    for name, text in (("epoch", "3"), ("lr_decay_epoch", "2"), ("lr_decay_step", "2"), ("joint", "non-approximate")):
+    values = {"epoch": "3", "lr_decay_epoch": "2", "lr_decay_step": "2", "joint": "non-approximate"}
+    for name, text in (values | {"proposals_file": "a"}).items():
         with pytest.raises(OptionError, match=f"--{name.replace('_', '-')} must "):
             make_config(**{name: text})
 
@@ -168,54 +172,3 @@ def test_what_cannot_change_or_is_no_option(calm):
 def test_numbers_of_steps(options, part, n_image, n_step, decays):
     made = step_options(parse_options(AlternatingConfig, options, defaults=model.defaults), part, n_image)
     assert (made["max_steps"], made["lr_decay_step"]) == (n_step, decays)
-
-
-def sample(roi=None):
-    img = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
-    bbox = np.array([[8, 20, 40, 90]], np.float32)
-    return Sample(img, bbox, np.array([1]), np.zeros(1, bool), "noise", np.random.default_rng(0), roi)
-
-
-def test_the_halves_have_the_losses_of_the_whole(tiny_model):
-    roi = np.array([[10, 20, 30, 80], [0, 5, 60, 40]], np.float32)
-    whole = FasterRCNNTrainer(tiny_model, None).compute_losses(sample(roi))
-    rpn = RPNTrainer(tiny_model, None).compute_losses(sample())
-    assert rpn[:2] == whole[:2]
-    assert (rpn.roi_loc, rpn.roi_cls, rpn.total) == (0, 0, rpn.rpn_loc + rpn.rpn_cls)
-    assert rpn.stats[:6] == (1, 0, *whole.stats[2:6])
-
-    class NoAnchors(FasterRCNNTrainer):  # draws nothing for anchors
-        def rpn_losses(self, rpn: RPNOutput, bbox, img_size, rng):
-            return 0, 0, torch.zeros(4)
-
-    whole = NoAnchors(tiny_model, None).compute_losses(sample(roi))
-    head = FastRCNNTrainer(tiny_model, None).compute_losses(sample(roi))
-    assert head[2:5] == whole[2:5]
-    assert (head.rpn_loc, head.rpn_cls, head.stats.n_proposal) == (0, 0, 2)
-    assert head.stats[6:] == whole.stats[6:]
-
-
-def test_two_networks_that_share_nothing(tiny_model):
-    """Proposals come from the first, classes and boxes from the second; of one network twice, it is that network."""
-    img, build = sample().img, {"n_fg_class": 3, "head_width": 16, "min_size": 64, "max_size": 96}
-    other = model.build(**build, anchor_scales=(2, 3), generator=torch.Generator().manual_seed(1)).eval()
-    both = UnsharedDetector(tiny_model, other).eval()
-    x, scale = tiny_model.prepare(img)
-    with torch.no_grad():
-        out, proposed = both(x, scale), tiny_model.eval()(x, scale)
-        roi_cls_loc, roi_score = other.head(other.extractor(x), proposed.rpn.roi)
-    assert torch.equal(out.rpn.roi, proposed.rpn.roi)
-    assert torch.equal(out.roi_score, roi_score)
-    assert torch.equal(out.roi_cls_loc, roi_cls_loc)
-    same_twice = UnsharedDetector(other, other).predict([img], score_thresh=0)
-    assert all(
-        np.array_equal(a[0], b[0]) for a, b in zip(same_twice, other.predict([img], score_thresh=0), strict=True)
-    )
-
-
-def test_samples_with_proposals(place):
-    train_set, _ = build_datasets(make_config())
-    rois = [np.full((i, 4), i, np.float32) for i in range(len(train_set))]
-    samples = WithProposals(train_set, rois)
-    assert len(samples) == 6
-    assert (samples[3].id, samples[3].roi.tolist()) == (train_set.ids[3], [[3] * 4] * 3)

@@ -9,7 +9,7 @@ from stress_resume import log
 import data
 from data.proposals import write_proposals
 from data.voc_dataset import read_splits
-from research.fast_rcnn import FastRCNNTrainer
+from research.fast_rcnn import FastRCNNTrainer, RPNTrainer
 from trainer import FasterRCNNTrainer
 from utils.checkpoint import load_checkpoint
 
@@ -27,6 +27,31 @@ def test_the_rpn_gets_no_loss(tiny_model):
         losses.total, [*tiny_model.rpn.parameters(), tiny_model.head.fc6.weight], allow_unused=True
     )
     assert [gradient is None for gradient in gradients] == [True] * 6 + [False]
+
+
+def sample(roi=None):
+    img = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+    bbox = np.array([[8, 20, 40, 90]], np.float32)
+    return data.Sample(img, bbox, np.array([1]), np.zeros(1, bool), "noise", np.random.default_rng(0), roi)
+
+
+def test_the_halves_have_the_losses_of_the_whole(tiny_model):
+    roi = np.array([[10, 20, 30, 80], [0, 5, 60, 40]], np.float32)
+    whole = FasterRCNNTrainer(tiny_model, None).compute_losses(sample(roi))
+    rpn = RPNTrainer(tiny_model, None).compute_losses(sample())
+    assert rpn[:2] == whole[:2]
+    assert (rpn.roi_loc, rpn.roi_cls, rpn.total) == (0, 0, rpn.rpn_loc + rpn.rpn_cls)
+    assert rpn.stats[:6] == (1, 0, *whole.stats[2:6])
+
+    class NoAnchors(FasterRCNNTrainer):  # draws nothing for anchors
+        def rpn_losses(self, *args):
+            return 0, 0, torch.zeros(4)
+
+    whole = NoAnchors(tiny_model, None).compute_losses(sample(roi))
+    head = FastRCNNTrainer(tiny_model, None).compute_losses(sample(roi))
+    assert head[2:5] == whole[2:5]
+    assert (head.rpn_loc, head.rpn_cls, head.stats.n_proposal) == (0, 0, 2)
+    assert head.stats[6:] == whole.stats[6:]
 
 
 @pytest.mark.parametrize("source", ["rois.npz", "sliding-windows"])

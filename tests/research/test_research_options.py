@@ -13,7 +13,7 @@ from model.utils.roi_warping import roi_warp
 from research.non_approximate import NonApproximateTrainer
 from research.paper_loss import paper_losses
 from trainer import FasterRCNNTrainer, detection_losses
-from utils.checkpoint import changed_options, load_checkpoint
+from utils.checkpoint import changed_options, load_checkpoint, stored_options
 from utils.config import OptionError, TrainConfig, parse_options
 
 
@@ -69,8 +69,7 @@ def test_one_score_the_papers_loss_and_adam(run, place):
     losses = total(place / "runs/b")
     assert losses[-1] < 0.9 * losses[0]
     stress_resume.run(env="b", resume="True", epoch="3")  # Adam's state fits
+    texts = {"env": "b", "resume": "True", "optimizer": "sgd"}
+    config = parse_options(TrainConfig, texts, stored_options, model.defaults)
     with pytest.raises(OptionError, match="--optimizer=sgd: the run was started with adam"):
-        changed_options(
-            parse_options(TrainConfig, {"env": "b", "resume": "True", "optimizer": "sgd"}, None, model.defaults),
-            model.defaults,
-        )
+        changed_options(config, model.defaults)
