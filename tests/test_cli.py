@@ -182,7 +182,7 @@ def test_ctrl_c(place, script, monkeypatch):
     assert script("train.py", "train", "--env=stopped", *OPTIONS) == 130
     assert load_checkpoint("runs/stopped/last.pth")["step"] == 1
     assert signal.getsignal(signal.SIGINT) == before
-    monkeypatch.setattr("utils.metrics.evaluate", lambda *args, **options: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr("training.evaluate", lambda *args, **options: signal.raise_signal(signal.SIGINT))
     monkeypatch.setattr(FasterRCNNTrainer, "train_step", real)
     assert script("train.py", "train", "--env=stopped", "--resume", "--max-steps=2") == 130  # in the evaluation
     assert load_checkpoint("runs/stopped/last.pth")["step"] == 2
