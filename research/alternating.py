@@ -102,9 +102,8 @@ def main(config):
             trainer, evaluation = build_trainer(options, net, FastRCNNTrainer), None
         fit(options, at, trainer, build_kwargs, *sets, evaluation, changed if options.resume else None)
         if part == "rpn":
-            rois = [
-                add_proposals(at, trainer, *args, config.num_workers) for args in ((train_set, True), (eval_set, False))
-            ]
+            given = (train_set, True), (eval_set, False)
+            rois = [add_proposals(at, trainer, *pair, config.num_workers) for pair in given]
     if dist.rank() == 0:
         with ckpt.replacing(folder / "last.pth") as partial:
             shutil.copyfile(folder / STEPS[-1] / "last.pth", partial)

@@ -253,7 +253,6 @@ MUTATIONS = (
             "Losses(zero, zero, loc_loss, cls_loss, loc",
             "Losses(loc_loss, cls_loss, zero, zero, loc",
         ),
-        tests="tests/research/test_alternating.py",
     ),
     *mutations_of(
         "research/alternating.py",
