@@ -37,6 +37,8 @@ def main(config):
     if trained:
         load_path = shlex.quote(f"{folder}/last.pth")
         print(f"written to {folder}\nnext: python eval.py --load-path={load_path}")
+    else:
+        print("--epoch or --max-steps continue it")
 
 
 if __name__ == "__main__":

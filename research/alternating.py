@@ -14,6 +14,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch loads: docs/
 
 import functools
 import json
+import shlex
 import shutil
 from itertools import accumulate
 from typing import Literal
@@ -108,7 +109,8 @@ def main(config):
         with ckpt.replacing(folder / "last.pth") as partial:
             shutil.copyfile(folder / STEPS[-1] / "last.pth", partial)
     dist.destroy()
-    print(f"written to {folder}\nnext: python eval.py --load-path={folder}/last.pth")
+    load_path = shlex.quote(f"{folder}/last.pth")
+    print(f"written to {folder}\nnext: python eval.py --load-path={load_path}")
 
 
 def step_options(config, part, n_image):

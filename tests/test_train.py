@@ -377,8 +377,8 @@ def test_a_finished_run_stays_as_it_is(calm, run, capsys):
     shutil.copytree(calm, run.folder)
     before = {path: path.read_bytes() for path in run.folder.glob("*.*")}
     run(resume="True", lr="0.25")
-    last = capsys.readouterr().out.splitlines()[-1]
-    assert last == "runs/a: already finished at step 12, nothing is changed: --epoch or --max-steps continue it"
+    last = capsys.readouterr().out.splitlines()[-2:]
+    assert last == ["runs/a: already finished at step 12, nothing is changed", "--epoch or --max-steps continue it"]
     assert {path: path.read_bytes() for path in run.folder.glob("*.*")} == before
 
 
