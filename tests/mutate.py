@@ -258,7 +258,7 @@ MUTATIONS = (
         "research/alternating.py",
         ("alternating: convolutions stay trained", "net.extractor.requires_grad_(False)", "pass"),
         ("alternating: the detector starts from the RPN's network", "if name in STEPS[:2]:", "if name in STEPS[:1]:"),
-        ("alternating: the first step's proposals for all", "rois = [\n", "rois = rois or [\n"),
+        ("alternating: the first step's proposals for all", "rois = [add_", "rois = rois or [add_"),
         ("alternating: the detector proposes before it can", "rois[1] if name == STEPS[1] else eval_set", "eval_set"),
         (
             "alternating: proposals in pixels of the input",

@@ -16,6 +16,7 @@ import torch
 
 import data
 import model
+from research.alternating import AlternatingConfig
 from utils.config import EvalConfig, PredictConfig, TrainConfig, command, dashed
 
 ROOT = Path(__file__).parent.parent
@@ -37,7 +38,7 @@ def config_classes():
         module = importlib.import_module(f"tools.{name}")
         own = [v for v in vars(module).values() if isinstance(v, type) and v.__module__ == module.__name__]
         classes[f"-m tools.{name}"] = next(value for value in own if hasattr(value, "model_fields"))
-    return classes
+    return classes | {"-m research.alternating": AlternatingConfig}
 
 
 def command_lines():
