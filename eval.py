@@ -18,6 +18,7 @@ import data
 import model
 from data.validate import DataError
 from data.voc_dataset import VOC_CLASSES
+from model.rpn import RegionProposalNetwork
 from model.truncated_svd import compress_head
 from utils import ablation, coco_eval, distributed, metrics
 from utils import checkpoint as ckpt
@@ -71,6 +72,8 @@ def measure(config, checkpoint, detector, dataset, dtype):
     results = {"metric": metric, "precision": metrics.precision_name(dtype), "svd": config.svd} | options
     if config.ablate:
         proposer = restore(config.load_path, checkpoint, detector.device) if config.detector else detector
+        if not isinstance(proposer.rpn, RegionProposalNetwork):
+            raise OptionError(f"--ablate: {config.load_path} proposes level by level, of which no part is left out")
         rows = ablation.ablate(proposer, detector, dataset, metric, *reading, **options)
         results |= {"detector": config.detector, "rows": [row._asdict() for row in rows]}
         table, draw = ablation.format_ablation(rows, config.detector), partial(ablation.plot_ablation, rows)

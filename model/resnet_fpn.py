@@ -60,14 +60,8 @@ OPTIONS |= {"rpn_nms_thresh": 0.7, "rpn_score_thresh": 0.0, "n_train_pre_nms": 2
 OPTIONS |= {"n_test_pre_nms": 1000, "n_test_post_nms": 1000}
 OPTIONS |= {"score_thresh": 0.05, "nms_thresh": 0.5, "max_detections": 100}
 TRAINING = {"epoch": 26, "lr": 0.02 / 16, "lr_decay": 0.1, "lr_decay_epoch": (16, 22), "lr_warmup_steps": 1000}
-TRAINING |= {
-    "momentum": 0.9,
-    "weight_decay": 1e-4,
-    "bias_lr_mult": 1,
-    "bias_decay": 1e-4,
-    "rpn_sigma": 3,
-    "roi_sigma": 3,
-}
+TRAINING |= {"momentum": 0.9, "weight_decay": 1e-4, "bias_lr_mult": 1, "bias_decay": 1e-4}
+TRAINING |= {"rpn_sigma": 3, "roi_sigma": 3}
 TRAINING |= {"rpn_n_sample": 256, "rpn_pos_ratio": 0.5, "rpn_pos_iou": 0.7, "rpn_neg_iou": 0.3}
 TRAINING |= {"allowed_border": math.inf}
 TRAINING |= {"n_sample": 512, "pos_ratio": 0.25, "pos_iou": 0.5, "neg_iou_hi": 0.5, "neg_iou_lo": 0.0}
@@ -185,9 +179,9 @@ class PyramidRPN(nn.Module):
             `RPNOutput`; its first logit, background, is 0.
         """
         rpn_loc, rpn_score = self.head(feature)  # (K, 4), (K, 2)
-        anchors = self.anchors(feature)  # (h * w * A, 4) per level
-        anchor, level_sizes = torch.cat(anchors), [len(anchor) for anchor in anchors]  # (K, 4)
-        roi = self.proposal_creator(rpn_loc, rpn_score[:, 1], anchor, level_sizes, img_size, train)  # (R, 4)
+        anchor = self.anchors(feature, img_size)  # (K, 4)
+        level_sizes = [level[0, 0].numel() * self.anchor_base.shape[1] for level in feature.levels.values()]
+        roi = self.propose(rpn_loc, rpn_score[:, 1], anchor, img_size, scale, train, level_sizes)  # (R, 4)
         return RPNOutput(rpn_loc, rpn_score, rpn_score.softmax(1)[:, 1], roi, anchor)
 
     def head(self, feature):
@@ -200,11 +194,10 @@ class PyramidRPN(nn.Module):
         logit = to_float32(torch.cat(score))  # (K,)
         return to_float32(torch.cat(loc)), torch.stack((torch.zeros_like(logit), logit), 1)
 
-    def anchors(self, feature):
-        """Place the anchors at every cell of each level; the strides along y and x may differ.
+    def anchors(self, feature, img_size):
+        """Generate the anchors (K, 4) at every cell of each level; the strides along y and x may differ.
 
-        Returns:
-            A list of (h * w * A, 4) boxes, in the order of the locs.
+        `img_size` is not used here: the strides are those of the padded image.
         """
         anchors = []
         for base, level in zip(self.anchor_base, feature.levels.values(), strict=True):  # (A, 4), (1, 256, h, w)
@@ -212,7 +205,11 @@ class PyramidRPN(nn.Module):
             y, x = (torch.arange(n, dtype=base.dtype, device=base.device) * (side // n) for side, n in sides)
             shift = torch.cartesian_prod(y, x).repeat(1, 2)  # (h * w, 4)
             anchors.append((shift[:, None] + base).reshape(-1, 4))  # (h * w * A, 4)
-        return anchors
+        return torch.cat(anchors)
+
+    def propose(self, rpn_loc, logit, anchor, img_size, scale, train, level_sizes):
+        """Create the proposals (R, 4) from the outputs of all anchors; see `PyramidProposalCreator`."""
+        return self.proposal_creator(rpn_loc, logit, anchor, level_sizes, img_size, train)
 
 
 class PyramidRoIHead(nn.Module):

@@ -65,7 +65,7 @@ def predict_sample(model, sample, **predict_options):
     if sample.roi is None:
         return model.predict([sample.img], **predict_options)
 
-    def propose(rpn_loc, fg_score, anchor, img_size, scale, train):
+    def propose(rpn_loc, fg_score, anchor, img_size, *_):
         ratio = [after / before for before, after in zip(sample.img.shape[:2], img_size, strict=True)]
         return anchor.new_tensor(sample.roi) * anchor.new_tensor(ratio * 2)  # (R, 4)
 

@@ -23,6 +23,7 @@ import eval as evaluation
 import model
 import predict
 import train
+from data import Sample
 from model import WeightsError
 from model.faster_rcnn import FasterRCNNOutput
 from model.resnet_fpn import (
@@ -37,9 +38,11 @@ from model.rpn import RPNOutput
 from model.utils.anchor_target_creator import AnchorTargetCreator
 from model.utils.preprocess import CAFFE, TORCHVISION, resized_size
 from model.utils.proposal_target_creator import ProposalTargetCreator
+from research.fast_rcnn import RPNTrainer
 from trainer import FasterRCNNTrainer, build_optimizer
 from utils.checkpoint import load_checkpoint, stored_options
 from utils.config import EvalConfig, OptionError, PredictConfig, TrainConfig, parse_options
+from utils.metrics import predict_sample
 
 N_CLASS, LARGE = 3, 10**6  # LARGE: more than there are candidates
 # 90 x 150 becomes 72 x 120 or 192 x 320, 132 x 90 117 x 80 or 313 x 214. MultiScaleRoIAlign, given the size without the
@@ -252,7 +255,7 @@ def test_anchors_of_a_photograph(pair):
     padded = (800, 1088)
     strides = [4, 8, 16, 32, 64] if n_level == 5 else [32, 32, 64]
     maps = [torch.zeros(1, 1, math.ceil(padded[0] / s), math.ceil(padded[1] / s)) for s in strides]
-    found = torch.cat(ours.rpn.anchors(Pyramid({str(i): level for i, level in enumerate(maps)}, padded)))
+    found = ours.rpn.anchors(Pyramid({str(i): level for i, level in enumerate(maps)}, padded), None)
     (wanted,) = generator(ImageList(torch.zeros(1, 3, *padded), [(800, 1066)]), maps)
     assert torch.equal(found, wanted[:, [1, 0, 3, 2]])
     last = found[-1] - found[-1 - 3 * len(generator.sizes[0])]  # of neighbours at the coarsest level
@@ -418,6 +421,24 @@ def test_training_resumes_bit_for_bit_evaluates_and_predicts(place):
     predict.main(parse_options(PredictConfig, texts | {"score_thresh": "0", "out": "found"}), "voc/JPEGImages")
     found = json.loads((place / "found/predictions.json").read_text())
     assert {entry["name"] for entry in found} == {"bar", "box"}
+    with pytest.raises(OptionError, match="--ablate: .* proposes level by level"):
+        evaluation.main(parse_options(EvalConfig, texts | {"ablate": "True"}))
+
+
+def test_given_proposals_replace_those_of_the_pyramid_and_its_rpn_trains_alone():
+    torch.manual_seed(0)
+    net = model.build("mobilenet_v3_large_320_fpn", n_fg_class=2, min_size=64, max_size=96)
+    img, bbox = np.random.default_rng(0).integers(256, size=(64, 96, 3), dtype=np.uint8), [[8.0, 10, 40, 70]]
+    sample = Sample(img, np.float32(bbox), np.array([1]), np.zeros(1, bool), "a", np.random.default_rng(0))
+    given = sample._replace(roi=np.float32([[4, 6, 30, 50], [20, 30, 60, 90]]))
+    (label,) = predict_sample(net, given, score_thresh=0, nms_thresh=1)[1]
+    assert len(label) == 4  # two proposals, two classes
+    assert len(predict_sample(net, sample, score_thresh=0, nms_thresh=1)[1][0]) > 4
+    losses = RPNTrainer(net, None, AnchorTargetCreator(allowed_border=math.inf)).compute_losses(sample)
+    whole = FasterRCNNTrainer(net, None, AnchorTargetCreator(allowed_border=math.inf))
+    expected = whole.compute_losses(sample._replace(rng=np.random.default_rng(0)))
+    assert losses.rpn_cls.item() == pytest.approx(expected.rpn_cls.item())
+    assert losses.rpn_cls > losses.roi_cls == 0
 
 
 def test_resnet_trains(place):
