@@ -421,7 +421,7 @@ def test_training_resumes_bit_for_bit_evaluates_and_predicts(place):
     predict.main(parse_options(PredictConfig, texts | {"score_thresh": "0", "out": "found"}), "voc/JPEGImages")
     found = json.loads((place / "found/predictions.json").read_text())
     assert {entry["name"] for entry in found} == {"bar", "box"}
-    with pytest.raises(OptionError, match="--ablate: .* proposes level by level"):
+    with pytest.raises(OptionError, match=r"--ablate: .* proposes level by level"):
         evaluation.main(parse_options(EvalConfig, texts | {"ablate": "True"}))
 
 
