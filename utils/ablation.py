@@ -132,7 +132,8 @@ def format_ablation(rows, detector=None) -> str:
         here, there = direction(row.map, reference.map), direction(row.paper, reference.paper)
         agrees = ("agrees" if here == there else "differs") if here and there and row is not reference else ""
         text = f"{row.name:9}  {row.n:7d}  {row.mean:4.0f}  {format_value(row.map)}  {here:8}"
-        lines.append(f"{text}  {format_value(row.paper):>10}  {there:8}  {agrees}".rstrip())
+        paper = "" if row.paper is None else f"{row.paper:.3f}"  # as many digits as it gives
+        lines.append(f"{text}  {paper:>10}  {there:8}  {agrees}".rstrip())
     return "\n".join(lines)
 
 

@@ -125,6 +125,7 @@ def _title(records: list[dict], name: str) -> str:
 def _lines(records: list[dict], name: str) -> tuple[np.ndarray, list[tuple[str, np.ndarray, str]]]:
     """Return the steps (N,) of a panel, and of each line the label, values (N,) and colour; the best class first."""
     rows = [record for record in records if record["kind"] == ("eval" if name == "ap" else "train")]
+    rows = [row for row in rows if row.get("ap") != {}]  # an evaluation of proposals alone
     lines = [(key, _column(rows, key), color) for key, color in zip(PANELS[name].figures, _COLORS, strict=False)]
     if name == "ap":
         ap = [row["ap"] for row in rows]

@@ -218,6 +218,12 @@ def test_the_line_of_the_only_class_is_visible(tmp_path):
     assert above.get_linewidth() < below.get_linewidth()
 
 
+def test_an_evaluation_of_proposals_has_no_average_precision(tmp_path):
+    records = [{"kind": "eval", "step": 80, "epoch": 0, "split": "val", "map": None, "ap": {}, "recall": {"300": 0.5}}]
+    axes = drawn_axes(records, tmp_path / "curves.png")["average precision on val"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["mAP"]  # not "nan mAP"
+
+
 def test_no_legend_covers_a_line(tmp_path):
     for axes in drawn_axes(run(40, 3), tmp_path / "curves.png").values():
         legend, plot = axes.get_legend().get_window_extent(), axes.get_window_extent()
