@@ -40,7 +40,7 @@ class Losses(NamedTuple):
 def build_optimizer(model, lr, momentum=0.9, weight_decay=5e-4, bias_lr_mult=2, bias_decay=0.0):
     """Build SGD (paper 3.1.3) with two groups, weights and biases.
 
-    Biases have `bias_lr_mult` times the rate (py-faster-rcnn: 2) and their own decay, 0 (a deviation: py-faster-rcnn
+    Biases have `bias_lr_mult` times the rate (Fast R-CNN 2.3: 2) and their own decay, 0 (a deviation: Fast R-CNN
     decays them).
     """
     trained = [(name, param) for name, param in model.named_parameters() if param.requires_grad]
@@ -184,7 +184,7 @@ class FasterRCNNTrainer:
 def detection_losses(loc, score, gt_loc, gt_label, sigma):
     """Compute smooth L1 over positives and cross entropy, each divided by the number of labels >= 0, at least 1.
 
-    This is py-faster-rcnn's normalization; for that of equation 1 of the paper see research/paper_loss.py.
+    This is py-faster-rcnn's normalization; for that of the paper (3.1.2, equation 1) see research/paper_loss.py.
 
     Args:
         loc, gt_loc: (N, 4) prediction and target of N anchors or RoIs.

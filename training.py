@@ -135,7 +135,7 @@ def check_finite(losses, step, samples):
 
 
 def learning_rate(config, step, epoch):
-    """Return the learning rate of step `step` in epoch `epoch`, both counted from 0."""
+    """Return the learning rate (paper 3.1.3) of step `step` in epoch `epoch`, both counted from 0."""
     passed = [step >= milestone for milestone in config.lr_decay_step]
     passed = passed or [epoch >= milestone for milestone in config.lr_decay_epoch]
     warmup = min(1, (step + 1) / config.lr_warmup_steps) if config.lr_warmup_steps else 1
@@ -143,7 +143,7 @@ def learning_rate(config, step, epoch):
 
 
 def epoch_batches(config, n_image, epoch):
-    """Shuffle the images of an epoch and split their indices into one batch per optimizer step of all processes."""
+    """Shuffle the images of an epoch (Fast R-CNN 2.3), one batch of indices per optimizer step of all processes."""
     order = np.random.default_rng([config.seed, epoch, n_image]).permutation(n_image).tolist()
     size = config.batch_size * dist.world_size()
     return [order[i : i + size] for i in range(0, n_image, size)]

@@ -12,7 +12,7 @@ from data.validate import DataError
 
 WINDOWS = "sliding-windows"  # the other value of --proposals-file
 STEP = 16  # pixels of the resized image between windows, the stride of VGG16 and ZF
-# of the options that shape the windows; paper 3.3, 3.1.1
+# of the options that shape the windows; paper 3.3, 4.1
 DEFAULTS = {"min_size": 600, "max_size": 1000, "anchor_scales": (8, 16, 32), "anchor_ratios": (0.5, 1, 2)}
 
 
@@ -85,7 +85,7 @@ def read_proposals(path):
 
 
 def sliding_windows(height, width, min_size, max_size, anchor_scales, anchor_ratios):
-    """Return windows of every scale and ratio, every 16 pixels of the resized image (paper, table 10).
+    """Return windows of every scale and ratio, every 16 pixels of the resized image (paper 4.1, table 10).
 
     They are the RPN's anchors, clipped to the image.
 

@@ -14,7 +14,7 @@ def flip_bbox(bbox: np.ndarray, width: float) -> np.ndarray:
 
 
 def random_flip(sample: Sample, rng: np.random.Generator, prob: float) -> Sample:
-    """Mirror image, boxes and proposals left to right with probability `prob`; draws one number from `rng`."""
+    """Mirror image, boxes and proposals left to right with probability `prob` (Fast R-CNN 2.3), drawn from `rng`."""
     if rng.random() >= prob:
         return sample
     width = sample.img.shape[1]

@@ -116,7 +116,7 @@ class FasterRCNN(nn.Module):
         return tuple([result[i] for result in results] for i in range(3))
 
     def decode(self, output, img_size, original_size, score_thresh, nms_thresh):
-        """Post-process the output of one image: decode boxes, threshold, apply NMS per class.
+        """Post-process the output of one image: decode boxes, threshold, apply NMS per class (Fast R-CNN 3).
 
         Args:
             output: `FasterRCNNOutput`.

@@ -1,4 +1,4 @@
-"""ResNet-50 and ResNet-101 (He et al. 2015, arXiv 1512.03385, appendix A), with their last stage as the RoI head.
+"""ResNet-50 and ResNet-101 (paper 4.2; He et al. 2015, arXiv 1512.03385, appendix A), last stage as the RoI head.
 
 What differs from VGG16 (model/vgg16.py):
 

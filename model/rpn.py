@@ -25,13 +25,13 @@ class RPNOutput(NamedTuple):
 
 
 class RegionProposalNetwork(nn.Module):
-    """A 3x3 convolution, then two sibling 1x1 convolutions (paper 3.1).
+    """A 3x3 convolution, then two sibling 1x1 convolutions (paper 3.1, figure 3).
 
     Args:
         in_channels: C.
         mid_channels: of the hidden layer; 512 for VGG16 (3.1).
         feat_stride: pixels of the input from one cell of the feature map to the next.
-        ratios, anchor_scales: shapes of the anchors (3.1.1).
+        ratios, anchor_scales: shapes of the anchors (3.1.1, 3.3).
         proposal_creator: a `ProposalCreator`; None for the paper's.
         generator: a torch.Generator for the initial weights, Gaussian with std 0.01 (3.1.3); biases are 0.
     """

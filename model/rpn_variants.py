@@ -22,7 +22,7 @@ class LogisticScore(nn.Conv2d):
 
 
 class SigmoidRPN(RegionProposalNetwork):
-    """An RPN with k instead of 2k scores per cell (paper 3.1, footnote: logistic regression).
+    """An RPN with k instead of 2k scores per cell (paper 3.1.1, footnote 4: logistic regression).
 
     Arguments are those of `RegionProposalNetwork`; the initial weights of the logits are those of its object scores.
     """

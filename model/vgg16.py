@@ -19,9 +19,9 @@ from model.utils.preprocess import BY_NAME, TORCHVISION, TORCHVISION_CAFFE, Prep
 from model.utils.proposal_creator import ProposalCreator
 from model.utils.roi_ops import ROI_OPS, roi_pool
 
-# output channels of the 13 convolutions; "M" is a pooling. The last pooling of VGG16 is left out (paper 3.3).
+# output channels of the 13 convolutions (paper 3.1); "M": pooling. RoI pooling is the last (Fast R-CNN 2.2)
 LAYERS = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512)
-STRIDE = 16  # four poolings by 2
+STRIDE = 16  # four poolings by 2 (paper 3.3)
 CHANNELS = LAYERS[-1]
 CONV5_3_SCALE = 0.1  # of Caffe's weights before random fc6 and fc7, see `_load_pretrained`
 # its values of the training options; sources: utils/config.py
@@ -36,8 +36,8 @@ class VGG16(nn.Sequential):
     """conv1_1 to the ReLU of conv5_3: (1, 3, H', W') -> (1, 512, h, w). Keys are those of torchvision's `features`.
 
     Args:
-        frozen_convs: convolutions, from the first on, that are not trained (Fast R-CNN 4.5: 4 with ImageNet weights,
-            conv1_1 to conv2_2).
+        frozen_convs: convolutions, from the first on, that are not trained (paper 3.1.3, Fast R-CNN 4.5: 4 with
+            ImageNet weights, conv1_1 to conv2_2).
         ceil_mode: whether a pooling keeps a partial cell at the border, as in Caffe and Chainer.
         generator: a torch.Generator for the initial weights, which are torchvision's (He et al. 2015, fan out).
     """
@@ -62,7 +62,7 @@ class VGG16(nn.Sequential):
 
 
 class VGG16RoIHead(nn.Module):
-    """RoI pooling to 7x7, fc6, fc7 and two sibling layers (Fast R-CNN 2).
+    """RoI pooling to 7x7, fc6, fc7 and two sibling layers (Fast R-CNN 2, 2.2).
 
     Args:
         n_fg_class: L.
@@ -106,7 +106,7 @@ class VGG16RoIHead(nn.Module):
 
 def defaults(name="vgg16", pretrained="imagenet"):
     """Return the value of the option that depends on the weights: random ones are all trained."""
-    return {"frozen_convs": 0 if pretrained in (None, "none") else 4}  # conv1_1 to conv2_2 (Fast R-CNN 4.5)
+    return {"frozen_convs": 0 if pretrained in (None, "none") else 4}  # conv1_1 to conv2_2 (paper 3.1.3)
 
 
 def build(

@@ -1,4 +1,4 @@
-"""ZF (Zeiler and Fergus, arXiv 1311.2901), the paper's fast model: five convolutions instead of VGG16's thirteen.
+"""ZF (Zeiler and Fergus, arXiv 1311.2901), the paper's fast model (4.1): five convolutions instead of VGG16's thirteen.
 
 The layers and their names are those of the Caffe model that py-faster-rcnn trains. The last convolution sees 139 pixels
 of the input, the 3x3 window of the RPN 171 (paper 3.1); the two normalizations look at a few pixels more.
@@ -24,7 +24,7 @@ from model.utils.roi_ops import ROI_OPS
 # output channels, kernel, stride, and whether normalization and pooling follow
 LAYERS = ((96, 7, 2, True), (256, 5, 2, True), (384, 3, 1, False), (384, 3, 1, False), (256, 3, 1, False))
 CHANNELS = LAYERS[-1][0]
-STRIDE = 16  # two convolutions and two poolings by 2
+STRIDE = 16  # two convolutions and two poolings by 2 (paper 3.3)
 RPN_CHANNELS = 256  # of the hidden layer (3.1)
 ROI_SIZE = 6  # side of a pooled RoI (Caffe's pool5 of ZF)
 TRAINING = vgg16.TRAINING | {"frozen_convs": 0}  # all layers are trained (3.1.3)

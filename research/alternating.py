@@ -1,7 +1,7 @@
 """Four-step alternating training (paper 3.2): `python -m research.alternating --env=x ...`, with the options of train.
 
 1. The RPN is trained, from pretrained weights.
-2. Fast R-CNN is trained on its proposals, from pretrained weights, too: the two networks share nothing yet.
+2. Fast R-CNN is trained on its proposals, from pretrained weights, too; nothing is shared (paper, table 2: unshared).
 3. The RPN's own layers are trained anew on the detector's convolutions, which are fixed from here on.
 4. The detector's own layers are trained further on the proposals of step 3.
 

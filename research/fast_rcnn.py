@@ -1,7 +1,7 @@
 """The two halves of Faster R-CNN trained apart: the RPN alone (paper 3.1.3), and Fast R-CNN (arXiv 1504.08083) on
 proposals that come with the data (`data.Sample.roi`): `--proposals-file`.
 
-The paper's baselines are Fast R-CNN on selective search or edge boxes (table 2), or on sliding windows (table 10).
+The paper's baselines are Fast R-CNN on selective search or edge boxes (4.1, table 2), or on sliding windows (table 10).
 
 C: channels of the feature map; h, w: its sides. R: proposals.
 """

@@ -1,7 +1,7 @@
 """The RPN's loss as the paper states it (section 3.1.2, equation 1), instead of py-faster-rcnn's: `--rpn-lambda`.
 
 The classification term is averaged over the sampled anchors, the regression term over the positions of anchors, about
-2400; lambda = 10 makes the two weigh alike, and table 9 compares 0.1, 1, 10 and 100. py-faster-rcnn averages both
+2400; lambda = 10 makes the two weigh alike, and table 9 (4.1) compares 0.1, 1, 10 and 100. py-faster-rcnn averages both
 over the sampled anchors. Anchors per position: 9 in the paper.
 """
 

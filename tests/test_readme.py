@@ -1,5 +1,6 @@
 """README and docs: code blocks run, links resolve, options and modules that are named exist."""
 
+import functools
 import importlib
 import os
 import re
@@ -23,6 +24,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 OTHERS = "docs/coming-from-simple-faster-rcnn-pytorch.md"  # names options and files of that program, too
+PAPER = (ROOT / "docs/paper.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
 
 
@@ -58,6 +60,27 @@ def known_options():
 def links(page):
     """The links of a page that stay in the repository."""
     return [link for link in re.findall(r"\]\(([^)\s]+)\)", page) if not link.startswith("https://")]
+
+
+def citations(text):
+    """What a text cites: '3.1.2', 'table 2' of the paper, 'Fast R-CNN 2.3'; a bare '(3.1.2)' is the paper's."""
+    kind = r"(?:table|equation|figure|footnote) \d+"
+    item = rf"(?:{kind}|\d(?:\.\d)*)"
+    named = rf"(paper|Fast R-CNN)[,:]? \(?(?:sections? )?({item}(?:(?:,| and) {item})*)"
+    bare = rf"\((?:section )?((?:[34]\.\d(?:\.\d)?|{kind})(?:, {item})*)[):;,]"
+    found = re.findall(f"{named}|{bare}", re.sub(r"\n *(# )?", " ", text))
+    whose = {"Fast R-CNN": "Fast R-CNN "}
+    return {whose.get(who, "") + part for who, *parts in found for part in re.findall(item, "".join(parts))}
+
+
+def paper_rows():
+    """The rows of docs/paper.md: what each cites, its files -> names in them, its options."""
+    for line in re.findall(r"^\| (?!section|---)(.*) \|$", PAPER, re.M):
+        section, _, where, *_ = line.split(" | ")
+        files = {}
+        for path, names in re.findall(r"\]\(\.\./(\S+)\)((?:,? `[\w.]+`)*)", where):
+            files[path] = re.findall(r"`([\w.]+)`", names)
+        yield citations(f"paper {section}".replace("paper Fast", "Fast")), files, set(re.findall(r"`--([\w-]+)", where))
 
 
 def slugs(page):
@@ -239,6 +262,49 @@ def test_every_page_is_linked():
     linked = {link for page in PAGES for link in links(page.read_text(encoding="utf-8"))}
     for page in PAGES[1:]:
         assert {f"docs/{page.name}", page.name} & {link.partition("#")[0] for link in linked}, page
+
+
+def test_the_names_of_the_paper_page_exist():
+    count = 0
+    for _, files, _ in paper_rows():
+        for path, names in files.items():
+            module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
+            for name in names:
+                functools.reduce(getattr, name.split("."), module)  # raises AttributeError
+                count += 1
+    assert count > 50
+
+
+def test_every_citation_is_on_the_paper_page():
+    rows = list(paper_rows())
+    listed = {(path, part) for cited, files, _ in rows for path in files for part in cited}
+    folders = ("data", "model", "research", "tools", "utils")
+    paths = [*ROOT.glob("*.py"), *(path for folder in folders for path in (ROOT / folder).rglob("*.py"))]
+    texts = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in paths}
+    in_code = {(path, part) for path, text in texts.items() for part in citations(text) if path != "utils/config.py"}
+    assert in_code - listed == set()
+    for cited, files, _ in rows:
+        for path in files:
+            assert cited & citations(texts[path]), f"{path} does not cite {cited}"
+    listed = {(name, part) for cited, _, options in rows for name in options for part in cited}
+    for options in config_classes().values():
+        for name, field in options.model_fields.items():
+            for part in citations(field.json_schema_extra["source"]):
+                assert (dashed(field.alias or name), part) in listed, f"--{dashed(name)}: {part}"
+
+
+def test_the_paper_page_is_in_the_order_of_the_paper():
+    for table in PAPER.split("\n## ")[1:3]:
+        sections = re.findall(r"^\| (?:Fast R-CNN )?(\d[\d.]*)", table, re.M)
+        assert len(sections) > 10
+        assert sections == sorted(sections)
+
+
+def test_citations():
+    assert citations("(paper 3.1.2, equation 2) (3.3) Fast R-CNN 2, 2.3: x (paper, table\n    # 10)") == {
+        *("3.1.2", "equation 2", "3.3", "Fast R-CNN 2", "Fast R-CNN 2.3", "table 10")
+    }
+    assert citations("(0.5, 1, 2) R-CNN 4.2 (1612.03144, equation 1) (4, 3)") == set()
 
 
 def test_links_and_headings_are_found():

@@ -1,4 +1,4 @@
-"""Measure speed and memory on this machine: `python -m tools.benchmark`.
+"""Measure speed and memory on this machine (paper 4.1, table 5): `python -m tools.benchmark`.
 
 ours: a training step and `predict` of this library, from a decoded image on.
 torchvision: torchvision.models.detection.FasterRCNN around the same VGG16, with the same sizes, anchors, numbers of

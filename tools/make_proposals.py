@@ -18,7 +18,7 @@ from data.validate import DataError
 from utils.checkpoint import check_writable, replacing
 from utils.config import Count, DatasetConfig, Names, OptionError, PathText, WorkerConfig, command, option
 
-WIDTH = 500  # pixels to which selective search resizes an image (R-CNN, arXiv 1311.2524, 2.1 and 4.2)
+WIDTH = 500  # pixels to which selective search resizes an image (R-CNN, arXiv 1311.2524, 4.2)
 
 
 class ProposalsConfig(WorkerConfig, DatasetConfig):
@@ -71,7 +71,7 @@ def find_method(config):
 
 
 def selective_search(img):
-    """Search in the image at 500 pixels of width, "fast" mode (Fast R-CNN 4.1); part of the ranking is random."""
+    """Search in the image at 500 pixels of width, "fast" mode (paper 4.1); part of the ranking is random."""
     import cv2
 
     scale = WIDTH / img.shape[1]

@@ -154,7 +154,7 @@ def load_weights(model: torch.nn.Module, checkpoint: dict, path: str | Path, res
         model: Network to fill.
         checkpoint: Dict of `load_checkpoint`.
         path: Named in errors.
-        reset_head: Keep the network's own `head.cls_loc` and `head.score`.
+        reset_head: Keep the network's own `head.cls_loc` and `head.score`, for other classes (paper 4.3).
 
     Raises:
         CheckpointError: A tensor is missing, unexpected, or of another shape.

@@ -32,7 +32,7 @@ def eval_detection_coco(
     n_class: int | None = None,
     gt_areas: Sequence[ArrayLike] | None = None,
 ) -> dict:
-    """Compute COCO's average precision and its twelve figures with pycocotools.
+    """Compute COCO's average precision (paper 4.2) and its twelve figures with pycocotools.
 
     Difficult objects are crowds: they need not be found, and detections assigned to them are ignored. A crowd can be
     assigned any number of detections, but only those that match no other free object, and its overlap is the
@@ -122,7 +122,7 @@ def dataset_results(pred, dataset) -> list[dict]:
 
 
 def evaluate_proposals(model, dataset, dtype=None, num_workers=None, limit=None) -> dict:
-    """Compute the recall of the RPN's proposals, up to 2000 per image out of 12000 before NMS.
+    """Compute the recall of the RPN's proposals (paper 4.1, figure 4), up to 2000 per image out of 12000 before NMS.
 
     Args: see `evaluate`.
 

@@ -129,7 +129,7 @@ class CompressConfig(DetectConfig):
     """Option of the commands that only detect."""
 
     svd: Ranks | None = option(
-        None, "Detection", "keep this number of singular values of fc6, fc7: 1024,256", "Fast R-CNN 3.1; none"
+        None, "Detection", "keep this number of singular values of fc6, fc7: 1024,256", "Fast R-CNN 3.1, 4.4; none"
     )
 
 
@@ -160,10 +160,10 @@ class TrainInputConfig(DatasetConfig):
     use_difficult: Flag = option(False, "Data", "include objects marked difficult", "py-faster-rcnn leaves them out")
     seed: int = option(0, "Run", "seed of weights, image order, flips and sampling", ge=0, le=2**63 - 1)
     model: str = option(MODEL, "Model", "NAME of model/NAME.py, or one of the NAMES that such a file lists")
-    anchor_scales: Sides | None = own("Model", "sides of square anchors, in units of the stride", "paper 3.1.1")
-    anchor_ratios: Sides | None = own("Model", "height / width of the anchors", "paper 3.1.1")
+    anchor_scales: Sides | None = own("Model", "sides of square anchors, in units of the stride", "paper 3.3")
+    anchor_ratios: Sides | None = own("Model", "height / width of the anchors", "paper 3.3")
     min_size: Count | None = own("Image", "length of the shorter side after resizing, in pixels", "paper 3.3")
-    max_size: Count | None = own("Image", "upper limit of the longer side, in pixels", "paper 3.3")
+    max_size: Count | None = own("Image", "upper limit of the longer side, in pixels", "Fast R-CNN 5.2")
 
 
 class WorkerConfig(Config):
@@ -182,24 +182,24 @@ class TrainConfig(DetectConfig, WorkerConfig, TrainInputConfig):
 
     eval_split: str = option("test", "Data", "ImageSets/Main/SPLIT.txt to evaluate on", "paper 4.1")
     download: Flag = option(False, "Data", "first download VOC2007 (450 + 430 MB) into datasets/")
-    flip_prob: Share = option(0.5, "Data", "probability of a horizontal flip", "py-faster-rcnn")
+    flip_prob: Share = option(0.5, "Data", "probability of a horizontal flip", "Fast R-CNN 2.3")
     env: str = option("main", "Run", "name of the run, for its directory runs/ENV/ and its Visdom environment")
     overwrite: Flag = option(False, "Run", "delete an earlier run in runs/ENV/")
     resume: Flag = option(False, "Run", "continue from runs/ENV/last.pth")
     load_path: PathText | None = option(None, "Run", f"start from the weights of this {DETECTOR}")
     reset_head: Flag = option(False, "Run", "with --load-path: initialize the head's last two layers, for new classes")
     pretrained: PathText = option(PRETRAINED, "Model", "weights of the backbone: none, a file, or a name, as imagenet")
-    frozen_convs: NonNegativeInt | None = own("Model", "first convolutions that are not trained", "Fast R-CNN 4.5")
+    frozen_convs: NonNegativeInt | None = own("Model", "first convolutions that are not trained", "paper 3.1.3")
     trainable_layers: NonNegativeInt | None = own("Model", "last stages of the backbone that are trained, of 5 or 6")
     batch_norm: Literal["frozen", "trained"] | None = own("Model", "frozen: as in the weights; trained: from the batch")
     head_width: Count | None = own(
         "Model", "width of fc6 and fc7; random weights if not the default", "VGG16", le=65536
     )
     roi_op: Literal["pool", "align", "warp"] | None = own(
-        "Model", "pool (RoIPool), align (RoIAlign, arXiv 1703.06870) or warp (RoIWarp, arXiv 1512.04412)", "Fast R-CNN"
+        "Model", "pool (RoIPool), align (RoIAlign, arXiv 1703.06870), warp (RoIWarp, 1512.04412)", "Fast R-CNN 2.1"
     )
     rpn_objectness: Literal["softmax", "sigmoid"] | None = own(
-        "Model", "softmax of two scores per anchor, or sigmoid of one", "paper 3.1"
+        "Model", "softmax of two scores per anchor, or sigmoid of one", "paper 3.1.1"
     )
     dropout: Share | None = own("Model", "dropout probability after fc6 and fc7", "py-faster-rcnn: 0.5")
     proposals_file: PathText | None = option(None, "Proposals", PROPOSALS)
@@ -246,8 +246,8 @@ class TrainConfig(DetectConfig, WorkerConfig, TrainInputConfig):
     optimizer: Literal["sgd", "adam"] = option("sgd", "Optimizer", "sgd or adam, whose rate is lower", "paper 3.1.3")
     momentum: Share | None = own("Optimizer", "momentum of SGD", "paper 3.1.3")
     weight_decay: NonNegativeFloat | None = own("Optimizer", "of weights", "paper 3.1.3")
-    bias_lr_mult: NonNegativeFloat | None = own("Optimizer", "rate of biases, in units of --lr", "py-faster-rcnn")
-    bias_decay: NonNegativeFloat | None = own("Optimizer", "weight decay of biases", "py-faster-rcnn: that of weights")
+    bias_lr_mult: NonNegativeFloat | None = own("Optimizer", "rate of biases, in units of --lr", "Fast R-CNN 2.3")
+    bias_decay: NonNegativeFloat | None = own("Optimizer", "weight decay of biases", "Fast R-CNN 2.3: that of weights")
     eval_every: NonNegativeInt = option(1, "Logging", "epochs between evaluations; 0: only at the end")
     plot_every: Count = option(40, "Logging", "steps between points of the curves")
     visdom: Literal["auto", "off"] = option("auto", "Logging", "auto: plot to a Visdom server if one is running; off")
@@ -286,7 +286,7 @@ class EvalConfig(CompressConfig, WorkerConfig, DatasetConfig):
         "voc07: 11 points, IoU 0.5; voc: area, IoU 0.5; coco: pycocotools' mean over IoU 0.5 to 0.95; "
         "empty: coco for --data=coco, voc for VOC2010 and later, else voc07",
     )
-    proposals: Flag = option(False, "Metric", "compute the recall of the RPN's proposals instead")
+    proposals: Flag = option(False, "Metric", "compute the recall of the RPN's proposals instead", "paper, figure 4")
     ablate: Flag = option(False, "Metric", "compute AP for fewer proposals, without NMS, cls or reg", "paper, table 2")
     detector: PathText | None = option(None, "Metric", f"with --ablate: classify the proposals by this {DETECTOR}")
     proposals_file: PathText | None = option(None, "Metric", f"{PROPOSALS}; empty: as in training")

@@ -20,7 +20,7 @@ def eval_detection_voc(
     use_07_metric: bool = False,
     n_class: int | None = None,
 ) -> dict:
-    """Compute the average precision of the detections of a data set.
+    """Compute the average precision of the detections of a data set (paper 4.1).
 
     The detections of a class are ranked by descending score over all images (ties: in the order given). Each
     claims the object of its image and class with which it has the highest IoU (ties: the first). If that IoU is

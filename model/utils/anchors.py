@@ -1,4 +1,4 @@
-"""Anchors: the boxes of fixed shapes that the RPN scores and regresses from, at every cell of the feature map.
+"""Anchors (paper 3.1.1): boxes of fixed shapes at every cell of the feature map, which the RPN scores and refines.
 
 A: anchors per cell (9: 3 ratios x 3 scales). K: all anchors, height * width * A.
 """
@@ -9,7 +9,7 @@ from model.utils.array_tool import arange_like, get_xp
 
 
 def generate_anchor_base(base_size=16, ratios=(0.5, 1, 2), anchor_scales=(8, 16, 32)):
-    """Generate the anchors of the cell at the origin (paper 3.1.1: areas 128², 256², 512², ratios 1:2, 1:1, 2:1).
+    """Generate the anchors of the cell at the origin (paper 3.3: areas 128², 256², 512², ratios 1:2, 1:1, 2:1).
 
     Args:
         base_size: side of a cell in pixels of the input, the stride of the feature map.

@@ -34,7 +34,7 @@ BY_NAME = {"torchvision": TORCHVISION, "caffe": CAFFE, "caffe-rgb-mean": CAFFE_R
 
 
 def resized_size(height, width, min_size, max_size, min_side=1, rounding=round):
-    """Compute the size of the resized image (paper 3.3).
+    """Compute the size of the resized image (paper 3.3, the longer side: Fast R-CNN 5.2).
 
     Args:
         height, width: of the image.

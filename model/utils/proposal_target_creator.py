@@ -35,9 +35,9 @@ class ProposalTargetCreator:
     pos_ratio: float = 0.25  # largest share of positives; background fills the rest
     pos_iou_thresh: float = 0.5
     neg_iou_thresh_hi: float = 0.5
-    neg_iou_thresh_lo: float = 0.0  # py-faster-rcnn for end-to-end training; Fast R-CNN: 0.1
-    loc_mean: tuple = (0, 0, 0, 0)  # normalisation of the locs (py-faster-rcnn), undone in `FasterRCNN.decode`
-    loc_std: tuple = (0.1, 0.1, 0.2, 0.2)
+    neg_iou_thresh_lo: float = 0.0  # py-faster-rcnn, paper 4.2 on COCO; Fast R-CNN 2.3: 0.1
+    loc_mean: tuple = (0, 0, 0, 0)  # normalisation of the locs (Fast R-CNN 2.3), undone in `decode`
+    loc_std: tuple = (0.1, 0.1, 0.2, 0.2)  # (py-faster-rcnn)
 
     def __call__(self, roi, bbox, label, rng):
         """Create the mini-batch of one image.

@@ -1,4 +1,4 @@
-"""RoI warping (Dai et al. 2016, arXiv 1512.04412, section 3.2): RoI pooling with a gradient with respect to the box.
+"""RoI warping (paper 3.2; Dai et al. 2016, arXiv 1512.04412): RoI pooling with a gradient with respect to the box.
 
 R: RoIs. C: channels of the feature map; h, w: its sides.
 """
