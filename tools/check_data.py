@@ -1,6 +1,5 @@
 """Check a data set and print what it contains: `python -m tools.check_data --voc-data-dir=MYDATA`."""
 
-import shlex
 import sys
 
 import fire
@@ -9,7 +8,7 @@ from tqdm.contrib.concurrent import thread_map
 
 from data import build, read_class_names
 from data.validate import DataError, ValidationReport
-from utils.config import DatasetConfig, Names, as_text, command, dashed, dataset_options, option
+from utils.config import DatasetConfig, Names, as_words, command, dataset_options, option
 
 
 class CheckConfig(DatasetConfig):
@@ -38,8 +37,7 @@ def check_data(config: CheckConfig) -> None:
     print(datasets[0].root, *summarize(datasets, unique), *report.format_notes(sys.maxsize), sep="\n")
     report.raise_errors(sys.maxsize)
     options = dataset_options(config) | {"train_split": datasets[0].split}
-    options = " ".join(f"--{dashed(name)}={shlex.quote(as_text(value))}" for name, value in options.items())
-    print(f"no errors found\nnext: python -m tools.fit_anchors {options}")
+    print(f"no errors found\nnext: python -m tools.fit_anchors {as_words(options)}")
 
 
 def summarize(datasets, unique) -> list[str]:

@@ -8,7 +8,6 @@ lie inside the image, as in training. The difference is the cost of the stride a
 Shapes: N objects of all images, G of one, k anchors per cell, K anchors of an image, S scales and R ratios.
 """
 
-import shlex
 from functools import cache
 from typing import NamedTuple
 
@@ -30,10 +29,9 @@ from utils.config import (
     OptionError,
     PathText,
     TrainInputConfig,
-    as_text,
+    as_words,
     command,
     counted,
-    dashed,
     dataset_options,
     option,
 )
@@ -96,8 +94,7 @@ def main(config):
         print(f"{share:.1%} of the objects have a side below {least:g} pixels: give --rpn-min-size a smaller value")
     plot_fits(size, fits, config.out)
     shown = dataset_options(config) | {name: getattr(config, name) for name in ("train_split", "min_size", "max_size")}
-    options = " ".join(f"--{dashed(name)}={shlex.quote(as_text(value))}" for name, value in shown.items())
-    print(f"picture: {config.out}\nnext: python train.py train {options} {anchor_options(*grid)}")
+    print(f"picture: {config.out}\nnext: python train.py train {as_words(shown)} {anchor_options(*grid)}")
 
 
 def read_dataset(config):
@@ -196,7 +193,7 @@ def format_fits(fits):
 
 def anchor_options(scales, ratios):
     """Format scales and ratios as options of `train.py train`."""
-    return f"--anchor-scales={as_text(tuple(scales))} --anchor-ratios={as_text(tuple(ratios))}"
+    return as_words({"anchor_scales": scales, "anchor_ratios": ratios})
 
 
 def plot_fits(size, fits, path):

@@ -9,12 +9,13 @@ import difflib
 import inspect
 import os
 import re
+import shlex
 import signal
 import sys
 import textwrap
 import typing
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated, Any, Literal
 
 import fire
@@ -31,6 +32,7 @@ WORDING = (  # from pydantic's messages to ours
     (r"a valid boolean", "True or False"),
     (r"( after validation)?, (unable|not|got) .*", ""),
 )
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 SYNONYMS = {"learning_rate": "lr", "weights": "load_path", "checkpoint": "load_path"}
 CLASSES_OF_CHECKPOINT = "only for a checkpoint without class names: a,b,c in the order of its labels, or a file of them"
 PROPOSALS = "Fast R-CNN on these proposals, FILE.npz or sliding-windows, instead of the RPN's"
@@ -85,6 +87,11 @@ Seeds = Annotated[tuple[Annotated[int, Field(ge=0, le=2**63 - 1)], ...], Field(m
 Times = Annotated[tuple[NonNegativeFloat, ...], BeforeValidator(_split)]
 Sides = Annotated[tuple[Annotated[float, Field(ge=0.001, le=1000)], ...], Field(min_length=1), BeforeValidator(_split)]
 Precision = Literal["auto", "fp32", "bf16"]
+RoIOp = Literal["pool", "align", "warp"]
+Objectness = Literal["softmax", "sigmoid"]
+OnInvalid = Literal["error", "skip"]
+Workers = Annotated[int, Field(ge=0, le=256)]
+Width = Annotated[int, Field(ge=1, le=65536)]
 
 
 class Config(pydantic.BaseModel):
@@ -125,30 +132,31 @@ class DetectConfig(DeviceConfig):
     max_detections: Count | None = own("Detection", "detections to keep per image; empty: all", "py-faster-rcnn: 100")
 
 
-class CompressConfig(DetectConfig):
-    """Option of the commands that only detect."""
+class CheckpointConfig(DetectConfig):
+    """Options of the commands that apply a checkpoint; of the data, empty: as in training."""
 
-    svd: Ranks | None = option(
-        None, "Detection", "keep this number of singular values of fc6, fc7: 1024,256", "Fast R-CNN 3.1, 4.4; none"
-    )
+    data: str | None = option(None, "Data", "NAME of data/NAME_dataset.py; empty: as in training")
+    voc_data_dir: PathText | None = option(None, "Data", "directory of the data set; not given: as in training")
+    coco_eval_images: PathText | None = option(None, "Data", "--data=coco: folder of the images to evaluate on")
+    coco_eval_annotations: PathText | None = option(None, "Data", "--data=coco: JSON file of their objects")
+    classes: Names = option((), "Data", CLASSES_OF_CHECKPOINT)
+    limit: Count | None = option(None, "Data", "process only this number of first images")
+    coco_json: PathText | None = option(None, "Run", "file for the detections in COCO's format for results")
+    svd: Ranks | None = option(None, "Detection", "singular values kept of fc6, fc7: 1024,256", "Fast R-CNN 3.1, 4.4")
 
 
 class DatasetConfig(Config):
     """Options of every command that reads a data set."""
 
     data: str = option("voc", "Data", "NAME of data/NAME_dataset.py: voc (VOC layout), coco, shapes (small, synthetic)")
-    voc_data_dir: PathText = option(
-        "datasets/VOCdevkit/VOC2007", "Data", "holds images, annotations, split files; or a,b"
-    )
+    voc_data_dir: PathText = option("datasets/VOCdevkit/VOC2007", "Data", "of images, annotations, splits; or a,b")
     coco_images: PathText | None = option(None, "Data", "--data=coco: folder of the images to train on")
     coco_annotations: PathText | None = option(None, "Data", "--data=coco: JSON file of their objects")
     coco_eval_images: PathText | None = option(None, "Data", "--data=coco: folder of the images to evaluate on")
     coco_eval_annotations: PathText | None = option(None, "Data", "--data=coco: JSON file of their objects")
     classes: Names = option((), "Data", "class names a,b,c, or a file with one per line; empty: as in the annotations")
-    invalid_boxes: Literal["error", "skip"] = option(
-        "error", "Data", "skip: leave out objects without a box inside the image, clip boxes far beyond its border"
-    )
-    invalid_images: Literal["error", "skip"] = option("error", "Data", "skip: decode all, leave out unreadable ones")
+    invalid_boxes: OnInvalid = option("error", "Data", "skip: drop objects without a box in the image, clip others")
+    invalid_images: OnInvalid = option("error", "Data", "skip: decode all, leave out unreadable ones")
     unknown_classes: Literal["error", "ignore"] = option("error", "Data", "ignore: leave out objects of other classes")
     val_ratio: Share = option(0.2, "Data", "fraction of the images to evaluate on, if there are no split files")
 
@@ -169,9 +177,7 @@ class TrainInputConfig(DatasetConfig):
 class WorkerConfig(Config):
     """Option of every command that loads many images."""
 
-    num_workers: NonNegativeInt | None = option(
-        None, "Data", "processes that load images; empty: 0 on a CPU, at most 4 with a GPU", le=256
-    )
+    num_workers: Workers | None = option(None, "Data", "processes loading images; empty: 0 on a CPU, up to 4 on a GPU")
 
 
 class TrainConfig(DetectConfig, WorkerConfig, TrainInputConfig):
@@ -192,14 +198,10 @@ class TrainConfig(DetectConfig, WorkerConfig, TrainInputConfig):
     frozen_convs: NonNegativeInt | None = own("Model", "first convolutions that are not trained", "paper 3.1.3")
     trainable_layers: NonNegativeInt | None = own("Model", "last stages of the backbone that are trained, of 5 or 6")
     batch_norm: Literal["frozen", "trained"] | None = own("Model", "frozen: as in the weights; trained: from the batch")
-    head_width: Count | None = own(
-        "Model", "width of fc6 and fc7; random weights if not the default", "VGG16", le=65536
-    )
-    roi_op: Literal["pool", "align", "warp"] | None = own(
-        "Model", "pool (RoIPool), align (RoIAlign, arXiv 1703.06870), warp (RoIWarp, 1512.04412)", "Fast R-CNN 2.1"
-    )
-    rpn_objectness: Literal["softmax", "sigmoid"] | None = own(
-        "Model", "softmax of two scores per anchor, or sigmoid of one", "paper 3.1.1"
+    head_width: Width | None = own("Model", "width of fc6 and fc7; random weights if not the default", "VGG16")
+    roi_op: RoIOp | None = own("Model", "pool, align (arXiv 1703.06870) or warp (1512.04412)", "Fast R-CNN 2.1")
+    rpn_objectness: Objectness | None = own(
+        "Model", "softmax of two scores per anchor or sigmoid of one", "paper 3.1.1"
     )
     dropout: Share | None = own("Model", "dropout probability after fc6 and fc7", "py-faster-rcnn: 0.5")
     proposals_file: PathText | None = option(None, "Proposals", PROPOSALS)
@@ -223,8 +225,7 @@ class TrainConfig(DetectConfig, WorkerConfig, TrainInputConfig):
     rpn_sigma: float | None = own("Loss", "RPN: smooth L1 is linear beyond 1 / sigma²", "py-faster-rcnn", ge=0.01)
     rpn_lambda: NonNegativeFloat | None = own(
         "Loss",
-        "RPN: weight of the box loss, then divided by the number of anchor positions (paper, equation 1: 10); empty: "
-        "weight 1, divided by the number of sampled anchors",
+        "RPN: weight of the box loss over anchor positions (paper: 10); empty: 1, over samples",
         "py-faster-rcnn",
     )
     roi_sigma: float | None = own("Loss", "head: smooth L1 is linear beyond 1 / sigma²", "Fast R-CNN 2.3", ge=0.01)
@@ -233,13 +234,9 @@ class TrainConfig(DetectConfig, WorkerConfig, TrainInputConfig):
     batch_size: Count = option(1, "Optimizer", "images per step and process, one forward pass each", "py-faster-rcnn")
     lr: NonNegativeFloat | None = own("Optimizer", "learning rate", "paper 3.1.3")
     lr_decay: Share | None = own("Optimizer", "factor by which the rate decays", "paper 3.1.3")
-    lr_decay_epoch: Times | None = own(
-        "Optimizer", "decay after these epochs: a,b; () for none", "py-faster-rcnn: 50k steps"
-    )
+    lr_decay_epoch: Times | None = own("Optimizer", "decay after epochs a,b; () for none", "py-faster-rcnn: 50k steps")
     lr_decay_step: Times = option((), "Optimizer", "decay after these steps, not after epochs: a,b")
-    lr_warmup_steps: NonNegativeInt | None = own(
-        "Optimizer", "steps of linear warm-up of the rate", "py-faster-rcnn: none"
-    )
+    lr_warmup_steps: NonNegativeInt | None = own("Optimizer", "steps of linear warm-up", "py-faster-rcnn: none")
     joint: Literal["approximate", "non-approximate"] = option(
         "approximate", "Optimizer", "non-approximate: the RPN learns from the head's losses, by RoIWarp", "paper 3.2"
     )
@@ -261,7 +258,7 @@ class TrainConfig(DetectConfig, WorkerConfig, TrainInputConfig):
         return self
 
 
-class EvalConfig(CompressConfig, WorkerConfig, DatasetConfig):
+class EvalConfig(CheckpointConfig, WorkerConfig, DatasetConfig):
     """python eval.py: Compute the average precision of a checkpoint, class by class.
 
     example: python eval.py --load-path=runs/mine/last.pth --split=val --json=runs/mine/eval.json
@@ -269,22 +266,16 @@ class EvalConfig(CompressConfig, WorkerConfig, DatasetConfig):
 
     load_path: PathText = option(..., "Run", f"required; {DETECTOR}")
     json_path: PathText | None = option(None, "Run", "file to write the results to", alias="json")
-    coco_json: PathText | None = option(None, "Run", "file for the detections in COCO's format for results")
     precision: Precision = option("fp32", "Device", "fp32, bf16, or auto: bf16 if the hardware has instructions for it")
-    data: str | None = option(None, "Data", "NAME of data/NAME_dataset.py; empty: as in training")
-    voc_data_dir: PathText | None = option(None, "Data", "directory of the data set; not given: as in training")
-    classes: Names = option((), "Data", CLASSES_OF_CHECKPOINT)
     split: str | None = option(None, "Data", "ImageSets/Main/SPLIT.txt; empty: --eval-split of the training")
-    invalid_boxes: Literal["error", "skip"] | None = option(None, "Data", "error or skip; empty: as in training")
-    invalid_images: Literal["error", "skip"] | None = option(None, "Data", "error or skip; empty: as in training")
+    invalid_boxes: OnInvalid | None = option(None, "Data", "error or skip; empty: as in training")
+    invalid_images: OnInvalid | None = option(None, "Data", "error or skip; empty: as in training")
     unknown_classes: Literal["error", "ignore"] | None = option(None, "Data", "error or ignore; empty: as in training")
     val_ratio: Share = option(0, "Data", "fraction to evaluate on if nothing says what the splits are; 0: all images")
-    limit: Count | None = option(None, "Data", "evaluate only this number of first images")
     metric: Literal["voc07", "voc", "coco"] | None = option(
         None,
         "Metric",
-        "voc07: 11 points, IoU 0.5; voc: area, IoU 0.5; coco: pycocotools' mean over IoU 0.5 to 0.95; "
-        "empty: coco for --data=coco, voc for VOC2010 and later, else voc07",
+        "voc07: 11 points, voc: area, coco: IoU 0.5 to 0.95; empty: coco for COCO, voc for VOC2010 on, else voc07",
     )
     proposals: Flag = option(False, "Metric", "compute the recall of the RPN's proposals instead", "paper, figure 4")
     ablate: Flag = option(False, "Metric", "compute AP for fewer proposals, without NMS, cls or reg", "paper, table 2")
@@ -293,7 +284,7 @@ class EvalConfig(CompressConfig, WorkerConfig, DatasetConfig):
     plot: PathText | None = option(None, "Metric", "with --proposals, --ablate: file for the figure")
 
 
-class PredictConfig(CompressConfig):
+class PredictConfig(CheckpointConfig):
     """python predict.py IMAGE_OR_DIRECTORY_OR_PATTERN ...: Detect objects, draw and list their boxes.
 
     example: python predict.py photos/ --load-path=runs/mine/last.pth --out=runs/mine/predictions
@@ -301,14 +292,7 @@ class PredictConfig(CompressConfig):
 
     load_path: PathText = option(..., "Run", f"required; {DETECTOR}")
     out: PathText = option("runs/predictions", "Run", "directory for NAME.png, contact_sheet.png and predictions.json")
-    coco_json: PathText | None = option(None, "Run", "file for the detections in COCO's format for results")
-    data: str | None = option(None, "Data", "NAME of data/NAME_dataset.py; empty: as in training")
-    voc_data_dir: PathText | None = option(None, "Data", "directory of the data set; not given: as in training")
-    coco_eval_images: PathText | None = option(None, "Data", "--data=coco: folder of the images to evaluate on")
-    coco_eval_annotations: PathText | None = option(None, "Data", "--data=coco: JSON file of their objects")
     split: str | None = option(None, "Data", "split of the data set to detect on, instead of images that are named")
-    limit: Count | None = option(None, "Run", "process only this number of first images")
-    classes: Names = option((), "Run", CLASSES_OF_CHECKPOINT)
     score_thresh: Share = option(0.7, "Detection", "drop detections with a lower score")
 
 
@@ -462,16 +446,16 @@ def lasting_output() -> Iterator[None]:
         yield
 
 
+def _leave(number, frame):
+    """Raise SystemExit, so that `finally` is run."""
+    signal.signal(number, signal.SIG_IGN)  # a terminal that is closed may send it twice
+    sys.exit(128 + number)
+
+
 @contextlib.contextmanager
-def _leaving():
-    """Let SIGTERM and SIGHUP raise SystemExit, so that `finally` is run; where one is ignored, it stays so."""
-
-    def leave(number, frame):
-        signal.signal(number, signal.SIG_IGN)  # a terminal that is closed may send it twice
-        sys.exit(128 + number)
-
-    numbers = {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
-    before = {number: signal.signal(number, leave) for number in numbers if signal.getsignal(number) == signal.SIG_DFL}
+def handling(numbers: Iterable[int], handler: Callable) -> Iterator[None]:
+    """Have `handler` called by these signals; one that is ignored, as SIGHUP under nohup, stays ignored."""
+    before = {n: signal.signal(n, handler) for n in numbers if signal.getsignal(n) != signal.SIG_IGN}
     try:
         yield
     finally:
@@ -505,7 +489,7 @@ def command(
 
     @fire.decorators.SetParseFn(str)
     def call(*words, **texts):
-        with lasting_output(), _leaving():
+        with lasting_output(), handling(SIGNALS[1:], _leave):
             run(list(words), texts)
 
     def run(words, texts):
@@ -536,6 +520,11 @@ def as_text(value: Any) -> str:
     if value is None:
         return ""
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def as_words(values: Values) -> str:
+    """Return options as they are written on a command line, quoted for a shell."""
+    return " ".join(f"--{dashed(name)}={shlex.quote(as_text(value))}" for name, value in values.items())
 
 
 def counted(number: int, noun: str) -> str:

@@ -18,9 +18,8 @@ from collections.abc import Iterable, Iterator
 import torch
 import torch.distributed as dist
 
-from utils.config import OptionError
+from utils.config import SIGNALS, OptionError, handling
 
-SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 TIMEOUT = datetime.timedelta(hours=2)  # the others wait while the main process downloads a data set
 
 
@@ -170,10 +169,7 @@ def destroy() -> None:
 
 @contextlib.contextmanager
 def catch_signals() -> Iterator[list[int]]:
-    """Collect `SIGNALS` in the yielded list instead of stopping; a second one exits immediately.
-
-    A signal that is ignored, as SIGHUP under nohup, stays ignored.
-    """
+    """Collect `SIGNALS` in the yielded list instead of stopping; a second one exits immediately."""
     stop = []
 
     def handle(number, frame):
@@ -183,13 +179,8 @@ def catch_signals() -> Iterator[list[int]]:
         with contextlib.suppress(OSError):  # the terminal is gone
             os.write(2, b"\nfinishing the step and saving last.pth; once more: exit immediately without saving\n")
 
-    heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, handle) for number in heard}
-    try:
+    with handling(SIGNALS, handle):
         yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def ignore_signals(*_) -> None:
