@@ -8,7 +8,6 @@ import contextlib
 import difflib
 import inspect
 import os
-import re
 import shlex
 import signal
 import sys
@@ -25,13 +24,6 @@ from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeFloat, N
 MODEL, PRETRAINED = "vgg16", "imagenet"  # the defaults; `--help` shows the values of this model
 ORDERED = (("min_size", "max_size"), ("rpn_neg_iou", "rpn_pos_iou"), ("neg_iou_lo", "neg_iou_hi"))
 IMPLIED = {"non-approximate": {"roi_op": "warp"}}  # value of --joint -> other options, unless they are given
-WORDING = (  # from pydantic's messages to ours
-    (r"(Input|Tuple) should", "must"),
-    (r"greater than or equal to", "at least"),
-    (r"less than or equal to", "at most"),
-    (r"a valid boolean", "True or False"),
-    (r"( after validation)?, (unable|not|got) .*", ""),
-)
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 SYNONYMS = {"learning_rate": "lr", "weights": "load_path", "checkpoint": "load_path"}
 CLASSES_OF_CHECKPOINT = "only for a checkpoint without class names: a,b,c in the order of its labels, or a file of them"
@@ -382,13 +374,10 @@ def _validate(config_class, values):
         error = caught.errors()[0]
     if not error["loc"]:  # of a model validator
         raise OptionError(str(error["ctx"]["error"]))
-    name, message = error["loc"][0], error["msg"]
+    name = error["loc"][0]
     if error["type"] == "missing":
         raise OptionError(f"--{dashed(name)} is missing: --help lists all options")
-    for pattern, words in WORDING:
-        message = re.sub(pattern, words, message)
-    shown = as_text(values[name]) if "than" in error["type"] else repr(values[name])
-    raise OptionError(f"--{dashed(name)} {message}, not {shown}")
+    raise OptionError(f"--{dashed(name)}={as_text(values[name])}: {error['msg']}")
 
 
 def help_text(config_class: type[Config], model_values: Values | None = None) -> str:
