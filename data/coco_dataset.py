@@ -15,10 +15,8 @@ import math
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-
 from data.validate import DataError, ValidationReport, check_class_names
-from data.voc_annotation import Annotation
+from data.voc_annotation import as_annotation
 from data.voc_dataset import DEFAULTS, VOCDataset, check_images, finish
 from data.voc_layout import draw
 
@@ -85,10 +83,8 @@ class _File:
         if not self.root.is_dir():
             raise DataError(f"--{prefix}-images={images} is not a folder: name the one that holds the images")
         content = _parse(self.path)
-        entries, self.categories = (
-            self._by_id(content, "images", "file_name"),
-            self._by_id(content, "categories", "name"),
-        )
+        entries = self._by_id(content, "images", "file_name")
+        self.categories = self._by_id(content, "categories", "name")
         stems = {i: str(_path(entry).parent / _path(entry).stem) for i, entry in entries.items()}
         count = Counter(stems.values())
         self.images = {stems[i] if count[stems[i]] == 1 else str(_path(entry)): entry for i, entry in entries.items()}
@@ -143,23 +139,18 @@ class _File:
         """Return the name of an image for messages, its file, None if it is missing, and its `Annotation`."""
         entry = self.images[image_id]
         path, rows = _path(entry), self.objects[entry["id"]]
-        ways = [
-            self.root.joinpath(*path.parts[i:]) for i in range(len(path.parts) or 1)
-        ]  # file_name may name more folders
+        # file_name may name more folders
+        ways = [self.root.joinpath(*path.parts[i:]) for i in range(len(path.parts) or 1)]
         image = next((way for way in ways if way.is_file()), None)
         if not image and self.skip_images:
             self.report.note("skipped_image", f"{ways[0]}: no image")
         elif not image:
             self.report.error("no_image", ways[0])
-        names, corners, crowd, area = zip(*rows, strict=True) if rows else ((), (), (), ())
-        with np.errstate(over="ignore"):  # inf, which is reported as a box without area
-            bbox = np.array(corners, np.float32).reshape(-1, 4)
         try:
-            size = int(entry["height"]), int(entry["width"])
+            annotation = as_annotation(rows, (entry["height"], entry["width"]), origin=0)
         except (KeyError, TypeError, ValueError, OverflowError):
-            size = 0, 0
-        columns = np.array(names, object), bbox, np.array(crowd, bool), np.array(area, np.float64)
-        return f"{self.path}: {path}", image, Annotation(*columns, size if all(size) else None)
+            annotation = as_annotation(rows, (0, 0), origin=0)
+        return f"{self.path}: {path}", image, annotation
 
 
 def _has_text(entry, key):

@@ -6,12 +6,10 @@ H, W: sides of the image. G: its objects. P: fine pixels of one object. V: corne
 """
 
 import tempfile
-import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import defusedxml.ElementTree
 import numpy as np
 from PIL import Image
 from skimage.color import hsv2rgb
@@ -234,19 +232,19 @@ def draw_scene(rng: np.random.Generator) -> tuple[np.ndarray, ...]:
 def _write(folder, name, rng):
     """Draw the image `name` and write its JPEG and XML files below `folder`."""
     img, bbox, label, difficult, truncated = draw_scene(rng)
-    (height, width), text = img.shape[:2], f"<folder>{folder.name}</folder><filename>{name}.jpg</filename>"
-    text += f"<size><width>{width}</width><height>{height}</height><depth>3</depth></size>"
+    height, width = img.shape[:2]
+    lines = ["<annotation>", f"<folder>{folder.name}</folder>", f"<filename>{name}.jpg</filename>"]
+    lines.append(f"<size><width>{width}</width><height>{height}</height><depth>3</depth></size>")
     # VOC counts pixels from 1 and gives the first and the last one that the object covers
-    first, last = np.floor(bbox[:, :2]).astype(int) + 1, np.ceil(bbox[:, 2:]).astype(int)
-    for i in range(len(bbox)):
-        (y_min, x_min), (y_max, x_max) = first[i], last[i]
-        text += f"<object><name>{CLASSES[label[i]]}</name><pose>Unspecified</pose>"
-        text += f"<truncated>{truncated[i]:d}</truncated><difficult>{difficult[i]:d}</difficult>"
-        text += f"<bndbox><xmin>{x_min}</xmin><ymin>{y_min}</ymin><xmax>{x_max}</xmax><ymax>{y_max}</ymax></bndbox>"
-        text += "</object>"
-    annotation = ET.ElementTree(defusedxml.ElementTree.fromstring(f"<annotation>{text}</annotation>"))
-    ET.indent(annotation)
-    annotation.write(folder / "Annotations" / f"{name}.xml")
+    corners = np.hstack([np.floor(bbox[:, :2]) + 1, np.ceil(bbox[:, 2:])]).astype(int).tolist()
+    for (y_min, x_min, y_max, x_max), k, cut, hard in zip(corners, label, truncated, difficult, strict=True):
+        lines.append(f"<object><name>{CLASSES[k]}</name><truncated>{cut:d}</truncated><difficult>{hard:d}</difficult>")
+        lines.append(
+            f"<bndbox><xmin>{x_min}</xmin><ymin>{y_min}</ymin><xmax>{x_max}</xmax><ymax>{y_max}</ymax></bndbox>"
+        )
+        lines.append("</object>")
+    text = "\n".join([*lines, "</annotation>", ""])
+    (folder / "Annotations" / f"{name}.xml").write_text(text, encoding="utf-8")
     Image.fromarray(img).save(folder / "JPEGImages" / f"{name}.jpg", quality=92)
 
 

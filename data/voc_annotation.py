@@ -7,6 +7,7 @@ import codecs
 import json
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,6 +40,15 @@ class Annotation(NamedTuple):
     size: tuple[int, int] | None  # (H, W), if given
 
 
+def as_annotation(rows: list[tuple], size: Sequence[float], origin: int) -> Annotation:
+    """Return rows of name, corners, difficult and area, and (H, W), as arrays; a size with a 0 is not given."""
+    names, corners, difficult, area = zip(*rows, strict=True) if rows else ((), (), (), ())
+    with np.errstate(over="ignore"):  # inf, which is reported as a box without area
+        bbox = np.array(corners, np.float32).reshape(-1, 4) - origin
+    columns = np.array(names, object), bbox, np.array(difficult, bool), np.array(area, np.float64)
+    return Annotation(*columns, tuple(map(int, size)) if all(map(int, size)) else None)
+
+
 def read_annotation(path: Path, report: ValidationReport, skip: bool = False) -> Annotation | None:
     """Read an XML file in the VOC format; return None after reporting all errors in it.
 
@@ -65,9 +75,9 @@ def read_annotation(path: Path, report: ValidationReport, skip: bool = False) ->
         if not math.isfinite(difficult):
             report.note("unusual", f"{where}: <difficult>{obj.findtext('difficult')[:40]}")
         try:
-            rows.append((*_read_object(obj), math.isfinite(difficult) and difficult != 0))
+            rows.append((*_read_object(obj), math.isfinite(difficult) and difficult != 0, math.nan))
         except ValueError as error:
-            rows += [(None, [math.nan] * 4, False)] * skip
+            rows += [(None, [math.nan] * 4, False, math.nan)] * skip
             (report.note if skip else report.error)("no_box" if skip else "object", f"{where}: {error}")
     size = [_number(root.findtext(f"size/{side}")) for side in ("height", "width")]
     if not all(map(math.isfinite, size)):
@@ -75,11 +85,7 @@ def read_annotation(path: Path, report: ValidationReport, skip: bool = False) ->
         size = [0, 0]
     if stray or len(rows) < len(objects):
         return None
-    names, corners, difficult = zip(*rows, strict=True) if rows else ((), (), ())
-    with np.errstate(over="ignore"):  # inf, which is reported as a box without area
-        bbox = np.array(corners, np.float32).reshape(-1, 4) - 1
-    size = (int(size[0]), int(size[1])) if all(map(int, size)) else None
-    return Annotation(np.array(names, object), bbox, np.array(difficult, bool), np.full(len(rows), math.nan), size)
+    return as_annotation(rows, size, origin=1)
 
 
 def _read_object(obj):

@@ -249,26 +249,14 @@ def test_xml_by_hand(tmp_path, monkeypatch):
     folder = make_shapes(tmp_path, 1, 0, seed=3)
     assert (folder / "Annotations" / "trainval_0000.xml").read_text() == (
         """<annotation>
-  <folder>shapes-v2-1-0-3</folder>
-  <filename>trainval_0000.jpg</filename>
-  <size>
-    <width>40</width>
-    <height>30</height>
-    <depth>3</depth>
-  </size>
-  <object>
-    <name>bar</name>
-    <pose>Unspecified</pose>
-    <truncated>0</truncated>
-    <difficult>1</difficult>
-    <bndbox>
-      <xmin>5</xmin>
-      <ymin>3</ymin>
-      <xmax>21</xmax>
-      <ymax>10</ymax>
-    </bndbox>
-  </object>
-</annotation>"""
+<folder>shapes-v2-1-0-3</folder>
+<filename>trainval_0000.jpg</filename>
+<size><width>40</width><height>30</height><depth>3</depth></size>
+<object><name>bar</name><truncated>0</truncated><difficult>1</difficult>
+<bndbox><xmin>5</xmin><ymin>3</ymin><xmax>21</xmax><ymax>10</ymax></bndbox>
+</object>
+</annotation>
+"""
     )
 
 
