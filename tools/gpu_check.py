@@ -18,8 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-import warnings
-from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import fire
@@ -112,7 +111,7 @@ def measure(config, device, folder):
 
 
 def count_waits(config, device, folder):
-    """Count how often the host waits for a GPU in a training step and in a prediction, and where torch does."""
+    """Count how often the host waits for a GPU in a training step and in a prediction."""
     ours, figures = benchmark.Ours(device, pick_dtype("auto", device), benchmark.parse_size(config.size)), {}
     for work in benchmark.N_ROI:
         call = getattr(ours, work)
@@ -123,14 +122,6 @@ def count_waits(config, device, folder):
                 call()
         n_wait = sum(event.count for event in profiler.key_averages() if event.key in WAITS)
         figures[f"{work}, waits"] = n_wait / N_PROFILED
-        if device.type == "cuda":
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always")
-                torch.cuda.set_sync_debug_mode("warn")
-                call()
-                torch.cuda.set_sync_debug_mode("default")
-            places = Counter(f"{Path(warning.filename).name}:{warning.lineno}" for warning in caught)
-            figures[f"{work}, torch waits in"] = ", ".join(f"{place} ({n})" for place, n in places.items())
     waits = figures["train, waits"]
     return figures | {"fault": f"{waits:g} waits per training step, not one" if waits > 1 else None}
 
@@ -195,29 +186,19 @@ def run_apart(check, seconds, *args):
     Returns:
         The figures of the check, with "seconds", and "fault": None, or what went wrong.
     """
-    context, start = multiprocessing.get_context(START), time.monotonic()
-    here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_send, args=(there, check, *args))
-    process.start()
-    there.close()
-    try:
-        figures = here.recv() if here.poll(seconds) else {"fault": f"not done after {seconds:g} seconds"}
-    except EOFError:
-        figures = {"fault": "its process crashed"}
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.kill()  # if it has no group yet
-        process.join()
+    start, context = time.monotonic(), multiprocessing.get_context(START)
+    with ProcessPoolExecutor(1, context, initializer=os.setsid) as executor:
+        try:
+            figures = executor.submit(check, *args).result(seconds)
+        except TimeoutError:
+            figures = {"fault": f"not done after {seconds:g} seconds"}
+        except Exception as error:
+            figures = {"fault": f"{type(error).__name__}: {error}"}
+        finally:
+            for process in multiprocessing.active_children():
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)  # what the check started ends with it
     return {"fault": None} | figures | {"seconds": time.monotonic() - start}
-
-
-def _send(pipe, check, *args):
-    os.setsid()  # what the check starts ends with it
-    try:
-        pipe.send(check(*args))
-    except Exception as error:
-        pipe.send({"fault": f"{type(error).__name__}: {error}"})
 
 
 def format_table(results):
