@@ -173,15 +173,9 @@ def _plot_panel(axes: Axes, name: str, records: list[dict]) -> None:
 
 
 class VisdomWriter:
-    """Windows of the environment `env` on the Visdom server at localhost:`port`."""
+    """Windows of the environment `env` on the Visdom server at localhost:`port`, one with the options of the run."""
 
-    hint = "To start a server: make dashboard"
-
-    def __init__(self, port: int, env: str):
-        self.name, self.port, self.env = f"Visdom on localhost:{port}", port, env
-
-    def open(self, options: Mapping) -> Any:
-        """Connect to the server, show the options of the run, and return the client."""
+    def __init__(self, port: int, env: str, options: Mapping):
         import requests
         import visdom
 
@@ -195,14 +189,14 @@ class VisdomWriter:
                 return response.text
 
         # send=False: the constructor does not warn that it goes without an incoming socket
-        client = Client(port=self.port, env=self.env, use_incoming_socket=False, raise_exceptions=True, send=False)
-        client.send = True
+        self.client = Client(port=port, env=env, use_incoming_socket=False, raise_exceptions=True, send=False)
+        self.client.send = True
         rows = "".join(f"<tr><td>{key}<td>{html.escape(str(value))}" for key, value in options.items())
-        client.text(f"<table>{rows}</table>", win="options", opts={"title": "options", "width": 330, "height": 400})
-        print(f"plots: http://localhost:{self.port}/env/{self.env}", flush=True)
-        return client
+        opts = {"title": "options", "width": 330, "height": 400}
+        self.client.text(f"<table>{rows}</table>", win="options", opts=opts)
+        print(f"plots: http://localhost:{port}/env/{env}", flush=True)
 
-    def draw(self, client: Any, records: list[dict]) -> None:
+    def draw(self, records: list[dict]) -> None:
         """Draw all records anew, which is faster than appending points, thinned out to 200 per line."""
         for name, panel in PANELS.items():
             step, lines = _lines(records, name)
@@ -212,50 +206,43 @@ class VisdomWriter:
                 opts = {"title": _title(records, name), "legend": [label for label, *_ in lines], "width": 600}
                 opts["linecolor"] = np.array([list(bytes.fromhex(color[1:])) for _, _, color in lines])
                 opts |= {"height": 400, "ytype": "log" if panel.log else "linear", "markers": len(index) <= 20}
-                client.line(value[index], step[index], win=panel.title, opts=opts)
+                self.client.line(value[index], step[index], win=panel.title, opts=opts)
 
-    def picture(self, client: Any, name: str, img: np.ndarray, step: int) -> None:
+    def picture(self, name: str, img: np.ndarray, step: int) -> None:
         """Show an image in the window `name`."""
-        client.image(img.transpose(2, 0, 1), win=name, opts={"title": f"{name}, step {step}"})
+        self.client.image(img.transpose(2, 0, 1), win=name, opts={"title": f"{name}, step {step}"})
 
-    def close(self, client: Any) -> None:
+    def close(self) -> None:
         """Have the server store the windows."""
-        client.save([self.env])
+        self.client.save([self.client.env])
 
 
 class TensorBoardWriter:
-    """Event files in `folder`, which replace those of earlier runs."""
+    """Event files in `folder`, which replace those of earlier runs, with the options of the run."""
 
-    name, hint = "TensorBoard", "To install it: pip install tensorboard"
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-
-    def open(self, options: Mapping) -> Any:
-        """Open a file, note the options of the run, and return the writer."""
+    def __init__(self, folder: Path, options: Mapping):
         from torch.utils.tensorboard import SummaryWriter
 
-        writer, self._n_drawn = SummaryWriter(self.folder, purge_step=0), 0
-        writer.add_text("options", "  \n".join(f"{key}: {value}" for key, value in options.items()))
-        return writer
+        self.writer, self._n_drawn = SummaryWriter(folder, purge_step=0), 0
+        self.writer.add_text("options", "  \n".join(f"{key}: {value}" for key, value in options.items()))
 
-    def draw(self, writer: Any, records: list[dict]) -> None:
+    def draw(self, records: list[dict]) -> None:
         """Add the records since the last call."""
         for record in records[self._n_drawn :]:
             for name in PANELS:
                 for label, value, _ in _lines([record], name)[1]:
                     if np.isfinite(value).any():
-                        writer.add_scalar(f"{name}/{label}", value[0], record["step"])
+                        self.writer.add_scalar(f"{name}/{label}", value[0], record["step"])
         self._n_drawn = len(records)
-        writer.flush()
+        self.writer.flush()
 
-    def picture(self, writer: Any, name: str, img: np.ndarray, step: int) -> None:
+    def picture(self, name: str, img: np.ndarray, step: int) -> None:
         """Add an image."""
-        writer.add_image(name, img, step, dataformats="HWC")
+        self.writer.add_image(name, img, step, dataformats="HWC")
 
-    def close(self, writer: Any) -> None:
+    def close(self) -> None:
         """Close the file."""
-        writer.close()
+        self.writer.close()
 
 
 def _finite(value: float | None) -> float | None:
@@ -289,15 +276,19 @@ class Logger:
     """
 
     def __init__(self, folder: Path, options: Mapping, visdom_port: int | None = None, tensorboard=False, start_step=0):
-        self.folder, self.path, self.options = Path(folder), Path(folder) / "log.jsonl", options
-        self._writers = [VisdomWriter(visdom_port, self.folder.name)] if visdom_port is not None else []
-        self._writers += [TensorBoardWriter(self.folder / "tensorboard")] if tensorboard else []
-        self._clients, self._retry_at = {}, {}  # by writer: what is open, and when to try again what failed
+        self.folder, self.path, self._openers = Path(folder), Path(folder) / "log.jsonl", {}
+        if visdom_port is not None:
+            name = f"Visdom on localhost:{visdom_port}", "To start a server: make dashboard"
+            self._openers[name] = lambda: VisdomWriter(visdom_port, self.folder.name, options)
+        if tensorboard:
+            name = "TensorBoard", "To install it: pip install tensorboard"
+            self._openers[name] = lambda: TensorBoardWriter(self.folder / "tensorboard", options)
+        self._writers, self._retry_at = {}, {}  # by name: what is open, and when to try again what failed
         self._redraw_at, self._failed = -math.inf, set()  # names of what failed the last time
         (self.folder / "pictures").mkdir(parents=True, exist_ok=True)
         self.records = read_log(self.path, start_step) if start_step else []
         self._write_log()
-        self._show(lambda writer, client: None)
+        self._show(lambda writer: None)
 
     def has_eval(self, step: int) -> bool:
         """Return whether there is an evaluation after `step` steps."""
@@ -329,13 +320,13 @@ class Logger:
         path = self.folder / "pictures" / f"{step:06d}.png"
         with self._continuing(path.parent), replacing(path) as partial:
             img = draw()
-            self._show(lambda writer, client: writer.picture(client, "evaluation", img, step))
+            self._show(lambda writer: writer.picture("evaluation", img, step))
             Image.fromarray(img).save(partial)
 
     def close(self) -> None:
         """Draw the curves a last time and close what is open."""
         self._draw()
-        self._show(lambda writer, client: writer.close(client))
+        self._show(lambda writer: writer.close())
 
     @contextlib.contextmanager
     def _continuing(self, name: Any, hint: str = "") -> Iterator[None]:
@@ -363,17 +354,15 @@ class Logger:
     def _draw(self) -> None:
         with self._continuing("curves.png"):
             plot_curves(self.records, self.folder / "curves.png")
-        self._show(lambda writer, client: writer.draw(client, self.records))
+        self._show(lambda writer: writer.draw(self.records))
         self._redraw_at = time.monotonic() + _REDRAW_AFTER
 
     def _show(self, draw: Callable) -> None:
-        """Call `draw` with each writer and what it has open; try a failed one again after a while."""
-        for writer in self._writers:
-            if time.monotonic() < self._retry_at.get(writer, 0):
-                continue
-            self._retry_at[writer] = time.monotonic() + _RETRY_AFTER
-            client = self._clients.pop(writer, None)
-            with self._continuing(writer.name, writer.hint):
-                client = client or writer.open(self.options)
-                draw(writer, client)
-                self._clients[writer], self._retry_at[writer] = client, 0
+        """Call `draw` with each writer; open a failed one again after a while."""
+        for name, opener in self._openers.items():
+            if time.monotonic() >= self._retry_at.get(name, 0):
+                self._retry_at[name], writer = time.monotonic() + _RETRY_AFTER, self._writers.pop(name, None)
+                with self._continuing(*name):
+                    writer = writer or opener()
+                    draw(writer)
+                    self._writers[name], self._retry_at[name] = writer, 0
