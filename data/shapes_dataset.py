@@ -237,12 +237,10 @@ def _write(folder, name, rng):
     lines.append(f"<size><width>{width}</width><height>{height}</height><depth>3</depth></size>")
     # VOC counts pixels from 1 and gives the first and the last one that the object covers
     corners = np.hstack([np.floor(bbox[:, :2]) + 1, np.ceil(bbox[:, 2:])]).astype(int).tolist()
-    for (y_min, x_min, y_max, x_max), k, cut, hard in zip(corners, label, truncated, difficult, strict=True):
-        lines.append(f"<object><name>{CLASSES[k]}</name><truncated>{cut:d}</truncated><difficult>{hard:d}</difficult>")
-        lines.append(
-            f"<bndbox><xmin>{x_min}</xmin><ymin>{y_min}</ymin><xmax>{x_max}</xmax><ymax>{y_max}</ymax></bndbox>"
-        )
-        lines.append("</object>")
+    for (top, left, bottom, right), k, cut, hard in zip(corners, label, truncated, difficult, strict=True):
+        lines += [f"<object><name>{CLASSES[k]}</name><truncated>{cut:d}</truncated><difficult>{hard:d}</difficult>"]
+        lines += [f"<bndbox><xmin>{left}</xmin><ymin>{top}</ymin><xmax>{right}</xmax><ymax>{bottom}</ymax></bndbox>"]
+        lines += ["</object>"]
     text = "\n".join([*lines, "</annotation>", ""])
     (folder / "Annotations" / f"{name}.xml").write_text(text, encoding="utf-8")
     Image.fromarray(img).save(folder / "JPEGImages" / f"{name}.jpg", quality=92)

@@ -8,7 +8,7 @@ from tqdm.contrib.concurrent import thread_map
 
 from data import build, read_class_names
 from data.validate import DataError, ValidationReport
-from utils.config import DatasetConfig, Names, as_words, command, dataset_options, option
+from utils.config import DatasetConfig, Names, as_words, command, option
 
 
 class CheckConfig(DatasetConfig):
@@ -36,7 +36,7 @@ def check_data(config: CheckConfig) -> None:
     thread_map(decode, unique, desc="decode", unit="image", leave=False)
     print(datasets[0].root, *summarize(datasets, unique), *report.format_notes(sys.maxsize), sep="\n")
     report.raise_errors(sys.maxsize)
-    options = dataset_options(config) | {"train_split": datasets[0].split}
+    options = config.dataset_options() | {"train_split": datasets[0].split}
     print(f"no errors found\nnext: python -m tools.fit_anchors {as_words(options)}")
 
 

@@ -24,17 +24,7 @@ from data.validate import DataError, check_objects
 from model.rpn import RegionProposalNetwork
 from model.utils.anchors import enumerate_shifted_anchor, generate_anchor_base
 from model.utils.bbox_tools import bbox_iou, resize_bbox
-from utils.config import (
-    Count,
-    OptionError,
-    PathText,
-    TrainInputConfig,
-    as_words,
-    command,
-    counted,
-    dataset_options,
-    option,
-)
+from utils.config import Count, OptionError, PathText, TrainInputConfig, as_words, command, counted, option
 from utils.vis import save_figure, set_log_scale
 
 N_START = 10  # random starts of k-means, of which the best is taken
@@ -76,24 +66,21 @@ def main(config):
 
     k, rng = config.k or len(config.anchor_scales) * len(config.anchor_ratios), np.random.default_rng(config.seed)
     grid = fit_grid(size, k, stride, rng)
-    anchor_bases = {
-        "in use": generate_anchor_base(stride, config.anchor_ratios, config.anchor_scales),
-        "proposed": generate_anchor_base(stride, grid[1], grid[0]),
-    }
-    fits = []
-    for name, base in anchor_bases.items():
+    in_use, fits = (config.anchor_scales, config.anchor_ratios), []
+    for name, (scales, ratios) in {"in use": in_use, "proposed": grid}.items():
+        base = generate_anchor_base(stride, ratios, scales)
         by_size = bbox_iou(centred(size, stride), base).max(1)  # (N,)
         fits.append(Fit(name, side_lengths(base), by_size, *in_place(base, stride, bboxes, img_sizes, map_sizes)))
 
     print(format_fits(fits))
     print("by size: shapes on the centre of the object; in place: anchors at every cell that lie inside the image\n")
-    print(f"in use:   {anchor_options(config.anchor_scales, config.anchor_ratios)}\nproposed: {anchor_options(*grid)}")
+    print(f"in use:   {anchor_options(*in_use)}\nproposed: {anchor_options(*grid)}")
     least = model.defaults(config.model)["rpn_min_size"]
     share = (side_lengths(np.concatenate(dataset.bboxes)).min(1) < least).mean()
     if share > 0:
         print(f"{share:.1%} of the objects have a side below {least:g} pixels: give --rpn-min-size a smaller value")
     plot_fits(size, fits, config.out)
-    shown = dataset_options(config) | {name: getattr(config, name) for name in ("train_split", "min_size", "max_size")}
+    shown = config.dataset_options() | {name: getattr(config, name) for name in ("train_split", "min_size", "max_size")}
     print(f"picture: {config.out}\nnext: python train.py train {as_words(shown)} {anchor_options(*grid)}")
 
 

@@ -152,6 +152,10 @@ class DatasetConfig(Config):
     unknown_classes: Literal["error", "ignore"] = option("error", "Data", "ignore: leave out objects of other classes")
     val_ratio: Share = option(0.2, "Data", "fraction of the images to evaluate on, if there are no split files")
 
+    def dataset_options(self) -> dict[str, Any]:
+        """Return the options that say which data set is read and what of it, where they differ from their defaults."""
+        return self.model_dump(include=DatasetConfig.model_fields.keys(), exclude_defaults=True)
+
 
 class TrainInputConfig(DatasetConfig):
     """Options that determine the boxes that training sees, and its anchors."""
@@ -216,9 +220,7 @@ class TrainConfig(DetectConfig, WorkerConfig, TrainInputConfig):
     neg_iou_lo: Share | None = own("Targets", "lowest IoU of a background RoI", "py-faster-rcnn; Fast R-CNN 2.3: 0.1")
     rpn_sigma: float | None = own("Loss", "RPN: smooth L1 is linear beyond 1 / sigma²", "py-faster-rcnn", ge=0.01)
     rpn_lambda: NonNegativeFloat | None = own(
-        "Loss",
-        "RPN: weight of the box loss over anchor positions (paper: 10); empty: 1, over samples",
-        "py-faster-rcnn",
+        "Loss", "RPN: weight of box loss over anchor positions (paper: 10); empty: 1, over samples", "py-faster-rcnn"
     )
     roi_sigma: float | None = own("Loss", "head: smooth L1 is linear beyond 1 / sigma²", "Fast R-CNN 2.3", ge=0.01)
     epoch: Count | None = own("Optimizer", "passes over the training split", "py-faster-rcnn: 70k steps on VOC2007")
@@ -265,9 +267,7 @@ class EvalConfig(CheckpointConfig, WorkerConfig, DatasetConfig):
     unknown_classes: Literal["error", "ignore"] | None = option(None, "Data", "error or ignore; empty: as in training")
     val_ratio: Share = option(0, "Data", "fraction to evaluate on if nothing says what the splits are; 0: all images")
     metric: Literal["voc07", "voc", "coco"] | None = option(
-        None,
-        "Metric",
-        "voc07: 11 points, voc: area, coco: IoU 0.5 to 0.95; empty: coco for COCO, voc for VOC2010 on, else voc07",
+        None, "Metric", "voc07: 11 points, voc: area, coco: IoU 0.5 to 0.95; empty: the usual one of the data set"
     )
     proposals: Flag = option(False, "Metric", "compute the recall of the RPN's proposals instead", "paper, figure 4")
     ablate: Flag = option(False, "Metric", "compute AP for fewer proposals, without NMS, cls or reg", "paper, table 2")
@@ -360,11 +360,6 @@ def training_options(config: Config, checkpoint: Values, **values: Any) -> Train
         given = {"data": "coco"} | given
     options = TrainConfig(**trained | given | {"eval_split": config.split or trained["eval_split"]})
     return options.model_copy(update={"split_ids": checkpoint.get("split_ids")} | values)
-
-
-def dataset_options(config: DatasetConfig) -> Values:
-    """Return the options that say which data set is read and what of it, where they differ from their defaults."""
-    return config.model_dump(include=DatasetConfig.model_fields.keys(), exclude_defaults=True)
 
 
 def _validate(config_class, values):

@@ -94,9 +94,7 @@ def init_distributed(device: torch.device) -> None:
     if device.type == "cuda":
         local_rank, n_gpu = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if device.index is not None or local_rank >= n_gpu:
-            raise OptionError(
-                f"several processes need one GPU each: --device=cuda and --nproc_per_node={n_gpu} or less"
-            )
+            raise OptionError(f"several processes need one GPU each: --device=cuda, --nproc_per_node={n_gpu} or less")
         torch.cuda.set_device(local_rank)
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
