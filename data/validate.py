@@ -129,9 +129,7 @@ def check_size(where, annotated, image, header, report: ValidationReport) -> Non
         report.note("exif", f"{image}{exif}")  # 5 to 8 swap the sides: then <size> confirms the pixels as stored
 
 
-def check_boxes(
-    where, names, bbox, size, skip: bool, report: ValidationReport, origin: int = 1
-) -> tuple[np.ndarray, np.ndarray]:
+def check_boxes(where, names, bbox, size, skip: bool, report: ValidationReport, origin: int = 1) -> tuple:
     """Clip the boxes of one image to it.
 
     Args:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
 
 from utils.distributed import gather_interleaved
 from utils.metrics import format_value, precision_name, read_samples, to_plain
@@ -23,14 +22,7 @@ N_PRE_NMS = 12000  # proposals before NMS when their recall is measured, as in t
 
 
 def eval_detection_coco(
-    pred_bboxes: Sequence[ArrayLike],
-    pred_labels: Sequence[ArrayLike],
-    pred_scores: Sequence[ArrayLike],
-    gt_bboxes: Sequence[ArrayLike],
-    gt_labels: Sequence[ArrayLike],
-    gt_difficults: Sequence[ArrayLike] | None = None,
-    n_class: int | None = None,
-    gt_areas: Sequence[ArrayLike] | None = None,
+    pred_bboxes, pred_labels, pred_scores, gt_bboxes, gt_labels, gt_difficults=None, n_class=None, gt_areas=None
 ) -> dict:
     """Compute COCO's average precision (paper 4.2) and its twelve figures with pycocotools.
 
@@ -164,13 +156,7 @@ def format_recall(recall: dict) -> str:
     return "\n".join(lines)
 
 
-def proposal_recall(
-    rois: Sequence[ArrayLike],
-    gt_bboxes: Sequence[ArrayLike],
-    gt_difficults: Sequence[ArrayLike] | None = None,
-    counts: Sequence[int] = COUNTS,
-    iou_threshs: Sequence[float] = IOU_THRESHS,
-) -> dict:
+def proposal_recall(rois, gt_bboxes, gt_difficults=None, counts=COUNTS, iou_threshs=IOU_THRESHS) -> dict:
     """Compute the fraction of objects that the best proposals of their image cover.
 
     For count N and threshold t, an object is covered if one of the first N proposals of its image has an IoU of at
