@@ -125,11 +125,7 @@ def all_reduce(tensors: Iterable[torch.Tensor]) -> None:
 
 def any_process(flag: bool) -> bool:
     """Return whether `flag` is true in any process; all must call this."""
-    if world_size() == 1:
-        return flag
-    count = torch.tensor(float(flag), device="cuda" if dist.get_backend() == "nccl" else "cpu")
-    all_reduce([count])
-    return bool(count)
+    return any(gather_interleaved([flag]))
 
 
 def gather_interleaved(values: list) -> list:
