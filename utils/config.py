@@ -196,9 +196,7 @@ class TrainConfig(DetectConfig, WorkerConfig, TrainInputConfig):
     batch_norm: Literal["frozen", "trained"] | None = own("Model", "frozen: as in the weights; trained: from the batch")
     head_width: Width | None = own("Model", "width of fc6 and fc7; random weights if not the default", "VGG16")
     roi_op: RoIOp | None = own("Model", "pool, align (arXiv 1703.06870) or warp (1512.04412)", "Fast R-CNN 2.1")
-    rpn_objectness: Objectness | None = own(
-        "Model", "softmax of two scores per anchor or sigmoid of one", "paper 3.1.1"
-    )
+    rpn_objectness: Objectness | None = own("Model", "per anchor: softmax of two scores, sigmoid of one", "paper 3.1.1")
     dropout: Share | None = own("Model", "dropout probability after fc6 and fc7", "py-faster-rcnn: 0.5")
     proposals_file: PathText | None = option(None, "Proposals", PROPOSALS)
     rpn_min_size: NonNegativeFloat | None = own("Proposals", "minimum side, in pixels of the image", "py-faster-rcnn")
