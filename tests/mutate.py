@@ -364,7 +364,7 @@ MUTATIONS = (
             "outcome[pred[gt_difficult[gt]]] = 0",
         ),
     ),
-    *mutations_of("data/voc_annotation.py", ("VOC reader: 1 not subtracted", ".reshape(-1, 4) - 1", ".reshape(-1, 4)")),
+    *mutations_of("data/voc_annotation.py", ("VOC reader: 1 not subtracted", "origin=1)", "origin=0)")),
     *mutations_of(
         "data/voc_dataset.py",
         ("difficult: not left out", "[~difficult for difficult in", "[difficult | True for difficult in"),
