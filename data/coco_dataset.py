@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from data.validate import DataError, ValidationReport, check_class_names
 from data.voc_annotation import as_annotation
 from data.voc_dataset import DEFAULTS, VOCDataset, check_images, finish
-from data.voc_layout import draw
+from data.voc_layout import draw, most
 
 
 def build(options, splits, classes=(), report=None) -> list["COCODataset"]:
@@ -47,7 +47,10 @@ def build(options, splits, classes=(), report=None) -> list["COCODataset"]:
 
 def _draw(splits, every, options, report):
     """Return split -> ids of the only file: as drawn earlier, else drawn at random."""
-    stored = {s: ids for s, ids in (options["split_ids"] or {}).items() if s in splits and {*ids} <= {*every}}
+    there, drawn = {*every}, (options["split_ids"] or {}).items()
+    stored = {s: ids for s, ids in drawn if s in splits and most(i in there for i in ids)}
+    for gone in sorted({image_id for ids in stored.values() for image_id in ids} - there):
+        report.error("no_image", f"{gone}, which was drawn")
     ids = stored or dict(draw(splits, every, options["val_ratio"], options["seed"]))
     for split in () if stored else ids:
         report.note("drawn", f"{split} {len(ids[split])} of {len(every)} images")
@@ -89,9 +92,11 @@ class _File:
         count = Counter(stems.values())
         self.images = {stems[i] if count[stems[i]] == 1 else str(_path(entry)): entry for i, entry in entries.items()}
         self.names = {category_id: entry["name"].strip() for category_id, entry in self.categories.items()}
-        for name, number in Counter(self.names.values()).items():
-            if number > 1:
-                report.error("coco", f"{self.path}: {number} categories have the name {name!r}")
+        file_names = {i: str(_path(entry)) for i, entry in entries.items()}
+        for key, text, texts in ("categories", "name", self.names), ("images", "file_name", file_names):
+            for name, number in Counter(texts.values()).items():
+                if number > 1:
+                    report.error("coco", f"{self.path}: {number} {key} have the {text} {name!r}")
         self.objects = {image_id: [] for image_id in entries}
         for i, entry in enumerate(content["annotations"]):
             try:

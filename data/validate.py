@@ -174,7 +174,7 @@ def check_class_names(found: dict, classes: tuple[str, ...], report: ValidationR
         report: receives the errors.
         ignore: note unknown classes instead of reporting errors.
     """
-    similar = {}
+    similar, ignore = {}, ignore and not found.keys().isdisjoint(classes)  # all are unknown: `classes` are wrong
     for name in sorted(found.keys() - set(classes)):
         offender = f"{name!r} (objects: {len(found[name])}, the first in {found[name][0]})"
         similar.setdefault(_fold(name), []).append(offender)
@@ -188,8 +188,8 @@ def check_class_names(found: dict, classes: tuple[str, ...], report: ValidationR
 
 
 def _fold(name):
-    """A name without case, spaces, underscores and differences of Unicode composition."""
-    return "".join(unicodedata.normalize("NFKC", name).casefold().replace("_", " ").split())
+    """A name without case, spaces, underscores, invisible characters and differences of Unicode composition."""
+    return "".join(c for c in unicodedata.normalize("NFKC", name).casefold() if c.isprintable() and c not in " _")
 
 
 def roots_near(folder: Path) -> list[Path]:

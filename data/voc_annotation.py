@@ -7,6 +7,7 @@ import codecs
 import json
 import math
 import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -99,7 +100,7 @@ def _read_object(obj):
 
 
 def _text(node, key):
-    texts = [(child.text or "").strip() for child in node.findall(key)]
+    texts = [unicodedata.normalize("NFC", child.text or "").strip() for child in node.findall(key)]
     if len(texts) > 1:
         raise ValueError(f"{key} is there {len(texts)} times")
     if not any(texts):

@@ -13,7 +13,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -27,8 +27,9 @@ SUFFIX = re.compile(rf"({'|'.join(map(re.escape, READ + UNREAD))})+$", re.IGNORE
 COLUMN = re.compile(r"\s+(-1|0|1|\S+\.xml)$")  # the second one of VOC's and VoTT's files per class; the annotation
 ABOVE = re.compile(r"/|\w:/|(.*/)?\.\./")  # how paths start that lead out of the data set
 CONTAINERS = {"annotations", "annots", "labels", "xml", "xmls", "jpegimages", "images", "imgs"}  # no part of an id
-SPLITS, ALIASES = ("train", "val", "trainval", "test"), {"val": ("val", "valid", "validation")}
-NAMES = {*SPLITS, *ALIASES["val"], "training", "testing"}
+ALIASES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
+SPLITS = ("train", "val", "trainval", "test")
+NAMES = {*SPLITS, *sum(ALIASES.values(), ())}  # in any case
 WAYS = (
     "name its folder with --voc-data-dir, read COCO's format with --data=coco, convert yours as docs/own-data.md "
     "shows, or try --download or --data=shapes"
@@ -59,7 +60,8 @@ class Layout:
         if xml and images and (self._lists(()) or not any(root in other.parents for other in near)):
             return
         found = f"{len(xml)} annotations .xml, {len(images)} images {FORMATS}, other files: {self.others or 'none'}"
-        fault = f"contains no data set in the VOC layout ({found})" if root.is_dir() else "does not exist"
+        fault = "is a file" if root.is_file() else "does not exist"
+        fault = f"contains no data set in the VOC layout ({found})" if root.is_dir() else fault
         ways = f"pass --voc-data-dir={near[0]}, found {', '.join(map(str, near[:5]))}" if near else WAYS
         raise DataError(f"{root} {fault}: {ways}")
 
@@ -99,9 +101,10 @@ class Layout:
 
         With `skip`, a missing image is a note.
         """
-        found, unread = self._find(image_id), self.unread.get(self._key(image_id)[1])
+        found, stem = self._find(image_id), self._key(image_id)[1]
         paths = [str(path) for paths in found for path in paths] or [str(self.root / image_id)]
-        there = f"{paths[0]}, only {unread[0][1]}" if unread else paths[0]
+        other = self.unread.get(stem) or self.images.get(_same_but_case(stem, self.images))
+        there = f"{paths[0]}, only {other[0][1]}" if other else paths[0]
         if max(map(len, found)) > 1:
             report.error("ambiguous", f"{image_id}: {', '.join(paths)}")
         elif not found[1]:
@@ -112,7 +115,9 @@ class Layout:
 
     def find_splits(self) -> list[str]:
         """Return those of `SPLITS` that are there; if none is, all that have a file; if none has, train and val."""
-        return [*filter(self.has, SPLITS)] or sorted(self._lists(())) or ["train", "val"]
+        lists = self._lists(())
+        others = [name for name in lists if name.rpartition("_")[2] not in lists.keys() - {name}]  # not those per class
+        return [*filter(self.has, SPLITS)] or sorted(others) or ["train", "val"]
 
     def has(self, split: str) -> bool:
         """Whether a file or a folder says what is in a split."""
@@ -128,7 +133,7 @@ class Layout:
             val_ratio: fraction drawn for one of two splits if nothing says what the splits are; the other is the rest.
                 A single split is one of them if its name says which. A split named twice, or 0: all images.
             seed: seed of the drawing.
-            split_ids: split -> ids, as they were drawn earlier; used if all are there.
+            split_ids: split -> ids, as they were drawn earlier; used if most are there, the others are errors then.
         """
         lists, folders, ids = self._lists(splits), self._folders(splits), {}
         every = sorted(folders.pop("", ()))
@@ -137,7 +142,7 @@ class Layout:
             name = next((n for n in ALIASES.get(split, (split,)) if n in there), None)
             ids[split] = self._read_ids(lists[name], report) if name in lists else folders.get(name, [])
         if not there:
-            stored = {s: i for s, i in (split_ids or {}).items() if s in splits and all(all(self._find(x)) for x in i)}
+            stored = {s: i for s, i in (split_ids or {}).items() if s in splits and most(all(self._find(x)) for x in i)}
             ids, there = ids | stored, stored.keys()
         if not there:
             hints = [n for n in map(str, self.files) if NAMES & {*n.lower().removesuffix(".txt").split(os.sep)}]
@@ -159,7 +164,9 @@ class Layout:
         ids = {}
         for stem, files in self.annotations.items():
             for folders, _ in files:
-                split = next((folder.lower() for folder in folders if folder.lower() in {*splits, *NAMES}), "")
+                images = self.images.get(stem, ()) if len(files) == 1 else ()
+                near = [folder.lower() for folders in (folders, *(of for of, _ in images)) for folder in folders]
+                split = next((folder for folder in near if folder in {*splits, *NAMES}), "")
                 ids.setdefault(split, []).append("/".join((*folders, stem)) if len(files) > 1 else stem)
         return ids
 
@@ -168,10 +175,12 @@ class Layout:
         wanted, files = {*splits, *NAMES}, {}
         for folder in (".", "imagesets", "imagesets/main"):
             texts = [p for p in self.files if p.suffix == ".txt" and p.parent.as_posix().lower() == folder]
-            files |= {path.stem: self.root / path for path in texts if path.stem in wanted or folder != "."}
+            named = {p.stem.lower() if p.stem.lower() in NAMES else p.stem: self.root / p for p in texts}
+            files |= {name: path for name, path in named.items() if name in wanted or folder != "."}
         lists = {name: [path] for name, path in files.items()}
         for name, path in files.items():
             split = name.rpartition("_")[2]
+            split = split.lower() if split.lower() in NAMES else split
             per_class = split in wanted - files.keys()
             if per_class and all(line[:1] in "#" or COLUMN.search(line) for line in read_lines(path)):
                 lists.setdefault(split, []).append(path)
@@ -202,6 +211,17 @@ def draw(splits: Sequence[str], every: list[str], val_ratio: float, seed: int) -
         parts = [order if everything else (parts[0], (), parts[1])[ranks[splits[0]] + 1]]
     drawn = zip(sorted(ranks, key=ranks.get), parts, strict=False)
     return [(split, [every[i] for i in sorted(part)]) for split, part in drawn]
+
+
+def most(found: Iterable[bool]) -> bool:
+    """Whether more than half of some values are true."""
+    found = list(found)
+    return 2 * sum(found) > len(found)
+
+
+def _same_but_case(name, names):
+    """Return the first of `names` that differs from `name` only in case, or None."""
+    return next((other for other in names if other.casefold() == name.casefold()), None)
 
 
 def _pick(files, *tests):

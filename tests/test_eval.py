@@ -123,6 +123,12 @@ def test_limit_takes_the_first_images(run, folder, net):
     assert figures["map"] == pytest.approx(eval_detection_voc(*first, use_07_metric=True, n_class=3)["map"])
 
 
+def test_images_of_the_training_are_counted(run, folder, capsys):
+    save_checkpoint(folder / "leak.pth", torch.load(folder / "net.pth", weights_only=True) | {"ids": ["c", "d", "z"]})
+    run(load_path="leak.pth")
+    assert "\nnote: the training saw 1 of these images\n" in capsys.readouterr().out
+
+
 def test_options_that_are_given_replace_those_of_the_training(run, folder):
     assert run(split="other")["n_object"] == {"ant": 0, "bee": 0, "cow": 1}
     write_voc(folder / "more", {"a": thing("ant")}, "held")

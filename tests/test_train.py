@@ -564,6 +564,25 @@ def test_a_data_set_without_objects_is_refused(place, run):
     assert not run.folder.exists()
 
 
+def test_images_of_both_splits_are_counted(tmp_path, capsys):
+    root = fixtures.write_voc(tmp_path, {"train": 3, "val": 2})
+    with open(root / "ImageSets/Main/val.txt", "a") as file:
+        file.write("\ntrain00001\n")
+    for split, counted in (("val", True), ("train", False)):
+        training.build_datasets(make_config(voc_data_dir=str(root), train_split="train", eval_split=split))
+        assert ("note: 1 image to train on will be evaluated on, too" in capsys.readouterr().out) == counted
+
+
+def test_another_evaluation_split_on_a_resume_is_noted(calm, run, capsys):
+    shutil.copytree(calm, run.folder)
+    run(resume="True")
+    assert "others so far" not in capsys.readouterr().out
+    stored = torch.load(run.folder / "last.pth", weights_only=True)
+    torch.save(stored | {"split_ids": stored["split_ids"] | {"val": ["val00000"]}}, run.folder / "last.pth")
+    run(resume="True")
+    assert "note: runs/a/last.pth: the images to evaluate on were others so far" in capsys.readouterr().out
+
+
 def test_difficult_objects_are_evaluated_always_and_trained_on_when_asked(tmp_path):
     root = fixtures.write_voc(tmp_path, {"train": 2, "val": 2})
     for path in (root / "Annotations").iterdir():

@@ -274,6 +274,8 @@ def resume_training(path: str | Path, model: torch.nn.Module, optimizer: torch.o
             what = f"the {what} differ ({before} in the checkpoint, {now} in this run): resume with the same, or start"
             reset = " --reset-head" * (name == "class_names")
             raise CheckpointError(f"{path}: {what} another run with --load-path={path}{reset}")
+    if stored.get("split_ids", run["split_ids"]) != run["split_ids"]:
+        print(f"note: {path}: the images to evaluate on were others so far, also those of best.pth")
     load_weights(model, stored, path)
     with checkpoint_error(path):
         model.preprocessing = type(model.preprocessing)(*stored["preprocessing"])

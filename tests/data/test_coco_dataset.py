@@ -149,6 +149,9 @@ def test_one_file_is_divided(write):
     assert (len(train), test.ids) == (10, ["8", "2"])
     options.val_ratio, options.split_ids = 0.3, {"test": ["8", "gone"]}  # of other data
     assert len(build("coco", options, ["trainval", "test"])[1]) == 3
+    options.split_ids = {"test": ["8", "gone", "2"]}  # of these data, less one image
+    assert "missing images (1)" in (text := message(build, "coco", options, ["test"]))
+    assert text.endswith("gone, which was drawn")
 
 
 # Faults
@@ -157,6 +160,7 @@ FAULTS = {  # name -> content, part of the message, None or number of objects wi
     "no image id": (change("images", 1, id=...), "images[1]: it needs an id and a file_name", None),
     "no file_name": (change("images", 1, file_name=" "), "images[1]: it needs an id and a file_name", None),
     "an entry that is a list": (CONTENT | {"images": [[]]}, "images[0]: it needs an id and a file_name", None),
+    "a file_name twice": (change("images", 1, file_name="a.jpg"), "2 images have the file_name 'a.jpg'", None),
     "an id twice": (change("images", 1, id=7), "images[1]: an earlier one has the id 7", None),
     "a file twice": (change("images", 1, file_name="x/a.jpg"), "x/a and a are both ", None),
     "no name": (change("categories", 0, name=None), "categories[0]: it needs an id and a name", None),

@@ -193,12 +193,17 @@ def test_unknown_classes_can_be_ignored():
     check_class_names({"Cat": ["a.xml"], "cat": ["a.xml"]}, ("cat",), report, ignore=True)
     assert report.errors == {}
     assert report.notes == {"ignored": {"'Cat' (objects: 1, the first in a.xml)": None}}
+    check_class_names({"cat": ["a.xml"]}, ("cut",), report, ignore=True)  # none is left
+    assert report.errors == {"class": {"'cat' (objects: 1, the first in a.xml): did you mean 'cut'?": None}}
 
 
 def test_names_among_themselves():
     report = ValidationReport()
     check_class_names({"cat": ["a.xml"], "cats": ["a.xml"], "dog": ["a.xml"]}, (), report)
     assert not report.errors
+    check_class_names({"cow": ["a.xml"], "cow\u200b": ["b.xml"]}, (), report)
+    words = r"'cow' (objects: 1, the first in a.xml) and 'cow\u200b' (objects: 1, the first in b.xml)"
+    assert report.errors.pop("similar_classes") == {words: None}
     check_class_names({"cat": ["a.xml"], "CAT": ["b.xml", "b.xml"], "c at": ["c.xml"]}, (), report)
     assert report.errors == {
         "similar_classes": {

@@ -59,6 +59,10 @@ def test_size(tmp_path, size, expected):
     assert parse(tmp_path, size=f"<size>{size}</size>").size == expected
 
 
+def test_a_name_is_the_same_however_its_accents_are_stored(tmp_path):
+    assert parse(tmp_path, thing("caf\u00e9"), thing("cafe\u0301")).names.tolist() == ["caf\u00e9"] * 2
+
+
 def test_names_need_not_be_ascii(tmp_path):
     assert parse(tmp_path, thing("Bäume & 猫".replace("&", "&amp;"))).names.tolist() == ["Bäume & 猫"]
     text = f'<?xml version="1.0" encoding="latin-1"?><annotation>{thing("Bäume")}</annotation>'

@@ -167,6 +167,27 @@ def test_the_class_wise_list_itself_can_be_read(tmp_path):
     assert read(tmp_path, "apple_val").ids == ["a", "b"]
 
 
+@pytest.mark.parametrize(
+    "files",
+    [
+        pairs(ABCD) | lists(Train="a", Validation="b"),
+        pairs(ABCD) | lists(training="a", VALID="b"),
+        pairs(ABCD) | lists(cat_Train="a 1", cat_Val="b 1"),
+        pairs(["training/a", "Validation/b"], "{}.xml", "{}.jpg"),
+        {"annotations/a.xml": "", "annotations/b.xml": "", "images/train/a.jpg": "", "images/val/b.jpg": ""},
+    ],
+    ids=["CVAT", "other words", "per class", "folders", "folders of images"],
+)
+def test_other_names_of_splits(tmp_path, files):
+    datasets = read_splits(write(tmp_path, files), [])
+    assert {dataset.split: dataset.ids for dataset in datasets} == {"train": ["a"], "val": ["b"]}
+
+
+def test_lists_per_class_are_no_splits(tmp_path):  # as Datumaro writes them
+    write(tmp_path, pairs("ab") | lists(default="a\nb", cat_default="a  1\nb -1"))
+    assert [dataset.split for dataset in read_splits(tmp_path)] == ["default"]
+
+
 def test_lists_without_a_column_are_not_united(tmp_path):
     write(tmp_path, pairs(ABCD) | lists(old_train="a\nb\n", new_train="c 1\nd 1\n", best="a"))
     assert read(tmp_path, "train").ids == ["c", "d"]
@@ -196,6 +217,9 @@ def test_a_split_is_drawn_by_seed_and_ratio_and_can_be_given_back(tmp_path):
     assert words in message(read, tmp_path, "rest", val_ratio=0.2)
     assert "rest.txt does not" in message(read, tmp_path, "rest", val_ratio=0.2, split_ids={"rest": ["11", "gone"]})
     assert len(read(tmp_path, "fit")) == 30  # eval.py on another folder
+    text = message(read, tmp_path, "fit", split_ids={"fit": ["11", "12", "gone"]})  # an image was deleted
+    assert "missing images (1)" in text
+    assert text.endswith("/gone")
     stored = {"fit": ["11", "12"], "rest": ["13"]}
     options = SimpleNamespace(voc_data_dir=tmp_path, split_ids=stored, val_ratio=0.2)
     assert [dataset.ids for dataset in build("voc", options, ["rest", "fit"])] == [["13"], ["11", "12"]]
@@ -328,6 +352,7 @@ FAULTS = {  # files, splits, kind of error, words
         "no_image",
         "/Annotations/a.xml",
     ),
+    "another case": (pairs(["IMG_1", "b"]) | lists(train="img_1"), "train", "no_image", "/img_1, only "),
     "too long": (pairs("a") | lists(train="b" * 300), "train", "no_image", "/bbb"),
     "a zero byte": (pairs("a") | lists(train="a\0b"), "train", "no_image", "/a\0b"),
 }
