@@ -28,7 +28,9 @@ def keep_freed_memory() -> None:
     """Have glibc keep the memory of freed tensors, in huge pages, for the next step instead of returning it.
 
     A training step takes and frees gigabytes, which the system would clear anew: see docs/training.md for the times.
+    What oneDNN prepares for each size of image would lie between the pieces: it keeps that of a few steps only.
     """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")  # oneDNN: 1024
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch asks for huge pages
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:

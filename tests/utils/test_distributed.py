@@ -6,6 +6,7 @@ import io
 import os
 import signal
 import socket
+import subprocess
 import sys
 
 import pytest
@@ -15,6 +16,25 @@ import torch.multiprocessing
 from utils import distributed
 from utils.config import OptionError
 from utils.distributed import pick_device, pick_dtype
+
+
+SIZES = """
+import torch
+from utils.distributed import keep_freed_memory
+
+keep_freed_memory()
+for side in [*range(8, 158), 8]:
+    torch.nn.functional.conv2d(torch.ones(1, 64, side, 64), torch.ones(64, 64, 3, 3))
+"""
+
+
+def test_what_onednn_prepares_for_a_size_is_kept_for_a_few_steps_only():
+    environ = {name: value for name, value in os.environ.items() if name != "ONEDNN_PRIMITIVE_CACHE_CAPACITY"}
+    environ |= {"ONEDNN_VERBOSE": "profile_create", "PYTHONPATH": ".", "OMP_NUM_THREADS": "1"}
+    environs = environ, environ | {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "1024"}  # a user's own value wins
+    started = [subprocess.Popen([sys.executable, "-c", SIZES], stdout=subprocess.PIPE, env=env) for env in environs]
+    lines = [process.communicate()[0].decode().strip().rpartition("\n")[2] for process in started]
+    assert [line.split(",")[3] for line in lines] == ["create:cache_miss", "create:cache_hit"]
 
 
 def test_device(monkeypatch):
