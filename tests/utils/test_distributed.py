@@ -17,7 +17,6 @@ from utils import distributed
 from utils.config import OptionError
 from utils.distributed import pick_device, pick_dtype
 
-
 SIZES = """
 import torch
 from utils.distributed import keep_freed_memory
