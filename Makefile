@@ -1,5 +1,5 @@
 # make demo: train on the built-in data set, evaluate, draw detections (6 minutes on 2 cores, after installation)
-# make notebook: open demo.ipynb, the paper on one image, in the browser
+# make notebook: open demo.ipynb, the paper on one image, in the browser (docs/fpn.ipynb: torchvision's detector)
 # make dashboard: start a Visdom server on this machine, to which a training plots
 # make test: run the tests.  make lint: run the linter.  All of these install what they need, once, into $(VENV).
 VENV ?= .venv
@@ -27,12 +27,14 @@ docs/demo.jpg: runs/demo/predictions/contact_sheet.png
 notebook: $(VENV)/notebook.done
 	$(BIN)/jupyter lab demo.ipynb
 
-# run it anew and keep the outputs, without times and versions; after `make demo`, whose network they show
+# run both anew and keep the outputs, without times and versions; after `make demo`, whose network demo.ipynb shows
 notebook-outputs: $(VENV)/test.done
-	$(BIN)/jupyter execute --inplace demo.ipynb
-	$(BIN)/python -c "import nbformat; book = nbformat.read('demo.ipynb', 4); \
-		[cell.metadata.clear() for cell in book.cells]; book.metadata.language_info = {'name': 'python'}; \
-		nbformat.write(book, 'demo.ipynb')"
+	for book in demo.ipynb docs/fpn.ipynb; do \
+		$(BIN)/jupyter execute --inplace $$book || exit 1; \
+		$(BIN)/python -c "import sys, nbformat; book = nbformat.read(sys.argv[1], 4); \
+			[cell.metadata.clear() for cell in book.cells]; book.metadata.language_info = {'name': 'python'}; \
+			nbformat.write(book, sys.argv[1])" $$book; \
+	done
 
 # the first line downloads the scripts of the page, once; without internet the server runs all the same
 dashboard: $(VENV)/run.done
