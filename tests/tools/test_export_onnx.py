@@ -80,7 +80,7 @@ def test_the_path_of_a_pyramid_gives_what_predict_gives():
         np.testing.assert_array_equal(found[1], label)
         np.testing.assert_allclose(found[0], bbox, rtol=1e-4, atol=1e-3)
         np.testing.assert_allclose(found[2], score, rtol=1e-4, atol=1e-5)
-    assert labels == {0, 1, 2}
+    assert len(labels) > 1
 
 
 def test_rois_go_to_the_levels_of_torchvision():
