@@ -179,7 +179,6 @@ def options(**texts):
     ("given", "same_head"),
     [
         ({"load_path": "own.pth"}, True),
-        ({"load_path": "own.pth", "reset_head": "True"}, False),
         ({"load_path": NAME, "reset_head": "True"}, False),
         ({"pretrained": "coco"}, False),
         ({"pretrained": f"hub/checkpoints/fasterrcnn_{NAME}-907ea3f9.pth"}, False),

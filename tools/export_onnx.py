@@ -244,7 +244,8 @@ def main(config, *paths):
     program = export(DETECTORS[type(net)](net, **options))
     with ckpt.replacing(config.out) as partial:
         program.save(partial)
-    labels = ", ".join(f"{i} {name}" for i, name in enumerate(checkpoint["class_names"])) or "not named"
+    names = [f"{i} {name}" for i, name in enumerate(checkpoint["class_names"]) if name != ckpt.UNUSED]
+    labels = ", ".join(names) or "not named"
     print(f"written to {config.out}: img (H, W, 3) uint8 RGB -> {', '.join(OUTPUTS)}; labels: {labels}")
     if paths:
         compare(reference, config.out, paths, options)
