@@ -44,12 +44,13 @@ def shapes(name, n_class=4):
 
 @pytest.fixture(scope="module")
 def home(place):
-    """The current folder, with data in voc/, own.pth, a detector of two classes, and torch's cache, which has NAME."""
+    """The current folder: data in voc/, two files of a detector of two classes, and torch's cache, which has NAME."""
     own, options = build(n_class=3), argparse.Namespace(model=f"fasterrcnn_{NAME}", lr_steps=[16, 22], weights=None)
     optimizer = torch.optim.SGD(own.parameters(), 0.1)
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [16, 22])
     state = {"model": own.state_dict(), "optimizer": optimizer.state_dict(), "lr_scheduler": schedule.state_dict()}
     torch.save(state | {"args": options, "epoch": 3}, "own.pth")  # as references/detection/train.py
+    torch.save(own.state_dict(), "plain.pth")
     (place / "hub/checkpoints").mkdir(parents=True)
     torch.save(build().state_dict(), place / f"hub/checkpoints/fasterrcnn_{NAME}-907ea3f9.pth")
     with pytest.MonkeyPatch.context() as patch:
@@ -140,7 +141,7 @@ def test_a_file_is_used_with_names_for_its_classes(home, capsys):
 
 def test_a_published_detector_is_fetched_by_its_name(home, capsys):
     image = "voc/JPEGImages/val00000.png"
-    predict.main(PredictConfig(load_path=NAME, score_thresh=0.05, out="found", **CPU), image)
+    predict.main(PredictConfig(load_path=NAME, score_thresh=0.05, max_detections=1000, out="found", **CPU), image)
     assert f"{NAME}: torchvision's detector, trained on COCO (a download of 74 MB, once)\n" in capsys.readouterr().out
     rows = json.loads((home / "found/predictions.json").read_text())
     names = {row["label"]: row["name"] for row in rows}
@@ -178,7 +179,7 @@ def options(**texts):
 @pytest.mark.parametrize(
     ("given", "same_head"),
     [
-        ({"load_path": "own.pth"}, True),
+        ({"load_path": "plain.pth"}, True),
         ({"load_path": NAME, "reset_head": "True"}, False),
         ({"pretrained": "coco"}, False),
         ({"pretrained": f"hub/checkpoints/fasterrcnn_{NAME}-907ea3f9.pth"}, False),
@@ -186,7 +187,7 @@ def options(**texts):
 )
 def test_where_training_starts(home, given, same_head):
     net, _ = build_model(options(**given), ("bar", "box"))
-    source = build(n_class=3 if given.get("load_path") == "own.pth" else 91).state_dict()
+    source = build(n_class=3 if given.get("load_path") == "plain.pth" else 91).state_dict()
     assert torch.equal(net.head.box_head.fc7.weight, source["roi_heads.box_head.fc7.weight"])
     assert torch.equal(net.rpn.score.weight, source["rpn.head.cls_logits.weight"])
     assert torch.equal(net.extractor.body["0"][0].weight, source["backbone.body.0.0.weight"])
