@@ -1,6 +1,7 @@
 """Detect objects in images: `python predict.py IMAGE_OR_DIRECTORY_OR_PATTERN ... --load-path=runs/voc/last.pth`.
 
-With `--split=test` instead of images, those of a split of the data set.
+Without a checkpoint, the detector that torchvision trained on COCO is fetched. With `--split=test` instead of images,
+those of a split of the data set.
 """
 
 import os
@@ -73,6 +74,8 @@ def main(config, *paths):
                     unreadable.append(str(error))
                     continue
                 bbox, label, score = (values[0] for values in net.predict([img], **options))
+                used = [classes[k] != ckpt.UNUSED for k in label]
+                bbox, label, score = bbox[used], label[used], score[used]
                 shown = {"image": str(images[i])}
                 rows += [
                     shown | {"bbox": b.round(2).tolist(), "label": int(k), "name": classes[k], "score": float(s)}

@@ -219,7 +219,7 @@ def build_model(config, classes):
     if config.resume:
         pass  # resume_training restores weights and preprocessing
     elif config.load_path:
-        loaded = ckpt.open_checkpoint(config.load_path, config.preprocess)
+        loaded = ckpt.open_checkpoint(config.load_path, config.preprocess, hint=config.model)
         preprocessing = loaded["preprocessing"]
         ckpt.check_compatible(config.load_path, loaded, classes, kwargs, config.reset_head)
     elif Path(config.pretrained).is_file():

@@ -254,6 +254,12 @@ class PyramidFasterRCNN(FasterRCNN):
         sizes = self.min_size, self.max_size
         return prepare(img, self.preprocessing, *sizes, self.device, rounding=math.floor)
 
+    def load_state_dict(self, state_dict, strict=True, assign=False):
+        """Load tensors under our names or torchvision's; where both are there, as with new last layers, ours count."""
+        if any(name.startswith("roi_heads.") for name in state_dict):
+            state_dict = convert_torchvision(state_dict)
+        return super().load_state_dict(state_dict, strict, assign)
+
     def decode(self, output, img_size, original_size, score_thresh, nms_thresh):
         """Post-process the output of one image; see `FasterRCNN.decode`. NMS runs before boxes are scaled back."""
         prob = output.roi_score.softmax(1)  # (R, L + 1)

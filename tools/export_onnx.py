@@ -19,12 +19,13 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import nn
-from torchvision.ops import nms
+from torchvision.ops import nms, roi_align
 
 import model
 from data.validate import DataError
 from data.voc_dataset import read_image
 from model.faster_rcnn import FasterRCNN
+from model.resnet_fpn import MIN_DETECTION, PADDED_TO, PyramidFasterRCNN
 from model.utils.bbox_tools import bbox_iou, loc2bbox
 from model.utils.roi_ops import roi_pool
 from utils import checkpoint as ckpt
@@ -59,6 +60,7 @@ class Detector(nn.Module):
     def __init__(self, net, score_thresh=None, nms_thresh=None, max_detections=None):
         super().__init__()
         self.net = net.eval()
+        self.rounding, self.min_side = torch.round, net.extractor.stride  # of the resized image
         self.score_thresh = net.score_thresh if score_thresh is None else score_thresh
         self.nms_thresh = net.nms_thresh if nms_thresh is None else nms_thresh
         self.max_detections = max_detections or net.max_detections
@@ -79,9 +81,9 @@ class Detector(nn.Module):
         sides = _sides(img.shape[:2]).double()  # (2,), where float32 would round a half the other way
         limits = torch.tensor((self.net.min_size, self.net.max_size), dtype=sides.dtype)
         scale = (limits / torch.stack((sides.min(), sides.max()))).min()  # number / tensor is not exact
-        size = [side.item() for side in (sides * scale).round().clamp(min=self.net.extractor.stride).long()]
+        size = [side.item() for side in self.rounding(sides * scale).clamp(min=self.min_side).long()]
         for side in size:  # for the exporter, which knows nothing about them
-            torch._check(side >= self.net.extractor.stride)
+            torch._check(side >= self.min_side)
         x = F.interpolate(img.permute(2, 0, 1)[None].float(), size, mode="bilinear", align_corners=False)
         mean, std, value_range, order = self.net.preprocessing
         x = (x * (value_range / 255) - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
@@ -103,16 +105,92 @@ class Detector(nn.Module):
         return roi
 
     def decode(self, roi, roi_cls_loc, roi_score, size, original_size):
-        """Post-process as `FasterRCNN.decode`; boxes of different classes are moved apart before one NMS."""
+        """Post-process as `FasterRCNN.decode`."""
         prob = roi_score.softmax(1)  # (R, L + 1)
         roi_index, label = (prob[:, 1:] > self.score_thresh).nonzero(as_tuple=True)  # (D,) each, before NMS
         score = prob[roi_index, label + 1]
         loc = roi_cls_loc[roi_index, label + 1] * self.net.loc_std + self.net.loc_mean  # (D, 4)
         ratio = (_sides(original_size).double() / _sides(size)).float().repeat(2)  # (4,)
         bbox = _clip(loc2bbox(roi[roi_index], loc) * ratio, original_size)
-        apart = label[:, None] * (_sides(original_size).max() + 1)
-        keep = nms(bbox + apart, score, self.nms_thresh)[: self.max_detections]
+        keep = _nms_apart(bbox, score, label, original_size, self.nms_thresh)[: self.max_detections]
         return bbox[keep], label[keep], score[keep]
+
+
+class PyramidDetector(Detector):
+    """`PyramidFasterRCNN.predict` for one image on the CPU, in operations of torch alone."""
+
+    def __init__(self, net, *options, **thresholds):
+        super().__init__(net, *options, **thresholds)
+        self.rounding, self.min_side = torch.floor, 1
+        net.head.roi_align = LevelRoIAlign(net.extractor.stride)
+
+    def forward(self, img):
+        """Detect objects in an (H, W, 3) uint8 image; return bbox (D, 4), label (D,) and score (D,)."""
+        x, _, size = self.prepare(img)
+        feature = self.net.extractor(x)
+        rpn_loc, rpn_score = self.net.rpn.head(feature)  # (K, 4), (K, 2)
+        n_base = self.net.rpn.anchor_base.shape[1]
+        level_sizes = [level.shape[2] * level.shape[3] * n_base for level in feature.levels.values()]
+        roi = self.propose(rpn_loc, rpn_score[:, 1], self.net.rpn.anchors(feature, size), level_sizes, size)  # (R, 4)
+        return self.decode(roi, *self.net.head(feature, roi), size, img.shape[:2])
+
+    def propose(self, rpn_loc, logit, anchor, level_sizes, size):
+        """Create the proposals (R, 4) as `PyramidProposalCreator` does for prediction."""
+        creator, best, level, start = self.net.rpn.proposal_creator, [], [], 0
+        for i, n_anchor in enumerate(level_sizes):
+            n_pre_nms = torch.sym_min(creator.n_test_pre_nms, n_anchor)
+            best.append(start + logit[start : start + n_anchor].topk(n_pre_nms).indices)
+            level.append(torch.full_like(best[-1], i))
+            start += n_anchor
+        best, level = torch.cat(best), torch.cat(level)
+        roi, prob = _clip(loc2bbox(anchor[best], rpn_loc[best]), size), logit[best].sigmoid()
+        kept = (roi[:, 2:] - roi[:, :2] >= creator.min_size).all(1) & (prob >= creator.score_thresh)
+        roi, prob, level = roi[kept], prob[kept], level[kept]
+        roi = roi[_nms_apart(roi, prob, level, size, creator.nms_thresh)[: creator.n_test_post_nms]]
+        if torch.compiler.is_exporting():  # as in `Detector.propose`
+            torch._check(roi.shape[0] > 0)
+        return roi
+
+    def decode(self, roi, roi_cls_loc, roi_score, size, original_size):
+        """Post-process as `PyramidFasterRCNN.decode`."""
+        prob = roi_score.softmax(1)  # (R, L + 1)
+        roi_index, label = (prob[:, 1:] > self.score_thresh).nonzero(as_tuple=True)  # (D,) each, before NMS
+        score = prob[roi_index, label + 1]
+        loc = roi_cls_loc[roi_index, label + 1] * self.net.loc_std + self.net.loc_mean  # (D, 4)
+        bbox = _clip(loc2bbox(roi[roi_index], loc), size)
+        large = (bbox[:, 2:] - bbox[:, :2] >= MIN_DETECTION).all(1)  # (D,)
+        bbox, label, score = bbox[large], label[large], score[large]
+        keep = _nms_apart(bbox, score, label, size, self.nms_thresh)[: self.max_detections]
+        ratio = (_sides(original_size).double() / _sides(size)).float().repeat(2)  # (4,)
+        return _clip(bbox[keep] * ratio, original_size), label[keep], score[keep]
+
+
+class LevelRoIAlign(nn.Module):
+    """`MultiScaleRoIAlign`, which computes scales in Python: each RoI from the level of its size (1612.03144, eq. 1).
+
+    Args:
+        stride: of the finest level; the strides double up to 32.
+    """
+
+    def __init__(self, stride):
+        super().__init__()
+        self.numbers = range(stride.bit_length() - 1, PADDED_TO.bit_length())  # k, of stride 2**k
+
+    def forward(self, levels, rois, sizes):
+        """Pool the RoIs (R, 4) of one image, x before y, to (R, 256, 7, 7)."""
+        (roi,) = rois
+        side = (roi[:, 2:] - roi[:, :2]).prod(1).sqrt()
+        number = (4 + (side / 224).log2() + 1e-6).floor().clamp(self.numbers[0], self.numbers[-1])  # (R,)
+        pool = roi.new_zeros(roi.shape[0], levels["0"].shape[1], 7, 7)
+        for k, level in zip(self.numbers, levels.values(), strict=False):
+            (place,) = (number == k).nonzero(as_tuple=True)
+            pool[place] = roi_align(level, F.pad(roi[place], (1, 0)), 7, 2.0**-k, sampling_ratio=2)
+        return pool
+
+
+def _nms_apart(bbox, score, group, size, thresh):
+    """Suppress boxes inside an image of `size` within each group: groups are moved apart before one NMS."""
+    return nms(bbox + group[:, None] * (_sides(size).max() + 1), score, thresh)
 
 
 def _sides(size):
@@ -126,6 +204,9 @@ def _clip(bbox, size):
 
 def _roi_pool(feature, roi):
     return torchvision.ops.roi_pool(feature, F.pad(roi[:, [1, 0, 3, 2]], (1, 0)), 7, 1 / 16)
+
+
+DETECTORS = {FasterRCNN: Detector, PyramidFasterRCNN: PyramidDetector}
 
 
 def export(detector):
@@ -155,15 +236,16 @@ def main(config, *paths):
     checkpoint = ckpt.open_checkpoint(config.load_path)
     with ckpt.checkpoint_error(config.load_path):
         net, reference = model.restore(checkpoint), model.restore(checkpoint)
-    if type(net) is not FasterRCNN:
+    if type(net) not in DETECTORS:
         name = checkpoint["build"]["name"]
         raise OptionError(f"{config.load_path}: {name} prepares or decodes in its own way, which is not exported yet")
     ckpt.check_writable(config.out)
     options = {name: getattr(config, name) for name in ("score_thresh", "nms_thresh", "max_detections")}
-    program = export(Detector(net, **options))
+    program = export(DETECTORS[type(net)](net, **options))
     with ckpt.replacing(config.out) as partial:
         program.save(partial)
-    labels = ", ".join(f"{i} {name}" for i, name in enumerate(checkpoint["class_names"])) or "not named"
+    names = [f"{i} {name}" for i, name in enumerate(checkpoint["class_names"]) if name != ckpt.UNUSED]
+    labels = ", ".join(names) or "not named"
     print(f"written to {config.out}: img (H, W, 3) uint8 RGB -> {', '.join(OUTPUTS)}; labels: {labels}")
     if paths:
         compare(reference, config.out, paths, options)

@@ -4,6 +4,7 @@ A checkpoint holds "model" (weights), "build" (name and keyword arguments of `mo
 "preprocessing", "config" (options of the run), "epoch" and "step"; to resume from, also "optimizer" and "rng".
 """
 
+import argparse
 import contextlib
 import json
 import os
@@ -22,6 +23,9 @@ import torch
 from utils.config import OptionError, TrainConfig, as_text, counted, dashed, parse_options, restore_options
 
 RUNS = Path("runs")
+# torchvision's detectors that are trained on COCO, without `fasterrcnn_`
+PUBLISHED = ("resnet50_fpn", "resnet50_fpn_v2", "mobilenet_v3_large_fpn", "mobilenet_v3_large_320_fpn")
+UNUSED = "N/A"  # torchvision's name of an output without a class: COCO's categories are numbered with gaps
 # options that a resumed run keeps: they define its weights, its data or the order of its images
 FIXED_OPTIONS = ("model", "load_path", "reset_head", "pretrained", "preprocess", "seed", "classes", "train_split")
 FIXED_OPTIONS += ("batch_size", "head_width", "frozen_convs", "trainable_layers", "batch_norm")
@@ -37,6 +41,7 @@ _LAST_LAYERS = ("head.cls_loc.", "head.score.")
 _SCALAR = np._core.multiarray.scalar  # checkpoints of others hold NumPy numbers, such as the best mAP
 _NUMPY = [_SCALAR, (_SCALAR, "numpy.core.multiarray.scalar"), np.dtype]
 _NUMPY += [type(np.dtype(code)) for code in ("f4", "f8", "i4", "i8")]
+_PLAIN = [*_NUMPY, argparse.Namespace]  # torchvision's references/detection stores its options
 
 
 class CheckpointError(ValueError):
@@ -111,29 +116,33 @@ def save_checkpoint(path: str | Path, state: dict) -> None:
         raise CheckpointError(f"{path} could not be written ({reason}), check that the disk has room") from error
 
 
-def load_checkpoint(path: str | Path, resume: bool = False, mmap: bool = False) -> dict:
+def load_checkpoint(path: str | Path, resume: bool = False, mmap: bool = False, hint: str = "") -> dict:
     """Read a checkpoint of this library or the detector of another program.
 
     Args:
-        path: File of `save_checkpoint`, of simple-faster-rcnn-pytorch, or an .npz of chainercv.
+        path: File of `save_checkpoint`, of torchvision or simple-faster-rcnn-pytorch, an .npz of chainercv, or one of
+            `PUBLISHED`, which is fetched.
         resume: Demand RESUME_KEYS, too.
         mmap: Leave the tensors in the file until they are used.
+        hint: See `convert_weights.convert_detector`; empty: the name of the file.
 
     Returns:
         Dict with the keys named above, tensors on the CPU, "build" in its present form. The detector of another
         program has "layout", the program, instead of "format"; see `convert_weights.convert_detector`.
 
     Raises:
-        CheckpointError: The file is missing, damaged, unsafe, of a newer format or of an unknown layout.
+        CheckpointError: The file is missing, damaged, unsafe, of a newer format or of an unknown layout, or cannot be
+            fetched.
     """
-    state = _read(Path(path), mmap)
+    published = str(path) in PUBLISHED and not Path(path).exists()
+    state = _fetch(path) if published else _read(Path(path), mmap)
     with checkpoint_error(path):
         if "format" in state:
             state = _upgrade(state)
         else:
             from utils.convert_weights import convert_detector
 
-            state = convert_detector(state)
+            state = convert_detector(state, hint or Path(path).name)
     if resume and (missing := [key for key in RESUME_KEYS if key not in state]):
         raise CheckpointError(f"{path} has no {' and '.join(missing)}: start from it with --load-path instead")
     return state
@@ -164,13 +173,14 @@ def load_weights(model: torch.nn.Module, checkpoint: dict, path: str | Path, res
         model.load_state_dict(checkpoint["model"] | (own if reset_head else {}))
 
 
-def open_checkpoint(path: str | Path, preprocess: str = "auto") -> dict:
+def open_checkpoint(path: str | Path, preprocess: str = "auto", hint: str = "") -> dict:
     """Read a checkpoint, choose its preprocessing, and print what it is.
 
     Args:
         path: File, see `load_checkpoint`.
         preprocess: Preprocessing of weights whose file does not state it, a name of model.utils.preprocess; "auto":
             torchvision's.
+        hint: See `load_checkpoint`.
 
     Returns:
         Dict of `load_checkpoint`, with "preprocessing" set.
@@ -179,7 +189,7 @@ def open_checkpoint(path: str | Path, preprocess: str = "auto") -> dict:
         CheckpointError: As `load_checkpoint`.
         OptionError: `preprocess` is given for a checkpoint that states its own.
     """
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_checkpoint(path, hint=hint)
     if "format" in checkpoint:
         if preprocess != "auto":
             raise OptionError(f"--preprocess={preprocess}: {path} states its own preprocessing, leave it at auto")
@@ -201,14 +211,16 @@ def open_checkpoint(path: str | Path, preprocess: str = "auto") -> dict:
 def resolve_class_names(checkpoint: dict, given: tuple[str, ...], default: tuple[str, ...]) -> tuple[str, ...]:
     """Return the names of a checkpoint's classes: its own, else `given`, else `default` if there are as many.
 
+    The names that `convert_weights.convert_detector` supposes give way to `given`.
+
     Raises:
         OptionError: `given` differs from the names in the checkpoint, or there is not one name per class.
     """
     n_class, own = checkpoint["build"]["n_fg_class"], tuple(checkpoint["class_names"])
-    if own and given and own != tuple(given):
+    if own and given and own != tuple(given) and "layout" not in checkpoint:
         known = ", ".join(own)
         raise OptionError(f"the checkpoint's classes are {known}: leave out --classes={','.join(given)}, which differs")
-    names = own or tuple(given) or (tuple(default) if n_class == len(default) else ())
+    names = tuple(given) or own or (tuple(default) if n_class == len(default) else ())
     if len(names) != n_class:
         given = ", ".join([counted(len(names), "name"), *names])
         raise OptionError(
@@ -351,6 +363,20 @@ def describe_environment(device: torch.device) -> dict:
     return versions | machine | {"commit": (done and done.stdout.strip()) or None}
 
 
+def _fetch(name):
+    """Fetch the state of one of `PUBLISHED`, unless torch has it already."""
+    from torchvision.models import get_model_weights
+
+    weights = get_model_weights(f"fasterrcnn_{name}").COCO_V1
+    print(f"{name}: torchvision's detector, trained on COCO (a download of {weights.meta['_file_size']:.0f} MB, once)")
+    try:
+        return weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
+    except Exception as error:  # no network, a partial or wrong file, more than tensors
+        reason = str(error).partition("\n")[0]
+        what = f"{weights.url} cannot be fetched ({reason}): fetch that file elsewhere and name it"
+        raise CheckpointError(f"{what} with --load-path=FILE") from None
+
+
 def _read(path, mmap=False):
     """Read a file of torch.save, old or new, or an .npz of NumPy, as a dict with tensors on the CPU."""
     if not path.is_file():
@@ -361,7 +387,7 @@ def _read(path, mmap=False):
                 return {name: torch.from_numpy(arrays[name]) for name in arrays}
         if zipfile.is_zipfile(path) and zipfile.ZipFile(path).testzip():  # torch.load ignores checksums
             raise zipfile.BadZipFile
-        with torch.serialization.safe_globals(_NUMPY):
+        with torch.serialization.safe_globals(_PLAIN):
             state = torch.load(path, "cpu", weights_only=True, mmap=mmap)
     except PermissionError as error:
         raise CheckpointError(f"{path} cannot be read: permission denied") from error

@@ -28,7 +28,7 @@ SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if 
 SYNONYMS = {"learning_rate": "lr", "weights": "load_path", "checkpoint": "load_path"}
 CLASSES_OF_CHECKPOINT = "only for a checkpoint without class names: a,b,c in the order of its labels, or a file of them"
 PROPOSALS = "Fast R-CNN on these proposals, FILE.npz or sliding-windows, instead of the RPN's"
-DETECTOR = "checkpoint: ours, simple-faster-rcnn-pytorch's or chainercv's"
+DETECTOR = "checkpoint: ours, torchvision's (or its name, as resnet50_fpn), simple-faster-rcnn-pytorch's or chainercv's"
 
 
 class OptionError(ValueError):
@@ -280,7 +280,7 @@ class PredictConfig(CheckpointConfig):
     example: python predict.py photos/ --load-path=runs/mine/last.pth --out=runs/mine/predictions
     """
 
-    load_path: PathText = option(..., "Run", f"required; {DETECTOR}")
+    load_path: PathText = option("resnet50_fpn", "Run", f"{DETECTOR}; the default is fetched and knows COCO's classes")
     out: PathText = option("runs/predictions", "Run", "directory for NAME.png, contact_sheet.png and predictions.json")
     split: str | None = option(None, "Data", "split of the data set to detect on, instead of images that are named")
     score_thresh: Share = option(0.7, "Detection", "drop detections with a lower score")

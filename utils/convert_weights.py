@@ -1,8 +1,10 @@
-"""Convert the weights of other programs to the names of this library: whole detectors and VGG16 classifiers.
+"""Convert the weights of other programs to the form of this library: whole detectors and VGG16 classifiers.
 
 A layout is recognised by the name of one tensor; names and shapes are checked when the weights are loaded into a
-network.
+network. The tensors of torchvision's detectors keep their names: their network, model/resnet_fpn.py, takes them.
 """
+
+from torchvision.models import get_model_weights
 
 # conv1_1 ... conv5_3 and their indices in torchvision's `features`, which are those of our extractor
 _INDICES = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
@@ -19,6 +21,7 @@ _PARAMETERS = {"W": "weight", "b": "bias"}
 
 # a tensor of the layout -> program, and the preprocessing that its weights expect, a name of model.utils.preprocess
 _DETECTORS = {"rpn.conv1.weight": ("simple-faster-rcnn-pytorch", None), "rpn/conv1/W": ("chainercv", "chainercv")}
+_DETECTORS |= {"roi_heads.box_predictor.cls_score.weight": ("torchvision", "torchvision")}
 _CLASSIFIERS = {
     "features.0.weight": ("torchvision", None),
     "conv1_1.weight": ("Caffe", "caffe"),
@@ -28,11 +31,13 @@ _CLASSIFIERS = {
 _ANCHORS, _SIZES = {"anchor_scales": (8, 16, 32), "anchor_ratios": (0.5, 1, 2)}, {"min_size": 600, "max_size": 1000}
 
 
-def convert_detector(state: dict) -> dict:
+def convert_detector(state: dict, hint: str = "") -> dict:
     """Convert the detector of another program to the form of our checkpoints.
 
     Args:
         state: content of its file, tensors by name; simple-faster-rcnn-pytorch puts them into "model".
+        hint: the name of the file, or the wanted model: torchvision's two on MobileNet have the same tensors, and
+            "_320_" in it tells them apart unless the file has "args", as torchvision's references/detection stores.
 
     Returns:
         A checkpoint as `utils.checkpoint.load_checkpoint` returns it, with "layout", the program, instead of "format";
@@ -50,6 +55,10 @@ def convert_detector(state: dict) -> dict:
         if classifier := _find(tensors, _CLASSIFIERS)[0]:
             raise ValueError(f"it is a VGG16 classifier in the layout of {classifier}: give it as --pretrained")
         raise ValueError(f"it holds {_some(tensors)}, neither 'format' (this library) nor {_some(_DETECTORS)} (others)")
+    empty = {"class_names": [], "config": {}, "epoch": None, "step": None}
+    if program == "torchvision":
+        own = _describe_torchvision(tensors, getattr(state.get("args"), "model", hint))
+        return empty | own | {"preprocessing": preprocessing}
     model = _rename(tensors, _DETECTOR_NAMES)
     n_class, head_width = (model[f"head.{layer}.bias"].numel() for layer in ("score", "fc6"))
     build = {"name": "vgg16", "n_fg_class": n_class - 1, "head_width": head_width} | _ANCHORS | _SIZES
@@ -60,8 +69,29 @@ def convert_detector(state: dict) -> dict:
         if "caffe_pretrain" in options:
             preprocessing = "caffe-rgb-mean" if options["caffe_pretrain"] else "torchvision"
         build |= {name: options[name] for name in _SIZES if isinstance(options.get(name), int)}
-    empty = {"class_names": [], "config": {}, "epoch": None, "step": None}
     return empty | {"model": model, "build": build, "preprocessing": preprocessing, "layout": program}
+
+
+def _describe_torchvision(tensors, hint):
+    """Return "model", "build", "class_names" and "layout" of a detector of torchvision; 91 outputs are those of COCO.
+
+    The branches of Mask and Keypoint R-CNN are left out: their boxes are those of Faster R-CNN.
+    """
+    name = "resnet50_fpn" if "backbone.body.layer1.0.conv1.weight" in tensors else "mobilenet_v3_large_fpn"
+    if "rpn.head.conv.1.0.weight" in tensors:
+        name = "resnet50_fpn_v2"
+    elif name == "mobilenet_v3_large_fpn" and "_320_" in hint:
+        name = "mobilenet_v3_large_320_fpn"
+    layout = f"torchvision, {name}"
+    if name == "mobilenet_v3_large_fpn":
+        layout += " (mobilenet_v3_large_320_fpn, which has the same tensors, needs _320_ in the file's name)"
+    n_fg_class = len(tensors["roi_heads.box_predictor.cls_score.bias"]) - 1
+    coco = get_model_weights("fasterrcnn_resnet50_fpn").COCO_V1.meta["categories"][1:]  # without the background
+    names = coco if n_fg_class == len(coco) else []
+    others = ("roi_heads.mask_", "roi_heads.keypoint_")
+    model = {name: tensor for name, tensor in tensors.items() if not name.startswith(others)}
+    build = {"name": name, "n_fg_class": n_fg_class}
+    return {"model": model, "build": build, "class_names": list(names), "layout": layout}
 
 
 def convert_backbone(state: dict) -> dict:
@@ -74,10 +104,10 @@ def convert_backbone(state: dict) -> dict:
         "model": tensors by name; "preprocessing": a name of model.utils.preprocess or None; "layout": the program.
 
     Raises:
-        ValueError: It is a detector.
+        ValueError: It is a detector, and not one of torchvision, whose backbone can be taken.
     """
     tensors = _tensors(state)
-    if "format" in state or _find(tensors, _DETECTORS)[0]:
+    if "format" in state or _find(tensors, _DETECTORS)[0] not in (None, "torchvision"):
         raise ValueError("it is a whole detector: give it as --load-path")
     program, preprocessing = _find(tensors, _CLASSIFIERS)
     model = _rename(tensors, _CLASSIFIER_NAMES) if program else tensors

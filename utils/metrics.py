@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
+from utils.checkpoint import UNUSED
 from utils.distributed import gather_interleaved, rank, world_size
 from utils.vis import comparison
 from utils.voc_eval import eval_detection_voc, join_images
@@ -90,7 +91,7 @@ def score(pred, dataset, metric="voc07") -> Evaluation:
     (_, _, pred_label, _), (_, _, gt_label, difficult), _ = join_images(*pred, *gt, n_class)
     n_object, n_detection = (np.bincount(label, minlength=n_class) for label in (gt_label[~difficult], pred_label))
     columns = to_plain(result["ap"]), n_object.tolist(), n_detection.tolist()
-    per_class = (dict(zip(dataset.classes, column, strict=True)) for column in columns)
+    per_class = ({k: v for k, v in zip(dataset.classes, column, strict=True) if k != UNUSED} for column in columns)
     summary = {name: to_plain(value) for name, value in result.get("summary", {}).items()}
     return Evaluation(to_plain(result["map"]), *per_class, summary)
 

@@ -7,17 +7,20 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
+from torchvision.ops import MultiScaleRoIAlign
 
 import model
 from model.faster_rcnn import FasterRCNN
 from model.utils.preprocess import CAFFE
 from tools import export_onnx
-from tools.export_onnx import Detector, ExportConfig, difference
+from tools.export_onnx import Detector, ExportConfig, LevelRoIAlign, PyramidDetector, difference
 from utils.checkpoint import save_checkpoint
 from utils.config import OptionError
 
 MISSING = [name for name in export_onnx.PACKAGES if importlib.util.find_spec(name) is None]
 SIZES = ((24, 33), (50, 31), (95, 320), (70, 90))  # in the third the longer side decides
+PYRAMID = {"min_size": 110, "max_size": 160, "n_test_pre_nms": 90, "n_test_post_nms": 60, "score_thresh": 0.2}
 BUILD = {"n_fg_class": 3, "head_width": 16, "min_size": 60, "max_size": 96, "anchor_scales": (1, 2, 4)}
 
 
@@ -30,6 +33,22 @@ def net(tiny_model):
     for layer, std in ((net.rpn.score, 0.1), (net.rpn.loc, 0.02), (net.head.score, 2), (net.head.cls_loc, 2)):
         torch.nn.init.normal_(layer.weight, std=std, generator=generator)
     return net
+
+
+def pyramid(name):
+    """Build a detector with a feature pyramid whose norms have the statistics of the images, and many detections."""
+    torch.manual_seed(0)
+    net = model.build(name, n_fg_class=3, head_width=32, **PYRAMID)
+    norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = None  # the mean of all images
+    with torch.no_grad():
+        for size in SIZES:
+            net.extractor(net.prepare(image(size))[0])
+    for layer, std in ((net.rpn.score, 0.1), (net.rpn.loc, 0.01), (net.head.score, 1), (net.head.cls_loc, 0.2)):
+        nn.init.normal_(layer.weight, std=std)
+    nn.init.ones_(net.rpn.score.bias)
+    return net.eval()
 
 
 def image(size):
@@ -47,6 +66,32 @@ def test_the_path_in_torch_gives_what_predict_gives(net, size, options):
     np.testing.assert_array_equal(found[1], label)
     np.testing.assert_allclose(found[0], bbox, rtol=1e-5, atol=1e-3)
     np.testing.assert_allclose(found[2], score, rtol=1e-5, atol=1e-6)
+
+
+@torch.no_grad()
+def test_the_path_of_a_pyramid_gives_what_predict_gives():
+    net = pyramid("mobilenet_v3_large_320_fpn")
+    detector, labels = PyramidDetector(copy.deepcopy(net), max_detections=25), set()
+    for size in SIZES:
+        bbox, label, score = (values[0] for values in net.predict([image(size)], max_detections=25))
+        found = [tensor.numpy() for tensor in detector(torch.from_numpy(image(size)))]
+        assert len(bbox) > 5
+        labels |= {*label}
+        np.testing.assert_array_equal(found[1], label)
+        np.testing.assert_allclose(found[0], bbox, rtol=1e-4, atol=1e-3)
+        np.testing.assert_allclose(found[2], score, rtol=1e-4, atol=1e-5)
+    assert len(labels) > 1
+
+
+def test_rois_go_to_the_levels_of_torchvision():
+    rng = np.random.default_rng(0)
+    side = np.concatenate([rng.uniform(1, 600, 200), [112, 224, 448, 896]])  # 2 ** k * 56: to the coarser level
+    roi = torch.tensor(np.stack([side / 9, side / 7, side / 9 + side, side / 7 + side], 1), dtype=torch.float32)
+    for stride, n_level in ((4, 4), (32, 2)):
+        levels = {str(i): torch.rand(1, 3, *2 * [1024 // min(stride * 2**i, 32)]) for i in range(n_level)}
+        theirs = MultiScaleRoIAlign(["0", "1", "2", "3"], 7, sampling_ratio=2)
+        found = LevelRoIAlign(stride)(levels, [roi], None)
+        torch.testing.assert_close(found, theirs(levels, [roi], [(1024, 1024)]))
 
 
 @torch.no_grad()
@@ -90,11 +135,14 @@ def test_a_network_that_decodes_in_its_own_way_is_refused(monkeypatch):
 
 
 @pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
-def test_the_graph_gives_what_predict_gives(net, tmp_path, capsys):
+@pytest.mark.parametrize("name", ["vgg16", "mobilenet_v3_large_320_fpn"])
+def test_the_graph_gives_what_predict_gives(net, name, tmp_path, capsys):
     paths = [str(tmp_path / f"{height}x{width}.png") for height, width in SIZES]
     for path, size in zip(paths, SIZES, strict=True):
         Image.fromarray(image(size)).save(path)
-    build = BUILD | {"name": "vgg16", "n_test_pre_nms": 150, "n_test_post_nms": 20, "rpn_min_size": 7}
+    build = BUILD | {"name": name, "n_test_pre_nms": 150, "n_test_post_nms": 20, "rpn_min_size": 7}
+    if name != "vgg16":
+        net, build = pyramid(name), PYRAMID | {"name": name, "n_fg_class": 3, "head_width": 32}
     state = {"model": net.state_dict(), "build": build, "class_names": ["a", "b", "c"], "config": {}, "epoch": 0}
     save_checkpoint(tmp_path / "a.pth", state | {"preprocessing": tuple(net.preprocessing), "step": 1})
     export_onnx.main(ExportConfig(load_path=str(tmp_path / "a.pth"), out=str(tmp_path / "a.onnx")), *paths)

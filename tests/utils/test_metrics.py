@@ -85,6 +85,12 @@ def test_what_is_found_and_counted(dataset):
     json.dumps(result, allow_nan=False)
 
 
+def test_a_number_without_a_class_is_not_shown(dataset):
+    dataset.classes = ("cat", "dog", "N/A", "N/A", "cow")
+    result = evaluate(Oracle(), dataset)
+    assert [list(column) for column in (result.ap, result.n_object, result.n_detection)] == [["cat", "dog", "cow"]] * 3
+
+
 def test_limit(dataset):
     model = Oracle()
     result = evaluate(model, dataset, limit=1)
