@@ -105,7 +105,7 @@ def _format(kinds, shown, few=0):
 def check_objects(dataset) -> None:
     """Raise a DataError unless a data set has an object to train on."""
     if not any(map(len, dataset.bboxes)):
-        hint = "choose another --train-split, or pass --use-difficult if all are difficult"
+        hint = "choose another --train-split, correct --classes, or pass --use-difficult if all are difficult"
         raise DataError(f"{dataset.root}: split {dataset.split} contains no object to train on: {hint}")
 
 
@@ -174,7 +174,7 @@ def check_class_names(found: dict, classes: tuple[str, ...], report: ValidationR
         report: receives the errors.
         ignore: note unknown classes instead of reporting errors.
     """
-    similar, ignore = {}, ignore and not found.keys().isdisjoint(classes)  # all are unknown: `classes` are wrong
+    similar = {}
     for name in sorted(found.keys() - set(classes)):
         offender = f"{name!r} (objects: {len(found[name])}, the first in {found[name][0]})"
         similar.setdefault(_fold(name), []).append(offender)

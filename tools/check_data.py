@@ -7,7 +7,7 @@ import numpy as np
 from tqdm.contrib.concurrent import thread_map
 
 from data import build, read_class_names
-from data.validate import DataError, ValidationReport
+from data.validate import DataError, ValidationReport, check_objects
 from utils.config import DatasetConfig, Names, as_words, command, option
 
 
@@ -36,6 +36,8 @@ def check_data(config: CheckConfig) -> None:
     thread_map(decode, unique, desc="decode", unit="image", leave=False)
     print(datasets[0].root, *summarize(datasets, unique), *report.format_notes(sys.maxsize), sep="\n")
     report.raise_errors(sys.maxsize)
+    if config.classes:  # wrong ones leave nothing
+        check_objects(datasets[0])
     options = config.dataset_options() | {"train_split": datasets[0].split}
     print(f"no errors found\nnext: python -m tools.fit_anchors {as_words(options)}")
 

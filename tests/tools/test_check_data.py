@@ -90,6 +90,14 @@ def test_nothing_wrong(tmp_path, capsys):
     assert "\n      0          0       0  eel\n" in printed
 
 
+def test_wrong_classes_leave_nothing(tmp_path):
+    write_voc(tmp_path, {"a": thing("cat")})
+    config = CheckConfig(voc_data_dir=str(tmp_path), classes=("cut",), unknown_classes="ignore")
+    assert "contains no object to train on: choose another --train-split, correct --classes" in message(
+        check_data.check_data, config
+    )
+
+
 def test_every_offender_is_listed_and_the_next_command_can_be_pasted(tmp_path, capsys):
     root = write_voc(tmp_path / "my data", {f"{i:02}": [thing(numbers=(0, 4, 9, 9))] for i in range(25)})
     check_data.check_data(CheckConfig(voc_data_dir=str(root)))
