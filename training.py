@@ -250,7 +250,8 @@ def build_trainer(config, net, make_trainer=None):
     roi_targets = ProposalTargetCreator(config.n_sample, config.pos_ratio, *roi_ious, *loc_normalisation)
     dtype = dist.pick_dtype(config.precision, net.device)
     losses = config.rpn_sigma, config.roi_sigma, dtype, rpn_loss(net.rpn, config.rpn_lambda)
-    make_trainer = make_trainer or (FastRCNNTrainer if config.proposals_file else TRAINERS[config.joint])
+    trainer = TRAINERS["padded" if config.batching == "padded" else config.joint]
+    make_trainer = make_trainer or (FastRCNNTrainer if config.proposals_file else trainer)
     return make_trainer(net, optimizer, anchor_targets, roi_targets, *losses)
 
 

@@ -60,7 +60,7 @@ OPTIONS |= {"rpn_nms_thresh": 0.7, "rpn_score_thresh": 0.0, "n_train_pre_nms": 2
 OPTIONS |= {"n_test_pre_nms": 1000, "n_test_post_nms": 1000}
 OPTIONS |= {"score_thresh": 0.05, "nms_thresh": 0.5, "max_detections": 100}
 TRAINING = {"epoch": 26, "lr": 0.02 / 16, "lr_decay": 0.1, "lr_decay_epoch": (16, 22), "lr_warmup_steps": 1000}
-TRAINING |= {"momentum": 0.9, "weight_decay": 1e-4, "bias_lr_mult": 1, "bias_decay": 1e-4}
+TRAINING |= {"batching": "padded", "momentum": 0.9, "weight_decay": 1e-4, "bias_lr_mult": 1, "bias_decay": 1e-4}
 TRAINING |= {"rpn_sigma": 3, "roi_sigma": 3}
 TRAINING |= {"rpn_n_sample": 256, "rpn_pos_ratio": 0.5, "rpn_pos_iou": 0.7, "rpn_neg_iou": 0.3}
 TRAINING |= {"allowed_border": math.inf}
@@ -74,14 +74,19 @@ NAMES = tuple(VARIANTS)
 
 
 class Pyramid(NamedTuple):
-    """The feature maps of one image."""
+    """The feature maps of N images, mostly one."""
 
-    levels: dict[str, Tensor]  # torchvision's name -> (1, 256, h, w), finest first; "pool", the last, is for the RPN
-    size: tuple[int, int]  # of the padded image
+    levels: dict[str, Tensor]  # torchvision's name -> (N, 256, h, w), finest first; "pool", the last, is for the RPN
+    size: tuple[int, int]  # of the padded images
+
+    def split(self):
+        """Return the N pyramids of one image each."""
+        maps = zip(*(level.split(1) for level in self.levels.values()), strict=True)
+        return [Pyramid(dict(zip(self.levels, levels, strict=True)), self.size) for levels in maps]
 
 
 class PyramidExtractor(nn.Module):
-    """Backbone and feature pyramid: (1, 3, H', W') -> `Pyramid`.
+    """Backbone and feature pyramid: (1, 3, H', W') of one or more images -> their `Pyramid`.
 
     Args:
         name: one of `NAMES`.
@@ -104,10 +109,13 @@ class PyramidExtractor(nn.Module):
             self.fpn = FeaturePyramidNetwork((256, 512, 1024, 2048), CHANNELS, LastLevelMaxPool(), norm_layer)
         self.stride = 4 if is_resnet(name) else 32  # of the finest level, the unit of the anchors' scales
 
-    def forward(self, x):
-        """Pad the image at its lower and right border and compute its `Pyramid`."""
-        x = F.pad(x, (0, -x.shape[3] % PADDED_TO, 0, -x.shape[2] % PADDED_TO))
-        return Pyramid(self.fpn(self.body(x)), tuple(x.shape[2:]))
+    def forward(self, *imgs):
+        """Pad the images at their lower and right borders to one size and compute their `Pyramid`."""
+        sides = (max(img.shape[axis] for img in imgs) for axis in (2, 3))
+        height, width = (side + -side % PADDED_TO for side in sides)
+        x = torch.cat([F.pad(img, (0, width - img.shape[3], 0, height - img.shape[2])) for img in imgs])
+        x = x.contiguous()  # from channels_last, in which a step of ResNet takes longer: docs/benchmarks.md
+        return Pyramid(self.fpn(self.body(x)), (height, width))
 
 
 @dataclass
@@ -229,18 +237,19 @@ class PyramidRoIHead(nn.Module):
         self.cls_loc = nn.Linear(width, 4 * self.n_class)
         self.score = nn.Linear(width, self.n_class)
 
-    def forward(self, feature, roi):
-        """Classify the RoIs of one image and regress their boxes.
+    def forward(self, feature, *rois):
+        """Classify the RoIs of one or more images and regress their boxes.
 
         Args:
-            feature: its `Pyramid`.
-            roi: (R, 4) boxes in pixels of the network's input.
+            feature: `Pyramid` of the images.
+            rois: (R, 4) boxes of each image, in pixels of the network's input.
 
         Returns:
-            (R, L + 1, 4) normalised locs, background first, and (R, L + 1) logits, in float32.
+            (R, L + 1, 4) normalised locs, background first, and (R, L + 1) logits, in float32; R of all images.
         """
+        boxes = [roi[:, [1, 0, 3, 2]] for roi in rois]
         # of the padded size the scales of the levels are exact powers of two
-        pool = self.roi_align(feature.levels, [roi[:, [1, 0, 3, 2]]], [feature.size])  # (R, 256, 7, 7)
+        pool = self.roi_align(feature.levels, boxes, [feature.size] * len(rois))  # (R, 256, 7, 7)
         hidden = self.box_head(pool)  # (R, width)
         roi_cls_loc = self.cls_loc(hidden).reshape(-1, self.n_class, 4)  # (R, L + 1, 4)
         return to_float32(roi_cls_loc), to_float32(self.score(hidden))
@@ -357,7 +366,7 @@ def build(
     model = PyramidFasterRCNN(extractor, rpn, head, own_preprocessing, o.min_size, o.max_size, **thresholds)
     if pretrained not in (None, "none"):
         _load_pretrained(model, name, pretrained)
-    return model.to(memory_format=torch.channels_last)  # faster convolutions
+    return model
 
 
 def _load_pretrained(model, name, pretrained):

@@ -4,10 +4,12 @@ from functools import partial
 
 from research.adam import to_adam
 from research.non_approximate import NonApproximateTrainer
+from research.padded import PaddedTrainer
 from research.paper_loss import paper_losses
 from trainer import FasterRCNNTrainer
 
-TRAINERS = {"approximate": FasterRCNNTrainer, "non-approximate": NonApproximateTrainer}  # values of --joint
+# values of --joint and --batching
+TRAINERS = {"approximate": FasterRCNNTrainer, "non-approximate": NonApproximateTrainer, "padded": PaddedTrainer}
 OPTIMIZERS = {"sgd": lambda sgd: sgd, "adam": to_adam}  # values of --optimizer
 
 

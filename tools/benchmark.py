@@ -1,10 +1,13 @@
 """Measure speed and memory on this machine (paper 4.1, table 5): `python -m tools.benchmark`.
 
-ours: a training step and `predict` of this library, from a decoded image on.
-torchvision: torchvision.models.detection.FasterRCNN around the same VGG16, with the same sizes, anchors, numbers of
-proposals and samples, head width and optimizer; RoIAlign and torch's default memory format are its own.
-lower_bound: the layers alone, on tensors that are ready: VGG16's features, the RPN's convolutions and the head on 128
-(300) RoIs, with backward pass and optimizer step. Nothing with the same layers, precision and format is faster.
+ours: a training step and `predict` of this library, from decoded images on.
+padded: the same with the images of a step together (`--batching=padded`), if there are several.
+torchvision: `torchvision.models.detection.fasterrcnn_MODEL` if there is one, with the same initial weights, all of them
+trained. For vgg16: torchvision's FasterRCNN around the same VGG16, with the same sizes, anchors, numbers of proposals
+and samples, head width and optimizer; RoIAlign and torch's default memory format are its own.
+lower_bound, of vgg16: the layers alone, on tensors that are ready: VGG16's features, the RPN's convolutions and the
+head on 128 (300) RoIs, with backward pass and optimizer step. Nothing with the same layers, precision and format is
+faster.
 
 All run in turn in one process, in random order, so that other load on the machine affects all of them. Seconds are
 medians over the rounds, and so are ratios, which are taken within a round. Memory is measured in separate processes.
@@ -23,6 +26,8 @@ from pathlib import Path
 import fire
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models import detection
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
@@ -30,9 +35,12 @@ from torchvision.ops import MultiScaleRoIAlign
 
 import model
 from data import Sample
+from model.utils.anchor_target_creator import AnchorTargetCreator
+from model.utils.proposal_target_creator import ProposalTargetCreator
+from research.padded import PaddedTrainer
 from trainer import FasterRCNNTrainer, build_optimizer
 from utils.checkpoint import check_writable, describe_environment, write_text
-from utils.config import Config, Count, OptionError, PathText, Precision, command, option
+from utils.config import MODEL, Config, Count, OptionError, PathText, Precision, command, option
 from utils.distributed import pick_device, pick_dtype
 
 N_CLASS, WIDTH, N_FROZEN, LR = 20, 4096, 4, 1e-3  # classes of VOC; width of fc6 and fc7; conv1_1 to conv2_2
@@ -46,9 +54,11 @@ class BenchConfig(Config):
     example: python -m tools.benchmark --size=600x800 --json=runs/benchmark.json
     """
 
+    model: str = option(MODEL, "Model", "NAME of model/NAME.py, or one of the NAMES that such a file lists")
     device: str = option("auto", "Device", "auto (the GPU if there is one), cpu, cuda or cuda:N")
     precision: Precision = option("auto", "Device", "fp32, bf16, or auto: both if the hardware has instructions for it")
     size: str = option("600x800", "Image", "height x width of the image, which is not resized")
+    batch_size: Count = option(1, "Image", "images per step and per prediction")
     steps: Count = option(5, "Run", f"rounds to measure, after {N_WARM_UP} to warm up")
     json_path: PathText | None = option(None, "Run", "file to write the figures to", alias="json")
 
@@ -61,39 +71,52 @@ def parse_size(text):
     return size
 
 
-def build_network(size, **kwargs):
-    """Build our network for images of `size`, (height, width)."""
-    options = {"n_fg_class": N_CLASS, "head_width": WIDTH, "frozen_convs": N_FROZEN} | kwargs
-    return model.build("vgg16", min_size=min(size), max_size=max(size), **options)
+def build_torchvision(name, size):
+    """Build the detector that torchvision publishes under `name`, with random weights; None if there is none."""
+    build = getattr(detection, f"fasterrcnn_{name}", None)
+    torch.manual_seed(0)
+    options = {"num_classes": N_CLASS + 1, "min_size": min(size), "max_size": max(size)}
+    return build and build(weights=None, weights_backbone=None, **options)
+
+
+def build_network(size, name=MODEL, **kwargs):
+    """Build our network for images of `size`, (height, width), with the weights of `build_torchvision`."""
+    options = {"n_fg_class": N_CLASS, "min_size": min(size), "max_size": max(size)}
+    if name == MODEL:
+        options |= {"head_width": WIDTH, "frozen_convs": N_FROZEN}
+    if theirs := build_torchvision(name, size):
+        options |= {"pretrained": theirs.state_dict(), "trainable_layers": 6, "batch_norm": "trained"}
+    return model.build(name, **options | kwargs)
 
 
 class Contestant:
-    """A network, and an image of noise with objects.
+    """A network, and images of noise with objects.
 
     Args:
         device: torch.device.
         dtype: torch.bfloat16 for autocast, None for float32.
-        size: (height, width) of the image.
-        n_object: number of objects.
+        size: (height, width) of the images.
+        name: of the backbone.
+        batch_size: number of images.
+        n_object: number of objects of each.
         kwargs: arguments of `build`.
     """
 
-    def __init__(self, device, dtype, size, n_object=5, **kwargs):
+    def __init__(self, device, dtype, size, name=MODEL, batch_size=1, n_object=5, **kwargs):
         rng, n_class = np.random.default_rng(0), kwargs.get("n_fg_class", N_CLASS)
-        corner = rng.uniform(0, 0.6, (n_object, 2)) * size
-        bbox = np.hstack((corner, corner + rng.uniform(0.1, 0.4, (n_object, 2)) * size)).astype(np.float32)
-        img, label = rng.integers(0, 256, (*size, 3), np.uint8), rng.integers(0, n_class, n_object)
-        self.sample, self.device, self.dtype = (
-            Sample(img, bbox, label, np.zeros(n_object, bool), "noise"),
-            device,
-            dtype,
-        )
+        self.samples, self.device, self.dtype, self.name = [], device, dtype, name
+        for _ in range(batch_size):
+            corner = rng.uniform(0, 0.6, (n_object, 2)) * size
+            bbox = np.hstack((corner, corner + rng.uniform(0.1, 0.4, (n_object, 2)) * size)).astype(np.float32)
+            img, label = rng.integers(0, 256, (*size, 3), np.uint8), rng.integers(0, n_class, n_object)
+            self.samples.append(Sample(img, bbox, label, np.zeros(n_object, bool), "noise"))
+        self.sample = self.samples[0]
         self.net = self.build(size, **kwargs).to(device)
         self.optimizer = build_optimizer(self.net, LR)
 
     def build(self, size, **kwargs):
         """Build the network."""
-        return build_network(size, **kwargs)
+        return build_network(size, self.name, **kwargs)
 
     def autocast(self):
         """Return the context in which the layers run."""
@@ -118,17 +141,28 @@ class Contestant:
 class Ours(Contestant):
     """This library."""
 
+    trainer = FasterRCNNTrainer
+
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.trainer = FasterRCNNTrainer(self.net, self.optimizer, dtype=self.dtype)
+        own = model.defaults(self.name)
+        anchor_targets = AnchorTargetCreator(own["rpn_n_sample"], allowed_border=own["allowed_border"])
+        targets = anchor_targets, ProposalTargetCreator(own["n_sample"])
+        self.trainer = self.trainer(self.net, self.optimizer, *targets, own["rpn_sigma"], own["roi_sigma"], self.dtype)
 
     def train(self):
         """Take a training step."""
-        self.trainer.train_step([self.sample._replace(rng=np.random.default_rng(0))])
+        self.trainer.train_step([sample._replace(rng=np.random.default_rng(0)) for sample in self.samples])
 
     def detect(self):
         """Return detections on the host."""
-        return self.net.predict([self.sample.img])
+        return self.net.predict([sample.img for sample in self.samples])
+
+
+class Padded(Ours):
+    """This library with the images of a step together."""
+
+    trainer = PaddedTrainer
 
 
 class Torchvision(Contestant):
@@ -136,6 +170,8 @@ class Torchvision(Contestant):
 
     def build(self, size):
         """Build the network."""
+        if theirs := build_torchvision(self.name, size):
+            return theirs
         backbone = build_network(size, head_width=1).extractor
         backbone.out_channels = backbone.channels
         layers = {
@@ -150,18 +186,20 @@ class Torchvision(Contestant):
         return FasterRCNN(backbone, **layers, **numbers).to(memory_format=torch.contiguous_format)
 
     def images(self):
-        """Return the image as a list of (3, H, W) tensors."""
-        return [torch.from_numpy(self.sample.img).to(self.device).permute(2, 0, 1) / 255]
+        """Return the images as a list of (3, H, W) tensors."""
+        return [torch.from_numpy(sample.img).to(self.device).permute(2, 0, 1) / 255 for sample in self.samples]
 
     def loss(self):
         """Compute the sum of the losses."""
-        boxes, labels = torch.from_numpy(self.sample.bbox[:, [1, 0, 3, 2]]), torch.from_numpy(self.sample.label) + 1
-        target = {"boxes": boxes.to(self.device), "labels": labels.to(self.device)}
-        return sum(self.net(self.images(), [target]).values())
+        targets = []
+        for sample in self.samples:
+            boxes, labels = torch.from_numpy(sample.bbox[:, [1, 0, 3, 2]]), torch.from_numpy(sample.label) + 1
+            targets.append({"boxes": boxes.to(self.device), "labels": labels.to(self.device)})
+        return sum(self.net(self.images(), targets).values())
 
     def detect(self):
         """Return detections on the host."""
-        return [value.cpu() for value in self.net(self.images())[0].values()]
+        return [value.cpu() for found in self.net(self.images()) for value in found.values()]
 
 
 class LowerBound(Contestant):
@@ -170,8 +208,9 @@ class LowerBound(Contestant):
     def build(self, size):
         """Build the layers."""
         net = build_network(size, roi_op=lambda feature, pool: pool)
-        self.img = torch.randn(1, 3, *size, device=self.device).to(memory_format=torch.channels_last)
-        self.pool = {work: torch.rand(n, net.head.fc6.in_features, device=self.device) for work, n in N_ROI.items()}
+        n_image, n_in = len(self.samples), net.head.fc6.in_features
+        self.img = torch.randn(n_image, 3, *size, device=self.device).to(memory_format=torch.channels_last)
+        self.pool = {work: torch.rand(n_image * n, n_in, device=self.device) for work, n in N_ROI.items()}
         return net
 
     def forward(self, pool):
@@ -188,7 +227,15 @@ class LowerBound(Contestant):
         return self.forward(self.pool["predict"])
 
 
-CONTESTANTS = {"ours": Ours, "torchvision": Torchvision, "lower_bound": LowerBound}
+CONTESTANTS = {"ours": Ours, "padded": Padded, "torchvision": Torchvision, "lower_bound": LowerBound}
+
+
+def find_contestants(name=MODEL, batch_size=1):
+    """Return those of `CONTESTANTS` that there are for a backbone."""
+    there = {"ours": True, "lower_bound": name == MODEL}
+    there["padded"] = batch_size > 1 and "batching" in model.defaults(name)
+    there["torchvision"] = name == MODEL or hasattr(detection, f"fasterrcnn_{name}")
+    return {contestant: make for contestant, make in CONTESTANTS.items() if there[contestant]}
 
 
 def now(device):
@@ -198,13 +245,13 @@ def now(device):
     return time.perf_counter()
 
 
-def measure(steps, device, *args):
-    """Time rounds of a training step and a prediction of every contestant.
+def measure(steps, device, dtype, size, *entered):
+    """Time rounds of a training step and a prediction of every contestant; `entered`: see `find_contestants`.
 
     Returns:
         Contestant -> "train" or "predict" -> list of seconds.
     """
-    contestants = {name: make(device, *args) for name, make in CONTESTANTS.items()}
+    contestants = {name: make(device, dtype, size, *entered) for name, make in find_contestants(*entered).items()}
     seconds = {name: {work: [] for work in N_ROI} for name in contestants}
     rng = np.random.default_rng(0)
     for i in range(N_WARM_UP + steps):
@@ -214,6 +261,14 @@ def measure(steps, device, *args):
                 getattr(contestants[name], work)()
                 seconds[name][work] += [now(device) - start] * (i >= N_WARM_UP)
     return seconds
+
+
+def count_work(contestant):
+    """Return the millions of parameters and the GFLOP of a prediction, two for a multiplication and its addition."""
+    with FlopCounterMode(display=False) as counter:
+        contestant.predict()
+    parameters = sum(param.numel() for param in contestant.net.parameters())
+    return {"parameters_m": parameters / 1e6, "gflop": counter.get_total_flops() / 1e9}
 
 
 def peak_memory(*args):
@@ -250,28 +305,34 @@ def report(precision, seconds, memory):
             values, peak = by_work[work], memory[name] if work == "train" else None
             line = f"{name:16}{median[name][work]:7.4f}  ({min(values):.4f} to {max(values):.4f})"
             for other in ("torchvision", "lower_bound"):
-                pairs = zip(values, seconds[other][work], strict=True)
-                line += f"  {statistics.median(value / base for value, base in pairs):14.2f}"
-            print(line + (f"  {peak:7.2f}" if peak else ""))
+                pairs = zip(values, seconds.get(other, by_work)[work], strict=True)
+                ratio = f"{statistics.median(value / base for value, base in pairs):.2f}" if other in seconds else ""
+                line += f"  {ratio:>14}"
+            print((line + (f"  {peak:7.2f}" if peak else "")).rstrip())
     return {"seconds": seconds, "median": median, "peak_gb": memory}
 
 
 def main(config):
     """Measure as a `BenchConfig` says; print tables."""
-    device, size = pick_device(config.device), parse_size(config.size)
+    device, size, entered = pick_device(config.device), parse_size(config.size), (config.model, config.batch_size)
     check_writable(config.json_path)
     precisions = [config.precision]
     if config.precision == "auto":
         precisions = ["fp32", "bf16"] if pick_dtype("auto", device) else ["fp32"]
-    results = {"size": config.size, "steps": config.steps} | describe_environment(device)
+    results = {key: getattr(config, key) for key in ("model", "batch_size", "size", "steps")}
+    results |= describe_environment(device)
     print(", ".join(f"{key} {value}" for key, value in results.items() if value is not None))
+    results["work"] = {}
+    for name in [name for name in find_contestants(*entered) if name in ("ours", "torchvision")]:
+        results["work"][name] = work = count_work(CONTESTANTS[name](device, None, size, config.model))
+        print(f"{name}: {work['parameters_m']:.1f} million parameters, {work['gflop']:.1f} GFLOP to predict an image")
     for precision in precisions:
-        args = device, pick_dtype(precision, device), size
-        memory = {name: peak_memory(name, *args) for name in CONTESTANTS}
+        args = device, pick_dtype(precision, device), size, *entered
+        memory = {name: peak_memory(name, *args) for name in find_contestants(*entered)}
         results[precision] = report(precision, measure(config.steps, *args), memory)
     if config.json_path:
         write_text(config.json_path, json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":
-    fire.Fire(command(BenchConfig, main))
+    fire.Fire(command(BenchConfig, main, defaults=model.defaults))

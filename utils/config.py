@@ -223,7 +223,10 @@ class TrainConfig(DetectConfig, WorkerConfig, TrainInputConfig):
     roi_sigma: float | None = own("Loss", "head: smooth L1 is linear beyond 1 / sigma²", "Fast R-CNN 2.3", ge=0.01)
     epoch: Count | None = own("Optimizer", "passes over the training split", "py-faster-rcnn: 70k steps on VOC2007")
     max_steps: Count | None = option(None, "Optimizer", "stop after this number of optimizer steps")
-    batch_size: Count = option(1, "Optimizer", "images per step and process, one forward pass each", "py-faster-rcnn")
+    batch_size: Count = option(1, "Optimizer", "images per step and process", "py-faster-rcnn")
+    batching: Literal["single", "padded"] | None = own(
+        "Optimizer", "single: an image of a step at a time; padded: all together, padded to one size"
+    )
     lr: NonNegativeFloat | None = own("Optimizer", "learning rate", "paper 3.1.3")
     lr_decay: Share | None = own("Optimizer", "factor by which the rate decays", "paper 3.1.3")
     lr_decay_epoch: Times | None = own("Optimizer", "decay after epochs a,b; () for none", "py-faster-rcnn: 50k steps")

@@ -39,6 +39,7 @@ from model.utils.anchor_target_creator import AnchorTargetCreator
 from model.utils.preprocess import CAFFE, TORCHVISION, resized_size
 from model.utils.proposal_target_creator import ProposalTargetCreator
 from research.fast_rcnn import RPNTrainer
+from research.padded import PaddedTrainer
 from trainer import FasterRCNNTrainer, build_optimizer
 from utils.checkpoint import load_checkpoint, stored_options
 from utils.config import EvalConfig, OptionError, PredictConfig, TrainConfig, parse_options
@@ -189,39 +190,62 @@ def test_proposals_and_detections_are_torchvisions(pair, size):
     assert score[0] - score[-1] > 0.1  # spread, so that their order means something
 
 
-def test_losses_and_gradients_are_torchvisions(pair):
+IMGS = (random_img(132, 90), random_img(90, 150))
+BBOXES = [[[10, 5, 70, 60], [30, 40, 110, 79], [2, 3, 40, 20]], [[20, 30, 80, 120]]]
+BBOXES = [np.array(bbox, np.float32) for bbox in BBOXES]
+LABELS = np.array([0, 2, 1]), np.array([1])
+EVERYTHING = {"anchor_target_creator": AnchorTargetCreator(LARGE, allowed_border=math.inf)}
+EVERYTHING |= {"proposal_target_creator": ProposalTargetCreator(LARGE), "rpn_sigma": 3, "roi_sigma": 3}
+
+
+def compare_losses(pair, n_image, compute_losses, batch_statistics):
+    """Compare losses and gradients of the first images; `compute_losses` takes samples.
+
+    `batch_statistics`: batch norm is in training mode.
+    """
     theirs, ours = pair
-    img = random_img(132, 90)
-    bbox = np.array([[10, 5, 70, 60], [30, 40, 110, 79], [2, 3, 40, 20]], np.float32)
-    label = np.array([0, 2, 1])
     theirs.train()
-    for module in theirs.modules():
+    ours.train()
+    for module in (*theirs.modules(), *ours.modules()):
         if isinstance(module, nn.BatchNorm2d):
-            module.eval()
-    target = {"boxes": torch.from_numpy(bbox[:, [1, 0, 3, 2]]), "labels": torch.from_numpy(label + 1)}
-    wanted = theirs([as_tensor(img)], [target])
+            module.train(batch_statistics)
+            module.momentum = 0.0  # running statistics stay
+    targets = [
+        {"boxes": torch.from_numpy(bbox[:, [1, 0, 3, 2]]), "labels": torch.from_numpy(label + 1)}
+        for bbox, label in zip(BBOXES, LABELS, strict=True)
+    ]
+    wanted = theirs([as_tensor(img) for img in IMGS[:n_image]], targets[:n_image])
     theirs.zero_grad(set_to_none=True)
     sum(wanted.values()).backward()
     theirs.eval()
 
-    anchor_targets = AnchorTargetCreator(LARGE, allowed_border=math.inf)
-    trainer = FasterRCNNTrainer(ours, None, anchor_targets, ProposalTargetCreator(LARGE), rpn_sigma=3, roi_sigma=3)
-    x, scale = ours.prepare(img)
-    scaled = bbox * np.tile(np.float32(x.shape[2:]) / np.float32([132, 90]), 2)
-    losses = trainer.forward(x, torch.from_numpy(scaled), torch.from_numpy(label), scale, np.random.default_rng(0))
+    rest = np.zeros(1, bool), "a", np.random.default_rng(0)
+    losses = compute_losses([Sample(*image, *rest) for image in zip(IMGS, BBOXES, LABELS, strict=True)][:n_image])
     ours.zero_grad(set_to_none=True)
     losses.total.backward()
+    ours.eval()
     names = ("loss_rpn_box_reg", "loss_objectness", "loss_box_reg", "loss_classifier")
     for name, loss in zip(names, losses, strict=False):
-        assert loss.item() == pytest.approx(wanted[name].item(), rel=1e-4), name
+        assert loss.item() == pytest.approx(n_image * wanted[name].item(), rel=1e-4), name
         assert loss > 1e-3
     params = dict(ours.named_parameters())
     grads = {name: param.grad for name, param in theirs.named_parameters() if param.grad is not None}
     assert len(grads) > 30
     for name, grad in convert_torchvision(grads).items():
-        assert params[name].grad.norm().item() == pytest.approx(grad.norm().item(), rel=1e-4), name
+        assert params[name].grad.norm().item() == pytest.approx(n_image * grad.norm().item(), rel=1e-4), name
         params.pop(name)
     assert all(param.grad is None for param in params.values())  # frozen there, too
+
+
+def test_losses_and_gradients_are_torchvisions(pair):
+    trainer = FasterRCNNTrainer(pair[1], None, **EVERYTHING)
+    compare_losses(pair, 1, lambda samples: trainer.compute_losses(samples[0]), batch_statistics=False)
+
+
+@pytest.mark.parametrize("pair", ["frozen", "resnet50_fpn_v2"], indirect=True)  # v2: batch norm in the head, too
+def test_losses_of_two_padded_images_are_torchvisions(pair):
+    trainer = PaddedTrainer(pair[1], None, **EVERYTHING)
+    compare_losses(pair, 2, trainer.compute_losses, batch_statistics=True)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -407,14 +431,14 @@ def run(**options):
 
 
 def test_training_resumes_bit_for_bit_evaluates_and_predicts(place):
-    options = {"model": "mobilenet_v3_large_320_fpn", "lr": "0.01", "lr_warmup_steps": "0"}
+    options = {"model": "mobilenet_v3_large_320_fpn", "lr": "0.01", "lr_warmup_steps": "0", "batch_size": "2"}
     calm = run(env="calm", max_steps="4", **options)
     run(env="halves", max_steps="2", **options)
     halves = run(env="halves", max_steps="4", resume="True")
     for key in ("model", "optimizer", "rng", "build"):
         assert same(calm[key], halves[key]), key
     assert calm["build"]["batch_norm"] == "trained"
-    assert calm["model"]["extractor.body.0.1.num_batches_tracked"] == 4
+    assert calm["model"]["extractor.body.0.1.num_batches_tracked"] == 4  # of two images each
     texts = {"load_path": "runs/calm/last.pth", "device": "cpu"}
     evaluation.main(parse_options(EvalConfig, texts | {"json": "eval.json", "proposals": "True"}))
     assert json.loads((place / "eval.json").read_text())["n_object"] == 4

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tools import benchmark
-from tools.benchmark import CONTESTANTS, BenchConfig, main, peak_memory, report
+from tools.benchmark import CONTESTANTS, BenchConfig, count_work, find_contestants, main, peak_memory, report
 from utils.config import OptionError
 
 CPU, SIZE = torch.device("cpu"), (64, 96)
@@ -17,7 +17,7 @@ def narrow(monkeypatch):
     monkeypatch.setattr(benchmark, "WIDTH", 8)
 
 
-@pytest.mark.parametrize("name", CONTESTANTS)
+@pytest.mark.parametrize("name", find_contestants())
 def test_contestants_do_the_same_work(name, narrow):
     contestant = CONTESTANTS[name](CPU, None, SIZE)
     params = dict(contestant.net.named_parameters())
@@ -34,8 +34,32 @@ def test_contestants_do_the_same_work(name, narrow):
 
 
 def test_memory_formats(narrow):
-    weights = {name: next(make(CPU, None, SIZE).net.parameters()) for name, make in CONTESTANTS.items()}
+    weights = {name: next(make(CPU, None, SIZE).net.parameters()) for name, make in find_contestants().items()}
     assert [weight.is_contiguous() for weight in weights.values()] == [False, True, False]
+
+
+def test_torchvisions_own_model_does_the_same_work():
+    name, n_image, work = "mobilenet_v3_large_fpn", 2, []
+    entered = find_contestants(name, n_image)
+    assert [*entered] == ["ours", "padded", "torchvision"]
+    for make in entered.values():
+        contestant = make(CPU, None, SIZE, name, n_image)
+        assert len({sample.img.tobytes() for sample in contestant.samples}) == n_image
+        params = list(contestant.net.parameters())
+        work.append(count_work(contestant) | {"sum": sum(param.double().sum().item() for param in params)})
+        work[-1]["trained"] = sum(param.requires_grad for param in params)
+        before = params[0].detach().clone()
+        contestant.train()
+        assert not torch.equal(params[0], before)  # the first layer, too
+    assert work[0] == work[1] == pytest.approx(work[2])
+    assert 18.9 < work[0]["parameters_m"] < 19.4  # torchvision: 19.39 with 91 classes
+
+
+@pytest.mark.parametrize(
+    ("name", "n_image", "entered"), [("zf", 2, "ours"), ("vgg16", 2, "ours torchvision lower_bound")]
+)
+def test_contestants_that_a_backbone_lacks(name, n_image, entered):
+    assert [*find_contestants(name, n_image)] == entered.split()
 
 
 def test_objects_lie_in_the_image(narrow):
@@ -53,13 +77,14 @@ def test_rounds_are_in_random_order_and_the_first_do_not_count(monkeypatch):
         work = dict.fromkeys(("train", "predict"), lambda self: order.append(name))
         return type(name, (), {"__init__": lambda self, *args: None} | work)
 
-    monkeypatch.setattr(benchmark, "CONTESTANTS", {name: recorder(name) for name in CONTESTANTS})
+    monkeypatch.setattr(benchmark, "CONTESTANTS", {name: recorder(name) for name in find_contestants()})
     seconds = benchmark.measure(5, CPU, None, SIZE)
     assert {len(values) for by_work in seconds.values() for values in by_work.values()} == {5}
+    assert len(seconds) == 3
     turns = order[::2]
     assert turns == order[1::2]
     rounds = {tuple(turns[i : i + 3]) for i in range(0, len(turns), 3)}
-    assert all(sorted(names) == sorted(CONTESTANTS) for names in rounds)
+    assert all(sorted(names) == sorted(seconds) for names in rounds)
     assert len(rounds) > 2
 
 
@@ -86,6 +111,9 @@ def test_report(capsys):
     assert lines[3][5:] == ["1.00", "2.67"]
     assert lines[7] == ["ours", "0.5000", "(0.5000", "to", "0.5000)", "0.50", "2.00"]
     assert figures["median"]["ours"] == {"train": 2, "predict": 0.5}
+    report("fp32", {"ours": seconds["ours"]}, {"ours": 2.5})  # nothing to compare with
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[2] == ["ours", "2.0000", "(1.0000", "to", "3.0000)", "2.50"]
 
 
 def test_the_whole_command(monkeypatch, tmp_path, capsys, narrow):
@@ -94,9 +122,10 @@ def test_the_whole_command(monkeypatch, tmp_path, capsys, narrow):
     path = tmp_path / "new" / "a.json"
     main(BenchConfig(device="cpu", precision="bf16", size="64x96", steps=1, json=str(path)))
     printed = capsys.readouterr().out
-    assert "size 64x96, steps 1" in printed
+    assert "model vgg16, batch_size 1, size 64x96, steps 1" in printed
+    assert "ours: 17.3 million parameters" in printed
     written = json.loads(path.read_text())
-    assert [len(written["bf16"]["seconds"][name]["train"]) for name in CONTESTANTS] == [1] * 3
+    assert [len(written["bf16"]["seconds"][name]["train"]) for name in find_contestants()] == [1] * 3
 
 
 @pytest.mark.parametrize("size", ["600", "0x800", "-64x96", "600x800x3"])
