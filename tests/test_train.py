@@ -289,7 +289,7 @@ def test_config_json_holds_every_option_resolved(calm):
     own = {name: config[name] for name in ("lr", "frozen_convs", "nms_thresh", "n_sample", "lr_decay_epoch")}
     assert own == {"lr": 1e-3, "frozen_convs": 0, "nms_thresh": 0.3, "n_sample": 128, "lr_decay_epoch": [10]}
     unset = {name for name, value in config.items() if value is None and not name.startswith("coco_")}
-    others = {"trainable_layers", "batch_norm", "rpn_score_thresh"}  # of other models
+    others = {"trainable_layers", "batch_norm", "rpn_score_thresh", "batching"}  # of other models
     assert unset - others == {"num_workers", "max_detections", "load_path", "max_steps", "proposals_file", "rpn_lambda"}
 
 

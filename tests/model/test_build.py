@@ -110,7 +110,7 @@ def test_values_of_options_that_vgg16_prefers():
     assert {name: found[name] for name in VGG16_VALUES} == VGG16_VALUES
     assert model.defaults("vgg16", "none") == found | {"frozen_convs": 0}  # random weights are all trained
     own = {name for name, field in TrainConfig.model_fields.items() if "own" in field.json_schema_extra}
-    assert own - found.keys() == {"trainable_layers", "batch_norm", "rpn_score_thresh"}  # of other models
+    assert own - found.keys() == {"trainable_layers", "batch_norm", "rpn_score_thresh", "batching"}  # of other models
 
 
 def test_values_of_options_that_a_sibling_prefers(siblings):

@@ -254,6 +254,7 @@ def test_a_training_config_is_complete():
         "num_workers",
         "load_path",
         "max_steps",
+        "batching",
         "max_detections",
         *("trainable_layers", "batch_norm", "rpn_score_thresh"),  # of other models
         "proposals_file",
