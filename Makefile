@@ -20,7 +20,7 @@ demo: $(VENV)/run.done
 		--out=runs/demo/predictions
 	@echo "pictures: runs/demo/predictions/contact_sheet.png  curves: runs/demo/curves.png  figures: runs/demo/eval.json"
 
-# the picture in the README, after make demo
+# the picture in docs/benchmarks.md, after make demo
 docs/demo.jpg: runs/demo/predictions/contact_sheet.png
 	$(BIN)/python -c "from PIL import Image; Image.open('$<').save('$@', quality=85, optimize=True)"
 
