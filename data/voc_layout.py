@@ -103,11 +103,11 @@ class Layout:
         """
         found, stem = self._find(image_id), self._key(image_id)[1]
         paths = [str(path) for paths in found for path in paths] or [str(self.root / image_id)]
-        other = self.unread.get(stem) or self.images.get(_same_but_case(stem, self.images))
-        there = f"{paths[0]}, only {other[0][1]}" if other else paths[0]
         if max(map(len, found)) > 1:
             report.error("ambiguous", f"{image_id}: {', '.join(paths)}")
         elif not found[1]:
+            other = self.unread.get(stem) or self.images.get(_same_but_case(stem, self.images))
+            there = f"{paths[0]}, only {other[0][1]}" if other else paths[0]
             report.note("skipped_image", f"{there}: no image") if skip else report.error("no_image", there)
         elif not found[0]:
             report.error("no_annotation", paths[0])
