@@ -87,6 +87,8 @@ def test_given_proposals_and_shares_of_a_batch(net):
     share = padded.train_step([given[0]._replace(rng=np.random.default_rng(0))], n_sample=4)
     torch.testing.assert_close(4 * share.total, alone.total)
     assert padded.train_step([], n_sample=2).total == 0
+    torch.nn.init.zeros_(padded.model.head.score.weight)
+    assert padded.compute_losses(samples()).stats.n_same_score == 2  # of two images: the network is dead
 
 
 def test_option(net):
