@@ -96,8 +96,8 @@ def read_splits(root, splits=(), classes=(), report=None, **options) -> list["VO
 
 def _open(root):
     """Return prefix of ids -> `Layout` of each folder; a single one has no prefix, others the name of the folder."""
-    parts = [root] if Path(root).expanduser().is_dir() else str(root).split(",")
-    roots = [Path(str(part).strip()).expanduser() for part in parts]
+    parts = [root] if Path(root).expanduser().is_dir() else map(str.strip, str(root).split(","))
+    roots = [Path(part).expanduser() for part in parts]
     names = [str(folder) if [other.name for other in roots].count(folder.name) > 1 else folder.name for folder in roots]
     return {f"{name}/" if len(roots) > 1 else "": Layout(folder) for name, folder in zip(names, roots, strict=True)}
 

@@ -54,6 +54,7 @@ class Layout:
         # all annotations in notes/ and all images in photos/: these are containers, too
         self.containers = CONTAINERS.union(*(folders - NAMES for folders in shared if not folders & CONTAINERS))
         self.annotations, self.images, self.unread = map(self._index, (xml, images, self._of(UNREAD)))
+        self.folded = {stem.casefold(): files for stem, files in self.images.items()}
         counts = Counter(p.suffix.lower() or p.name for p in self.files if p.parts[0].lower() != "imagesets")
         self.others = ", ".join(f"{n} {suffix}" for suffix, n in counts.most_common() if suffix not in READ)
         near = roots_near(root)
@@ -106,7 +107,7 @@ class Layout:
         if max(map(len, found)) > 1:
             report.error("ambiguous", f"{image_id}: {', '.join(paths)}")
         elif not found[1]:
-            other = self.unread.get(stem) or self.images.get(_same_but_case(stem, self.images))
+            other = self.unread.get(stem) or self.folded.get(stem.casefold())  # of another format, in another case
             there = f"{paths[0]}, only {other[0][1]}" if other else paths[0]
             report.note("skipped_image", f"{there}: no image") if skip else report.error("no_image", there)
         elif not found[0]:
@@ -122,7 +123,7 @@ class Layout:
     def has(self, split: str) -> bool:
         """Whether a file or a folder says what is in a split."""
         there = self._lists((split,)).keys() | self._folders((split,)).keys()
-        return bool(there & {split, *ALIASES.get(split, ())})
+        return bool(there & {*ALIASES.get(_usual(split), (_usual(split),))})
 
     def split_ids(self, splits: Sequence[str], report: ValidationReport, val_ratio=0.0, seed=0, split_ids=None) -> dict:
         """Return split -> image ids.
@@ -139,7 +140,7 @@ class Layout:
         every = sorted(folders.pop("", ()))
         there, fault = lists.keys() | folders.keys(), "does not exist"
         for split in splits:
-            name = next((n for n in ALIASES.get(split, (split,)) if n in there), None)
+            name = next((n for n in ALIASES.get(_usual(split), (_usual(split),)) if n in there), None)
             ids[split] = self._read_ids(lists[name], report) if name in lists else folders.get(name, [])
         if not there:
             stored = {s: i for s, i in (split_ids or {}).items() if s in splits and most(all(self._find(x)) for x in i)}
@@ -175,12 +176,11 @@ class Layout:
         wanted, files = {*splits, *NAMES}, {}
         for folder in (".", "imagesets", "imagesets/main"):
             texts = [p for p in self.files if p.suffix == ".txt" and p.parent.as_posix().lower() == folder]
-            named = {p.stem.lower() if p.stem.lower() in NAMES else p.stem: self.root / p for p in texts}
+            named = {_usual(path.stem): self.root / path for path in texts}
             files |= {name: path for name, path in named.items() if name in wanted or folder != "."}
         lists = {name: [path] for name, path in files.items()}
         for name, path in files.items():
-            split = name.rpartition("_")[2]
-            split = split.lower() if split.lower() in NAMES else split
+            split = _usual(name.rpartition("_")[2])
             per_class = split in wanted - files.keys()
             if per_class and all(line[:1] in "#" or COLUMN.search(line) for line in read_lines(path)):
                 lists.setdefault(split, []).append(path)
@@ -219,9 +219,9 @@ def most(found: Iterable[bool]) -> bool:
     return 2 * sum(found) > len(found)
 
 
-def _same_but_case(name, names):
-    """Return the first of `names` that differs from `name` only in case, or None."""
-    return next((other for other in names if other.casefold() == name.casefold()), None)
+def _usual(name):
+    """Return a name of `NAMES` in lower case, another one as it is."""
+    return name.lower() if name.lower() in NAMES else name
 
 
 def _pick(files, *tests):

@@ -110,7 +110,7 @@ def test_several_folders(tmp_path, monkeypatch):
     for root, objects in (("VOC2007", [thing()]), ("in/VOC2012", [thing("dog", HIGH)])):
         write_voc(tmp_path / root, {"b": objects, "a": []})
     write_voc(tmp_path / "VOC2007", {"c": [thing("cow")]}, "test")
-    both, test = read_splits("VOC2007,in/VOC2012", ["trainval", "test"])
+    both, test = read_splits("VOC2007, in/VOC2012", ["trainval", "test"])
     assert both.ids == ["VOC2007/b", "VOC2007/a", "VOC2012/b", "VOC2012/a"]
     assert [both.classes[both.labels[i][0]] for i in (0, 2)] == ["cat", "dog"]
     assert both[2].bbox.tolist() == [[0, 1, 39, 8]]

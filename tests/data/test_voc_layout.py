@@ -181,6 +181,7 @@ def test_the_class_wise_list_itself_can_be_read(tmp_path):
 def test_other_names_of_splits(tmp_path, files):
     datasets = read_splits(write(tmp_path, files), [])
     assert {dataset.split: dataset.ids for dataset in datasets} == {"train": ["a"], "val": ["b"]}
+    assert [dataset.ids for dataset in read_splits(tmp_path, ["Train", "VAL"])] == [["a"], ["b"]]
 
 
 def test_lists_per_class_are_no_splits(tmp_path):  # as Datumaro writes them
