@@ -17,4 +17,4 @@ def rpn_loss(rpn, rpn_lambda):
     """Return the loss of `rpn` for `--rpn-lambda`; None, that of trainer.py, if it is None."""
     if rpn_lambda is None:
         return None
-    return partial(paper_losses, rpn_lambda=rpn_lambda, n_anchor=len(rpn.anchor_base))
+    return partial(paper_losses, rpn_lambda=rpn_lambda, n_anchor=rpn.anchor_base.shape[-2])  # (A, 4), or per level

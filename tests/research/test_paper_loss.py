@@ -1,5 +1,7 @@
 """The RPN's loss of equation 1, by hand, and that the trainer takes it."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -24,6 +26,11 @@ def test_by_hand(rpn_lambda, n_anchor, n_position):
 
 def test_nothing_sampled_is_no_loss():
     assert paper_losses(LOC, SCORE, LOC + 1, torch.full((6,), -1), 1) == (0, 0)
+
+
+def test_anchors_per_position_of_a_pyramid():
+    rpn = SimpleNamespace(anchor_base=torch.zeros(5, 3, 4))  # levels, A, 4
+    assert rpn_loss(rpn, 10).keywords == {"rpn_lambda": 10, "n_anchor": 3}
 
 
 def test_the_trainer_takes_it(tiny_model):
