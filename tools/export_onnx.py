@@ -104,14 +104,17 @@ class Detector(nn.Module):
             torch._check(roi.shape[0] > 0)
         return roi
 
+    def candidates(self, roi, roi_cls_loc, roi_score):
+        """Return the boxes (D, 4), labels and scores (D,) above the threshold, in pixels of the network's input."""
+        prob = roi_score.softmax(1)  # (R, L + 1)
+        roi_index, label = (prob[:, 1:] > self.score_thresh).nonzero(as_tuple=True)  # (D,) each
+        loc = roi_cls_loc[roi_index, label + 1] * self.net.loc_std + self.net.loc_mean  # (D, 4)
+        return loc2bbox(roi[roi_index], loc), label, prob[roi_index, label + 1]
+
     def decode(self, roi, roi_cls_loc, roi_score, size, original_size):
         """Post-process as `FasterRCNN.decode`."""
-        prob = roi_score.softmax(1)  # (R, L + 1)
-        roi_index, label = (prob[:, 1:] > self.score_thresh).nonzero(as_tuple=True)  # (D,) each, before NMS
-        score = prob[roi_index, label + 1]
-        loc = roi_cls_loc[roi_index, label + 1] * self.net.loc_std + self.net.loc_mean  # (D, 4)
-        ratio = (_sides(original_size).double() / _sides(size)).float().repeat(2)  # (4,)
-        bbox = _clip(loc2bbox(roi[roi_index], loc) * ratio, original_size)
+        bbox, label, score = self.candidates(roi, roi_cls_loc, roi_score)
+        bbox = _clip(bbox * _ratio(original_size, size), original_size)
         keep = _nms_apart(bbox, score, label, original_size, self.nms_thresh)[: self.max_detections]
         return bbox[keep], label[keep], score[keep]
 
@@ -153,16 +156,12 @@ class PyramidDetector(Detector):
 
     def decode(self, roi, roi_cls_loc, roi_score, size, original_size):
         """Post-process as `PyramidFasterRCNN.decode`."""
-        prob = roi_score.softmax(1)  # (R, L + 1)
-        roi_index, label = (prob[:, 1:] > self.score_thresh).nonzero(as_tuple=True)  # (D,) each, before NMS
-        score = prob[roi_index, label + 1]
-        loc = roi_cls_loc[roi_index, label + 1] * self.net.loc_std + self.net.loc_mean  # (D, 4)
-        bbox = _clip(loc2bbox(roi[roi_index], loc), size)
+        bbox, label, score = self.candidates(roi, roi_cls_loc, roi_score)
+        bbox = _clip(bbox, size)
         large = (bbox[:, 2:] - bbox[:, :2] >= MIN_DETECTION).all(1)  # (D,)
         bbox, label, score = bbox[large], label[large], score[large]
         keep = _nms_apart(bbox, score, label, size, self.nms_thresh)[: self.max_detections]
-        ratio = (_sides(original_size).double() / _sides(size)).float().repeat(2)  # (4,)
-        return _clip(bbox[keep] * ratio, original_size), label[keep], score[keep]
+        return _clip(bbox[keep] * _ratio(original_size, size), original_size), label[keep], score[keep]
 
 
 class LevelRoIAlign(nn.Module):
@@ -196,6 +195,11 @@ def _nms_apart(bbox, score, group, size, thresh):
 def _sides(size):
     """Return two sides, which an exporter does not know, as a (2,) tensor."""
     return torch.stack([torch.scalar_tensor(side) for side in size])
+
+
+def _ratio(after, before):
+    """Return the factors (4,) of boxes from a size to another."""
+    return (_sides(after).double() / _sides(before)).float().repeat(2)
 
 
 def _clip(bbox, size):
