@@ -44,13 +44,10 @@ def main(config, *paths):
     checkpoint = ckpt.open_checkpoint(config.load_path, config.preprocess)
     classes = ckpt.resolve_class_names(checkpoint, data.read_class_names(config.classes), VOC_CLASSES)
     if config.split:
-        unchecked = {"invalid_boxes": "skip", "unknown_classes": "ignore", "proposals_file": None}
-        seen = training_options(config, checkpoint, **unchecked)
-        (dataset,) = data.build(seen.data, seen, [config.split], classes)
+        dataset = read_split(config, checkpoint, classes)
         images = dataset.ids[: config.limit]
         names = picture_names([f"{image_id}.jpg" for image_id in images])
         folders = {Path(root).resolve() for root in str(dataset.root).split(",")}
-        print(f"{dataset.root}, split {dataset.split}: {counted(len(images), 'image')}", *dataset.notes, sep="\n")
     else:
         names, folders = picture_names(images), {path.resolve().parent for path in images}
     if folders & {out.resolve(), *(out.resolve().parents if config.split else ())}:
@@ -60,35 +57,9 @@ def main(config, *paths):
         counts = config.svd and compress_head(net.head, config.svd)
     if counts:
         print("truncated SVD: fc6 and fc7 have {1:,} parameters instead of {0:,}".format(*counts))
-    options = {name: getattr(config, name) for name in ("score_thresh", "nms_thresh", "max_detections")}
     ckpt.check_writable(out / "predictions.json", config.coco_json)
-    rows, results, sheet, unreadable = [], [], {}, []
-    image_ids, category_ids = getattr(dataset, "image_ids", number_ids(names)), getattr(dataset, "category_ids", None)
-    height = SHEET_WIDTH // sheet_columns(min(N_SHEET, len(images))) * 3 // 4
-    try:
-        with torch.autocast(device.type, dtype, enabled=dtype is not None):  # one for all casts the weights once
-            for i, name in enumerate(tqdm(names, desc="predict", unit="img", dynamic_ncols=True)):
-                try:
-                    img = dataset[i].img if config.split else read_image(images[i])
-                except DataError as error:
-                    unreadable.append(str(error))
-                    continue
-                bbox, label, score = (values[0] for values in net.predict([img], **options))
-                used = [classes[k] != ckpt.UNUSED for k in label]
-                bbox, label, score = bbox[used], label[used], score[used]
-                shown = {"image": str(images[i])}
-                rows += [
-                    shown | {"bbox": b.round(2).tolist(), "label": int(k), "name": classes[k], "score": float(s)}
-                    for b, k, s in zip(bbox.astype(float), label, score.astype(float).round(6), strict=True)
-                ]
-                results += coco_results(image_ids[i], bbox, label, score, category_ids)
-                save_picture(out / f"{name}.png", draw_bbox(img, bbox, label, score, classes))
-                if len(sheet) < N_SHEET:
-                    sheet[name] = draw_bbox(*shrink(img, bbox, height), label, score, classes)
-    finally:  # also after an interruption
-        ckpt.write_text(out / "predictions.json", json.dumps(rows, indent=1, ensure_ascii=False))
-        if config.coco_json:
-            ckpt.write_text(config.coco_json, json.dumps(results))
+    with torch.autocast(device.type, dtype, enabled=dtype is not None):  # one for all casts the weights once
+        rows, sheet, unreadable = detect(net, dataset, images, names, classes, config)
     if sheet:
         save_picture(out / f"{SHEET}.png", contact_sheet(list(sheet.values()), list(sheet)))
         found = f"{counted(len(rows), 'object')} in {counted(len(images) - len(unreadable), 'image')}"
@@ -99,6 +70,60 @@ def main(config, *paths):
     if unreadable:
         title = f"{len(unreadable)} of {counted(len(images), 'image')} cannot be read:"
         raise DataError("\n".join([title, *unreadable]))
+
+
+def read_split(config, checkpoint, classes):
+    """Read the split `config.split` with the options of the training, unchecked, and print what it is."""
+    unchecked = {"invalid_boxes": "skip", "unknown_classes": "ignore", "proposals_file": None}
+    options = training_options(config, checkpoint, **unchecked)
+    (dataset,) = data.build(options.data, options, [config.split], classes)
+    n_image = min(len(dataset), config.limit or len(dataset))
+    print(f"{dataset.root}, split {dataset.split}: {counted(n_image, 'image')}", *dataset.notes, sep="\n")
+    return dataset
+
+
+def detect(net, dataset, images, names, classes, config):
+    """Detect in each image; write its picture, and all detections to predictions.json and COCO's file.
+
+    Args:
+        net: `FasterRCNN`.
+        dataset: data set whose first samples are the images; None: `images` are files.
+        images: their files or ids.
+        names: of their pictures.
+        classes: names of the classes.
+        config: `PredictConfig`.
+
+    Returns:
+        Rows of predictions.json, name -> small picture of the first images, texts about what cannot be read.
+    """
+    rows, results, sheet, unreadable, out = [], [], {}, [], Path(config.out)
+    options = {name: getattr(config, name) for name in ("score_thresh", "nms_thresh", "max_detections")}
+    image_ids, category_ids = getattr(dataset, "image_ids", number_ids(names)), getattr(dataset, "category_ids", None)
+    height = SHEET_WIDTH // sheet_columns(min(N_SHEET, len(images))) * 3 // 4
+    try:
+        for i, name in enumerate(tqdm(names, desc="predict", unit="img", dynamic_ncols=True)):
+            try:
+                img = dataset[i].img if dataset else read_image(images[i])
+            except DataError as error:
+                unreadable.append(str(error))
+                continue
+            bbox, label, score = (values[0] for values in net.predict([img], **options))
+            used = [classes[k] != ckpt.UNUSED for k in label]
+            bbox, label, score = bbox[used], label[used], score[used]
+            shown = {"image": str(images[i])}
+            rows += [
+                shown | {"bbox": b.round(2).tolist(), "label": int(k), "name": classes[k], "score": float(s)}
+                for b, k, s in zip(bbox.astype(float), label, score.astype(float).round(6), strict=True)
+            ]
+            results += coco_results(image_ids[i], bbox, label, score, category_ids)
+            save_picture(out / f"{name}.png", draw_bbox(img, bbox, label, score, classes))
+            if len(sheet) < N_SHEET:
+                sheet[name] = draw_bbox(*shrink(img, bbox, height), label, score, classes)
+    finally:  # also after an interruption
+        ckpt.write_text(out / "predictions.json", json.dumps(rows, indent=1, ensure_ascii=False))
+        if config.coco_json:
+            ckpt.write_text(config.coco_json, json.dumps(results))
+    return rows, sheet, unreadable
 
 
 def find_images(paths):
