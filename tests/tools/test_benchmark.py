@@ -120,12 +120,12 @@ def test_the_whole_command(monkeypatch, tmp_path, capsys, narrow):
     monkeypatch.setattr(benchmark, "peak_memory", lambda *args: 1.5)
     monkeypatch.setattr(benchmark, "N_WARM_UP", 0)
     path = tmp_path / "new" / "a.json"
-    main(BenchConfig(device="cpu", precision="bf16", size="64x96", steps=1, json=str(path)))
+    main(BenchConfig(device="cpu", precision="fp32", size="64x96", steps=1, json=str(path)))
     printed = capsys.readouterr().out
     assert "model vgg16, batch_size 1, size 64x96, steps 1" in printed
     assert "ours: 17.3 million parameters" in printed
     written = json.loads(path.read_text())
-    assert [len(written["bf16"]["seconds"][name]["train"]) for name in find_contestants()] == [1] * 3
+    assert [len(written["fp32"]["seconds"][name]["train"]) for name in find_contestants()] == [1] * 3
 
 
 @pytest.mark.parametrize("size", ["600", "0x800", "-64x96", "600x800x3"])
