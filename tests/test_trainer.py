@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from data import Sample
 from model.rpn import RPNOutput
@@ -293,6 +294,17 @@ def test_nothing_proposed_and_nothing_sampled_trains(model):
     assert losses.roi_loc == losses.roi_cls == 0
     assert losses.total == losses.rpn_cls > 0
     assert all(param.isfinite().all() for param in model.parameters())
+
+
+def test_no_list_is_an_index(model):
+    class Watch(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            if func is torch.Tensor.__getitem__:  # a GPU would wait for the copy of a list
+                assert not any(isinstance(index, list) for index in (args[1] if type(args[1]) is tuple else [args[1]]))
+            return func(*args, **kwargs or {})
+
+    with Watch():
+        make_trainer(model).train_step([sample()])
 
 
 def test_same_seed_same_losses_and_weights(model, tiny_model):

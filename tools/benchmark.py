@@ -281,7 +281,7 @@ def peak_memory(*args):
 
 
 def _peak_memory(name, device, *args):
-    contestant = CONTESTANTS[name](device, *args)
+    contestant = CONTESTANTS[name](pick_device(str(device)), *args)  # the current one of this process
     for _ in range(3):
         contestant.train()
     return peak_gb(device)

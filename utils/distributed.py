@@ -50,8 +50,9 @@ def pick_device(name: str) -> torch.device:
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
         raise OptionError(f"--device must be auto, cpu, cuda or cuda:N, not {name!r}")
     device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise OptionError(f"--device={name}: torch finds {torch.cuda.device_count()} CUDA devices on this machine")
+    n_gpu = torch.cuda.device_count() if torch.cuda.is_available() else 0  # it counts those of too old a driver, too
+    if device.type == "cuda" and (device.index or 0) >= n_gpu:
+        raise OptionError(f"--device={name}: torch finds {n_gpu} CUDA devices on this machine that it can use")
     if device.index is not None:
         torch.cuda.set_device(device)  # CuPy uses the current device
     return device

@@ -1,6 +1,6 @@
 """RoI operations: from the part of a feature map below each RoI to a map of one size. `ROI_OPS` names them.
 
-R: RoIs. C: channels of the feature map; h, w: its sides.
+R: RoIs. C: channels of the feature map; h, w: its sides. Columns are swapped by flip: a list as index makes a GPU wait.
 """
 
 import torch
@@ -32,7 +32,7 @@ def roi_pool(feature, roi, size=7, spatial_scale=1 / 16):
     rest = 2  # cells: the map lacks the last 15 pixels at most, which round up to one; `end` is one more
     inside = (cell >= 0).all() and (end <= torch.tensor(feature.shape[2:]) + rest).all() if roi.is_cpu else False
     if not (len(roi) and inside) or (feature.requires_grad and torch.is_grad_enabled()):
-        indexed = F.pad(roi[:, [1, 0, 3, 2]], (1, 0))  # (R, 5): image index, x_min, y_min, x_max, y_max
+        indexed = F.pad(roi.unflatten(1, (2, 2)).flip(2).flatten(1), (1, 0))  # (R, 5): image index, x, y, x, y
         return torchvision.ops.roi_pool(to_float32(feature), indexed, size, spatial_scale)  # no kernel for bfloat16
     padded = F.pad(feature, (0, rest, 0, rest), value=-torch.inf)
     bounds = torch.cat((cell[:, :2], end), 1).tolist()
@@ -45,7 +45,7 @@ def roi_align(feature, roi, size=7, spatial_scale=1 / 16):
 
     Args and returns as `roi_pool`; the cell (0, 0) of the map has its centre half a cell inside the image.
     """
-    indexed = F.pad(roi[:, [1, 0, 3, 2]], (1, 0))  # (R, 5): image index, x_min, y_min, x_max, y_max
+    indexed = F.pad(roi.unflatten(1, (2, 2)).flip(2).flatten(1), (1, 0))  # (R, 5): image index, x, y, x, y
     return torchvision.ops.roi_align(to_float32(feature), indexed, size, spatial_scale, sampling_ratio=2, aligned=True)
 
 

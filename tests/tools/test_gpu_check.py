@@ -1,6 +1,7 @@
 """`tools.gpu_check` on the CPU: what each check finds, and that none hides another."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -27,7 +28,7 @@ CPU, CONFIG = torch.device("cpu"), GpuConfig(device="cpu", size="64x96")
 def small(monkeypatch):
     for module, values in (
         (benchmark, {"WIDTH": 8, "N_WARM_UP": 0, "peak_memory": lambda *args: 1.5}),
-        (gpu_check, {"N_ROUND": 1, "N_PROFILED": 1, "PRECISIONS": ("fp32", "tf32")}),
+        (gpu_check, {"N_ROUND": 1, "N_PROFILED": 1, "pick_dtype": lambda *args: None}),
     ):
         for name, value in values.items():
             monkeypatch.setattr(module, name, value)
@@ -65,6 +66,12 @@ def test_precisions(small, monkeypatch):
     assert figures["fault"] == "tf32 changes a loss by more than 0% of the total"
 
 
+def test_bf16_is_left_out_where_there_are_no_instructions(monkeypatch):
+    for dtype, names in ((torch.bfloat16, "fp32 tf32 bf16"), (None, "fp32 tf32")):
+        monkeypatch.setattr(gpu_check, "pick_dtype", lambda name, device, dtype=dtype: dtype)
+        assert gpu_check.find_precisions(CPU) == names.split()
+
+
 def test_precision_of_float32_layers():
     matmul, conv = torch.backends.cuda.matmul, torch.backends.cudnn.conv
     before = matmul.fp32_precision, conv.fp32_precision
@@ -88,7 +95,13 @@ def test_waits(small, monkeypatch):
     # softmax: of the RPN and of the head in a prediction; of the RPN and of two losses in a step
     monkeypatch.setattr(gpu_check, "WAITS", ("aten::_softmax", "aten::_log_softmax"))
     figures = gpu_check.count_waits(CONFIG, CPU, None)
-    assert figures == {"train, waits": 3, "predict, waits": 2, "fault": "3 waits per training step, not one"}
+    assert figures == {"train, waits": 3, "predict, waits": 2, "fault": "3 waits per training step, not 2"}
+
+
+def test_a_profiler_that_sees_no_gpu(small, monkeypatch):
+    monkeypatch.setattr(benchmark, "Ours", lambda *args: SimpleNamespace(train=list, predict=list))
+    for device, fault in ((CPU, None), (torch.device("cuda"), "0 waits per training step, not 2")):
+        assert gpu_check.count_waits(CONFIG, device, None)["fault"] == fault
 
 
 @pytest.fixture
@@ -138,15 +151,16 @@ def test_a_training_that_fails(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("weights", "fault"),
+    ("device", "weights", "fault"),
     [
-        ((3.0, 3.0, 3.0), None),
-        ((3.0, 3.0, 3.5), "a resumed run differs more than two equal ones"),
-        ((3.0, 3.1, 2.8), "two equal runs differ"),
-        ((3.0, 3.1, 3.5), "two equal runs differ; a resumed run differs more than two equal ones"),
+        ("cpu", (3.0, 3.0, 3.0), None),
+        ("cpu", (3.0, 3.0, 3.0001), "a whole and a resumed run differ"),
+        ("cuda", (3.0, 3.0001, 2.998), None),
+        ("cuda", (3.0, 3.1, 3.0), "two equal runs differ"),
+        ("cuda", (3.0, 3.1, math.nan), "two equal runs differ; a whole and a resumed run differ"),
     ],
 )
-def test_repeating(tmp_path, monkeypatch, weights, fault):
+def test_repeating(tmp_path, monkeypatch, device, weights, fault):
     calls, values = [], dict(zip(("one", "two", "resumed"), weights, strict=True))
 
     def write_weights(folder, env, device, *options):
@@ -156,9 +170,9 @@ def test_repeating(tmp_path, monkeypatch, weights, fault):
         torch.save({"model": {"weight": torch.tensor([4.0, 0]), "bias": torch.tensor(values[env])}}, path)
 
     monkeypatch.setattr(gpu_check, "train", write_weights)
-    figures = gpu_check.repeat(CONFIG, CPU, tmp_path)
+    figures = gpu_check.repeat(CONFIG, torch.device(device), tmp_path)
     assert figures["fault"] == fault
-    assert figures["of a whole and a resumed run"] == pytest.approx(abs(weights[2] - 3) / 5)
+    assert figures["of a whole and a resumed run"] == pytest.approx(abs(weights[2] - 3) / 5, rel=0.01, nan_ok=True)
     assert calls[2:] == [
         ("resumed", "--deterministic", "--max-steps=20", "--max-steps=10"),
         ("resumed", "--resume", "--max-steps=20"),
@@ -208,6 +222,16 @@ def test_a_check_hides_no_other(tmp_path, monkeypatch, capsys):
     assert list(json.loads((tmp_path / "one.json").read_text())["checks"]) == ["good"]
     with pytest.raises(OptionError, match="--checks=bad: choose from failing,crashing,good"):
         main(GpuConfig(device="cpu", checks=("bad",)))
+
+
+def test_a_process_uses_the_device(monkeypatch):
+    used = []
+    monkeypatch.setattr(os, "setsid", lambda: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", used.append)
+    gpu_check.start_process(torch.device("cuda", 1))
+    assert used == [torch.device("cuda", 1)]
 
 
 def test_a_check_that_hangs_ends_with_all_that_it_started(tmp_path, monkeypatch):

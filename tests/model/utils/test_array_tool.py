@@ -156,14 +156,15 @@ def test_call_creator():
     assert not out.twice.requires_grad
 
 
-def boxes_and_more(height=20, width=30):
+def boxes_and_more(height=20, width=30, n_object=2):
     """Yield the three creators, each with the tensors of an image of so many cells and its other arguments."""
     rng, img_size = np.random.default_rng(0), (16 * height, 16 * width)
     base = torch.from_numpy(generate_anchor_base(anchor_scales=(2, 4, 8)))
     anchor = enumerate_shifted_anchor(base, 16, height, width)
     loc = torch.from_numpy(rng.normal(0, 0.2, anchor.shape).astype(np.float32))
     score = torch.from_numpy(rng.permutation(len(anchor)).astype(np.float32))
-    bbox, label = torch.tensor([[20.5, 30, 100, 90], [200, 250, 300, 470]]), torch.tensor([4, 1])
+    bbox = torch.tensor([[20.5, 30, 100, 90], [200, 250, 300, 470]])[:n_object]
+    label = torch.tensor([4, 1])[:n_object]
     yield AnchorTargetCreator(), (bbox, anchor), (img_size, "rng")
     yield ProposalCreator(), (loc, score, anchor), (img_size, 1.5, True)
     yield ProposalTargetCreator(), (anchor, bbox, label), ("rng",)
@@ -171,10 +172,10 @@ def boxes_and_more(height=20, width=30):
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-@pytest.mark.parametrize("cells", [(20, 30), (37, 50)])
+@pytest.mark.parametrize(("cells", "n_object"), [((20, 30), 2), ((37, 50), 2), ((20, 30), 0)])
 @pytest.mark.parametrize("which", range(3))
-def test_creators_agree_on_cpu_and_gpu(which, cells):
-    creator, tensors, others = list(boxes_and_more(*cells))[which]
+def test_creators_agree_on_cpu_and_gpu(which, cells, n_object):
+    creator, tensors, others = list(boxes_and_more(*cells, n_object))[which]
 
     def run(device):
         rest = (np.random.default_rng(5) if other == "rng" else other for other in others)
