@@ -17,6 +17,7 @@ FAR, SLACK = 0.1, 2  # a box may extend beyond its image by this fraction of the
 CUT_OFF = 0.01  # an image file is read if a smaller fraction is missing
 SHOWN, FEW = 20, 3  # offenders per kind that errors and notes show; tools.check_data lists all
 
+AS_XML = "each named as its annotation, in folders of the same names"
 SKIP = "leave them out with --invalid-images=skip"
 OR_SKIP = "correct them or pass --invalid-boxes=skip"
 STORED = "pixels as stored (EXIF is not applied), otherwise rotate the images: mogrify -auto-orient"
@@ -31,7 +32,7 @@ KINDS = {  # kind -> what it is, what to do or what was done; recorded as an err
     "xml": ("annotations that are no valid XML", "correct them, or export them again"),
     "encoding": ("annotations in an unknown encoding", "save them as UTF-8"),
     "object": ("unusable objects", f"each needs a class and one box: {OR_SKIP}"),
-    "no_image": ("missing images", f"add them ({FORMATS}), delete their ids, or {SKIP}"),
+    "no_image": ("missing images", f"add them ({FORMATS}), {AS_XML}, delete their ids, or {SKIP}"),
     "image": ("unreadable images", f"replace them, delete their ids, or {SKIP}"),
     "swapped_size": ("images with swapped sides", f"correct or delete that size if the boxes fit the {STORED}"),
     "size": ("images of another size than annotated", "use those that were annotated, or correct or delete that size"),
@@ -50,7 +51,7 @@ KINDS = {  # kind -> what it is, what to do or what was done; recorded as an err
     "exif": ("images rotated by EXIF", "boxes are taken to fit the pixels as stored; check that they do"),
     "unusual": ("unusual values of difficult or <size>", "they count as absent"),
     "absent": ("classes without objects", "not learned in training, no AP in evaluation; difficult ones do not count"),
-    "drawn": ("splits drawn at random", "no split file was found; the run keeps the ids"),
+    "drawn": ("splits drawn at random", "nothing says what the splits are; the run keeps the ids"),
     "others": ("other files", "neither image nor annotation"),
 }
 

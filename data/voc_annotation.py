@@ -80,9 +80,10 @@ def read_annotation(path: Path, report: ValidationReport, skip: bool = False) ->
         except ValueError as error:
             rows += [(None, [math.nan] * 4, False, math.nan)] * skip
             (report.note if skip else report.error)("no_box" if skip else "object", f"{where}: {error}")
-    size = [_number(root.findtext(f"size/{side}")) for side in ("height", "width")]
+    sides = [" ".join(node.text or "" for node in root.findall(f"size/{side}")) for side in ("height", "width")]
+    size = [_number(side) for side in sides]  # NaN of two numbers
     if not all(map(math.isfinite, size)):
-        report.note("unusual", f"{path}: <size> with {' and '.join(f'{side:g}' for side in size)}")
+        report.note("unusual", f"{path}: <size> with {' and '.join(sides):.40}")
         size = [0, 0]
     if stray or len(rows) < len(objects):
         return None

@@ -117,7 +117,7 @@ class Layout:
     def find_splits(self) -> list[str]:
         """Return those of `SPLITS` that are there; if none is, all that have a file; if none has, train and val."""
         lists = self._lists(())
-        others = [name for name in lists if name.rpartition("_")[2] not in lists.keys() - {name}]  # not those per class
+        others = [name for name in lists if name and name.rpartition("_")[2] not in lists.keys() - {name}]  # not those per class
         return [*filter(self.has, SPLITS)] or sorted(others) or ["train", "val"]
 
     def has(self, split: str) -> bool:
@@ -137,7 +137,8 @@ class Layout:
             split_ids: split -> ids, as they were drawn earlier; used if most are there, the others are errors then.
         """
         lists, folders, ids = self._lists(splits), self._folders(splits), {}
-        every = sorted(folders.pop("", ()))
+        everything, in_none = lists.pop("", None), folders.pop("", ())
+        every = sorted(self._read_ids(everything, report) if everything else in_none)
         there, fault = lists.keys() | folders.keys(), "does not exist"
         for split in splits:
             name = next((n for n in ALIASES.get(_usual(split), (_usual(split),)) if n in there), None)
@@ -172,7 +173,10 @@ class Layout:
         return ids
 
     def _lists(self, splits):
-        """Return split -> its files; files per class with a column are united, as VoTT writes them."""
+        """Return split -> its files; files per class with a column are united, as VoTT writes them.
+
+        "" for the list of all images, default.txt, that CVAT writes (and Datumaro, beside those per class).
+        """
         wanted, files = {*splits, *NAMES}, {}
         for folder in (".", "imagesets", "imagesets/main"):
             texts = [p for p in self.files if p.suffix == ".txt" and p.parent.as_posix().lower() == folder]
@@ -184,13 +188,15 @@ class Layout:
             per_class = split in wanted - files.keys()
             if per_class and all(line[:1] in "#" or COLUMN.search(line) for line in read_lines(path)):
                 lists.setdefault(split, []).append(path)
+        if "default" in lists.keys() - splits and all("default" in name.split("_") for name in lists):
+            return {"": lists["default"]}
         return lists
 
     def _read_ids(self, paths, report):
         first = {}  # file and id -> line
         for path in paths:
             for number, line in enumerate(read_lines(path), start=1):
-                texts = [text.replace("\\", "/") for text in (line, COLUMN.sub("", line))]
+                texts = [text.replace("\\", "/") for text in (line, COLUMN.sub("", line).strip("\"'"))]
                 ids = ["/".join((*folders, stem)) for folders, stem in map(self._key, texts)]
                 image_id = next((i for i in ids if any(self._find(i))), "" if line.startswith("#") else ids[1])
                 if ABOVE.match(texts[0]):

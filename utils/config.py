@@ -491,6 +491,8 @@ def command(
             main(parse_options(config_class, texts, stored, defaults), *words)
         except (OptionError, OSError, *errors) as error:
             sys.exit(f"error: {error}")
+        except UnicodeEncodeError as error:  # of a file's name
+            sys.exit(f"error: {error.object!a} cannot be written in {error.encoding}, as the locale says: PYTHONUTF8=1")
         except KeyboardInterrupt:
             print("\ninterrupted", file=sys.stderr)
             sys.exit(128 + signal.SIGINT)

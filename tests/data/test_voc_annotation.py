@@ -173,7 +173,7 @@ def test_words_for_difficult(tmp_path, word, difficult, noted):
     assert report.notes == ({"unusual": {f"{tmp_path}/a.xml object 1: <difficult>{word}": None}} if noted else {})
 
 
-@pytest.mark.parametrize("side", ["None", "wide", "nan", "inf", "9" * 400])
+@pytest.mark.parametrize("side", ["None", "wide", "nan", "inf", "9" * 400, "6</width><width>5"])
 def test_a_size_that_is_no_number_is_absent(tmp_path, side):
     (tmp_path / "a.xml").write_text(f"<annotation><size><width>{side}</width><height>4</height></size></annotation>")
     report = ValidationReport()

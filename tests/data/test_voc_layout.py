@@ -87,7 +87,10 @@ LAYOUTS = {  # files, ids of the splits train and val
         TWO,
     ),
     "valid": (pairs(ABCD) | lists(train="a\nb", valid="c\nd"), TWO),
+    "in quotes": (pairs(ABCD) | lists(train="\"a.jpg\"\n'b'\n", val='"c"  1\n"JPEGImages/d.jpg"'), TWO),
     "no lists": (pairs(ABCD), DRAWN),
+    "CVAT": (pairs(ABCD + "e") | lists(default="d\nb\nc\na\n"), DRAWN),
+    "Datumaro": (pairs(ABCD) | lists(default="a\nb\nc\nd\n", apple_default="a  1\nb -1\n", default_pear="c\n"), DRAWN),
     "empty ImageSets": (pairs(ABCD) | {"ImageSets/Main/.keep": ""}, DRAWN),
     "kangaroo": (pairs(ABCD, "annots/{}.xml", "images/{}.jpg"), DRAWN),
     "pets": (pairs(ABCD, "annotations/xmls/{}.xml", "images/{}.jpg") | {"annotations/trimaps/a.png": ""}, DRAWN),
@@ -184,9 +187,14 @@ def test_other_names_of_splits(tmp_path, files):
     assert [dataset.ids for dataset in read_splits(tmp_path, ["Train", "VAL"])] == [["a"], ["b"]]
 
 
-def test_lists_per_class_are_no_splits(tmp_path):  # as Datumaro writes them
-    write(tmp_path, pairs("ab") | lists(default="a\nb", cat_default="a  1\nb -1"))
-    assert [dataset.split for dataset in read_splits(tmp_path)] == ["default"]
+def test_lists_per_class_are_no_splits(tmp_path):
+    write(tmp_path, pairs("ab") | lists(all="a\nb", cat_all="a  1\nb -1"))
+    assert [dataset.split for dataset in read_splits(tmp_path)] == ["all"]
+
+
+def test_the_list_of_all_images_can_be_asked_for(tmp_path):
+    write(tmp_path, pairs("abc") | lists(default="b\na", cat_default="a  1\nb -1"))
+    assert read(tmp_path, "default", val_ratio=0.2).ids == ["b", "a"]
 
 
 def test_lists_without_a_column_are_not_united(tmp_path):
@@ -283,6 +291,13 @@ def test_images_in_formats_that_are_not_read_are_named(tmp_path):
     assert offender == f"  {tmp_path}/Annotations/a.xml, only {tmp_path}/JPEGImages/a.HEIC"
 
 
+def test_a_folder_of_another_name_is_named(tmp_path):
+    write(tmp_path, {"labels/cam1_voc/a.xml": thing(A), "images/cam1/a.jpg": ""})
+    title, offender = message(read, tmp_path, "train").splitlines()
+    assert "each named as its annotation, in folders of the same names" in title
+    assert offender == f"  {tmp_path}/labels/cam1_voc/a.xml, only {tmp_path}/images/cam1/a.jpg"
+
+
 def test_what_is_left_out_is_counted(tmp_path):
     write(tmp_path, LAYOUTS["labelImg"][0] | {"a.json": "", "b.json": ""})
     train, _ = read_splits(tmp_path, ["train", "val"], val_ratio=0.2)
@@ -302,6 +317,8 @@ FAULTS = {  # files, splits, kind of error, words
         "split",
         "splits in this folder: test, train",
     ),
+    "all beside another list": (pairs(ABCD) | lists(default="a", fold="b"), "train", "split", "folder: default, fold"),
+    "train and val in one": (pairs(ABCD) | lists(trainval="a"), "train val", "split", "folder: trainval"),
     "empty list": (
         pairs(ABCD) | lists(train="\ufeff \n\r\n"),
         "train",

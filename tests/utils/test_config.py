@@ -400,6 +400,12 @@ def test_interrupting_a_command_is_a_line_and_the_code_of_its_signal(capsys):
     assert (caught.value.code, capsys.readouterr().err) == (130, "\ninterrupted\n")
 
 
+def test_a_name_that_the_locale_cannot_write_is_one_line():  # LC_ALL=C PYTHONUTF8=0, a folder stored as UTF-8
+    what = r"'d\\xe4t\\xe4' cannot be written in ascii, as the locale says: PYTHONUTF8=1"
+    with pytest.raises(SystemExit, match=f"^error: {what}$"):
+        call([], main=lambda config: "dätä".encode("ascii"))
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_a_command_but_not_its_finally(number):
     done = []
