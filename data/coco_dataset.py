@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from data.validate import DataError, ValidationReport, check_class_names
 from data.voc_annotation import as_annotation
 from data.voc_dataset import DEFAULTS, VOCDataset, check_images, finish
-from data.voc_layout import draw, most
+from data.voc_layout import draw, drawn_earlier
 
 
 def build(options, splits, classes=(), report=None) -> list["COCODataset"]:
@@ -47,13 +47,11 @@ def build(options, splits, classes=(), report=None) -> list["COCODataset"]:
 
 def _draw(splits, every, options, report):
     """Return split -> ids of the only file: as drawn earlier, else drawn at random."""
-    there, drawn = {*every}, (options["split_ids"] or {}).items()
-    stored = {s: ids for s, ids in drawn if s in splits and most(i in there for i in ids)}
+    there = {*every}
+    stored = drawn_earlier(splits, options["split_ids"], there.__contains__)
     for gone in sorted({image_id for ids in stored.values() for image_id in ids} - there):
         report.error("no_image", f"{gone}, which was drawn")
-    ids = stored or dict(draw(splits, every, options["val_ratio"], options["seed"]))
-    for split in () if stored else ids:
-        report.note("drawn", f"{split} {len(ids[split])} of {len(every)} images")
+    ids = stored or draw(splits, every, options["val_ratio"], options["seed"], report)
     return dict.fromkeys(splits, every) | ids
 
 

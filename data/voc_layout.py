@@ -13,7 +13,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -116,9 +116,7 @@ class Layout:
 
     def find_splits(self) -> list[str]:
         """Return those of `SPLITS` that are there; if none is, all that have a file; if none has, train and val."""
-        lists = self._lists(())
-        others = [name for name in lists if name and name.rpartition("_")[2] not in lists.keys() - {name}]  # not those per class
-        return [*filter(self.has, SPLITS)] or sorted(others) or ["train", "val"]
+        return [*filter(self.has, SPLITS)] or sorted(filter(None, self._lists(()))) or ["train", "val"]
 
     def has(self, split: str) -> bool:
         """Whether a file or a folder says what is in a split."""
@@ -144,15 +142,13 @@ class Layout:
             name = next((n for n in ALIASES.get(_usual(split), (_usual(split),)) if n in there), None)
             ids[split] = self._read_ids(lists[name], report) if name in lists else folders.get(name, [])
         if not there:
-            stored = {s: i for s, i in (split_ids or {}).items() if s in splits and most(all(self._find(x)) for x in i)}
+            stored = drawn_earlier(splits, split_ids, lambda image_id: all(self._find(image_id)))
             ids, there = ids | stored, stored.keys()
         if not there:
             hints = [n for n in map(str, self.files) if NAMES & {*n.lower().removesuffix(".txt").split(os.sep)}]
             of = f"because of {hints[0]}" if hints else f"for it with --val-ratio={val_ratio:g} of {len(every)} images"
             fault += f", and none is drawn {of}"
-            for split, part in [] if hints else draw(splits, every, val_ratio, seed):
-                ids[split] = part
-                report.note("drawn", f"{split} {len(part)} of {len(every)} annotated images")
+            ids |= {} if hints else draw(splits, every, val_ratio, seed, report)
         for split in splits:
             if not ids[split]:
                 path = lists.get(split, [self.root / "ImageSets" / "Main" / f"{split}.txt"])[0]
@@ -206,8 +202,14 @@ class Layout:
         return list(dict.fromkeys(image_id for _, image_id in first))
 
 
-def draw(splits: Sequence[str], every: list[str], val_ratio: float, seed: int) -> list[tuple[str, list[str]]]:
-    """Return (split, ids) of splits that are drawn; the part that is held out is that of val and test, or the last."""
+def drawn_earlier(splits: Sequence[str], split_ids: dict | None, exists: Callable[[str], bool]) -> dict[str, list[str]]:
+    """Return those of `split_ids`, see `Layout.split_ids`, that are asked for and of which most exist."""
+    asked = {split: ids for split, ids in (split_ids or {}).items() if split in splits}
+    return {split: ids for split, ids in asked.items() if 2 * sum(map(exists, ids)) > len(ids)}
+
+
+def draw(splits: Sequence[str], every: list[str], val_ratio: float, seed: int, report: ValidationReport) -> dict:
+    """Return split -> ids that are drawn, and note it; the part held out is that of val and test, or the last."""
     ranks = {s: s.lower().startswith(("val", "test")) - s.lower().startswith("train") for s in splits}
     order = np.random.default_rng(seed).permutation(len(every))
     n_val = max(val_ratio > 0, round(val_ratio * len(every)))
@@ -215,14 +217,11 @@ def draw(splits: Sequence[str], every: list[str], val_ratio: float, seed: int) -
     if len(ranks) == 1:
         everything = val_ratio == 0 or len(splits) > 1
         parts = [order if everything else (parts[0], (), parts[1])[ranks[splits[0]] + 1]]
-    drawn = zip(sorted(ranks, key=ranks.get), parts, strict=False)
-    return [(split, [every[i] for i in sorted(part)]) for split, part in drawn]
-
-
-def most(found: Iterable[bool]) -> bool:
-    """Whether more than half of some values are true."""
-    found = list(found)
-    return 2 * sum(found) > len(found)
+    drawn = {}
+    for split, part in zip(sorted(ranks, key=ranks.get), parts, strict=False):
+        drawn[split] = [every[i] for i in sorted(part)]
+        report.note("drawn", f"{split} {len(part)} of {len(every)} images")
+    return drawn
 
 
 def _usual(name):

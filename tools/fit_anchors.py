@@ -15,7 +15,7 @@ import fire
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from scipy.cluster.vq import kmeans2
+from scipy.cluster import vq
 from tqdm import tqdm
 
 import data
@@ -114,10 +114,7 @@ def centred(size, stride):
 def kmeans(values, k, rng):
     """Return the k centres of (N, D) values, the best of several runs of k-means; fewer if fewer values differ."""
     distinct = np.unique(values, axis=0)
-    if len(distinct) <= k:
-        return distinct
-    runs = [kmeans2(values, k, iter=30, minit="++", rng=rng) for _ in range(N_START)]
-    return min(runs, key=lambda run: ((values - run[0][run[1]]) ** 2).sum())[0]
+    return distinct if len(distinct) <= k else vq.kmeans(values, k, iter=N_START, rng=rng)[0]
 
 
 def fit_grid(size, k, stride, rng):

@@ -9,6 +9,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -176,21 +177,14 @@ class VisdomWriter:
     """Windows of the environment `env` on the Visdom server at localhost:`port`, one with the options of the run."""
 
     def __init__(self, port: int, env: str, options: Mapping):
-        import requests
         import visdom
 
-        session = requests.Session()
-        session.trust_env = False  # no proxy between this machine and itself
-
-        class Client(visdom.Visdom):
-            def _handle_post(self, url, data=None):
-                response = session.post(url, data=data, timeout=1)  # seconds
-                response.raise_for_status()
-                return response.text
-
         # send=False: the constructor does not warn that it goes without an incoming socket
-        self.client = Client(port=port, env=env, use_incoming_socket=False, raise_exceptions=True, send=False)
-        self.client.send = True
+        self.client = visdom.Visdom(port=port, env=env, use_incoming_socket=False, raise_exceptions=True, send=False)
+        self.client.send, session = True, self.client.session
+        session.trust_env = False  # no proxy between this machine and itself
+        session.post = partial(session.post, timeout=1)  # seconds
+        session.hooks["response"].append(lambda response, **_: response.raise_for_status())
         rows = "".join(f"<tr><td>{key}<td>{html.escape(str(value))}" for key, value in options.items())
         opts = {"title": "options", "width": 330, "height": 400}
         self.client.text(f"<table>{rows}</table>", win="options", opts=opts)

@@ -6,6 +6,7 @@ T tags; C counts of proposals; K IoU thresholds.
 
 import contextlib
 import math
+import warnings
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -41,19 +42,14 @@ def find_font(text: str) -> str | None:
     return None
 
 
-@cache  # once per run
-def _note_numbers():
-    print("note: no installed font has the letters of some class names: pictures show the numbers of these classes")
-
-
 def drawable(text: str, number: int | None = None) -> str:
     """Return `text` if a font has its characters (and those of a tag, with a `number`), else the number or escapes."""
     if (text.isascii() and text.isprintable()) or find_font(text + ("" if number is None else _TAG)):
         return text
     if number is None:
         return ascii(text)[1:-1]
-    _note_numbers()
-    return str(number)
+    warnings.warn("no installed font has the letters of some class names: pictures show their numbers", stacklevel=1)
+    return str(number)  # warned once per run
 
 
 @cache
@@ -147,18 +143,7 @@ def draw_bbox(
 
     Returns:
         (H, W, 3) uint8.
-
-    Raises:
-        ValueError: shapes do not fit, or a coordinate is NaN.
     """
-    bbox = np.asarray(bbox)
-    if img.ndim != 3 or img.shape[2] != 3 or img.dtype != np.uint8:
-        raise ValueError(f"img is {img.shape} {img.dtype}; draw_bbox needs (H, W, 3) uint8")
-    if bbox.ndim != 2 or bbox.shape[1] != 4 or np.isnan(bbox).any():
-        raise ValueError(f"bbox is {bbox.shape}; draw_bbox needs (N, 4) without NaN")
-    for name, values in (("label", label), ("score", score), ("difficult", difficult)):
-        if values is not None and len(values) != len(bbox):
-            raise ValueError(f"{name} has {len(values)} entries for {len(bbox)} boxes; give one per box")
     img_size = np.array(img.shape[:2])
     size = max(11, round(img_size.sum() / 100))  # of the font: readable once the image is scaled to a screen
     line, pad = max(2, size // 6), max(2, size // 5)

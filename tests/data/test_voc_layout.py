@@ -187,11 +187,6 @@ def test_other_names_of_splits(tmp_path, files):
     assert [dataset.ids for dataset in read_splits(tmp_path, ["Train", "VAL"])] == [["a"], ["b"]]
 
 
-def test_lists_per_class_are_no_splits(tmp_path):
-    write(tmp_path, pairs("ab") | lists(all="a\nb", cat_all="a  1\nb -1"))
-    assert [dataset.split for dataset in read_splits(tmp_path)] == ["all"]
-
-
 def test_the_list_of_all_images_can_be_asked_for(tmp_path):
     write(tmp_path, pairs("abc") | lists(default="b\na", cat_default="a  1\nb -1"))
     assert read(tmp_path, "default", val_ratio=0.2).ids == ["b", "a"]
@@ -213,8 +208,8 @@ def test_a_split_is_drawn_by_seed_and_ratio_and_can_be_given_back(tmp_path):
         assert sorted(train.ids + val.ids) == [str(i) for i in range(10, 40)]
         assert len(val) == ratio * 30
         assert train.notes == [
-            f"splits drawn at random: train {len(train)} of 30 annotated images; "
-            f"val {len(val)} of 30 annotated images ({KINDS['drawn'][1]})"
+            f"splits drawn at random: train {len(train)} of 30 images; "
+            f"val {len(val)} of 30 images ({KINDS['drawn'][1]})"
         ]
         assert drawn.setdefault((seed, ratio), (train.ids, val.ids)) == (train.ids, val.ids)
     assert len(set(map(str, drawn.values()))) == 3
