@@ -149,18 +149,17 @@ def find_images(paths):
 
 
 def picture_names(images):
-    """Name the picture of each image by its stem; where several have it, prepend the folders, then append the suffix.
+    """Name the picture of each image by its stem; where several have it, by folders and suffix, too: cam1_a.jpg.
 
-    Folders are those below the folder that all images share: cam1_a and cam2_a; a.jpg and a.png.
+    Folders are those below the folder that all images share.
     """
     absolute = [Path(os.path.abspath(path)) for path in images]
     shared = os.path.commonpath([path.parent for path in absolute])
-    below = [path.relative_to(shared) for path in absolute]
-    options = [(path.stem, "_".join(path.with_suffix("").parts), "_".join(path.parts)) for path in below]
-    counts = [Counter(map(str.casefold, column)) + Counter([SHEET]) for column in zip(*options, strict=True)]
-    names = [
-        next((n for n, count in zip(row, counts, strict=True) if count[n.casefold()] == 1), row[-1]) for row in options
-    ]
+    count = Counter([SHEET, *(path.stem.casefold() for path in absolute)])
+    names = []
+    for path in absolute:
+        alone = count[path.stem.casefold()] == 1
+        names.append(path.stem if alone else "_".join(path.relative_to(shared).parts))
     repeated = [name for name, n in Counter(map(str.casefold, names)).items() if n > 1]
     if repeated:
         raise OptionError(f"several images would have the picture {repeated[0]}.png: rename one of them")

@@ -1,7 +1,6 @@
 """Data sets. `build` opens splits of one; each yields `Sample`s."""
 
 import importlib
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,7 +54,7 @@ def build(name: str, options: Any, splits: Sequence[str], classes: Sequence[str]
 
 
 def read_class_names(classes: Sequence[str]) -> tuple[str, ...]:
-    """Return the class names in `classes`: a list of names, or of one file with a name per line."""
+    """Return the class names in `classes`, each once: a list of names, or of one file with a name per line."""
     where = f"--classes={','.join(classes)}"
     if len(classes) == 1 and Path(classes[0]).is_file():
         classes = [line for line in read_lines(classes[0]) if line]
@@ -63,10 +62,7 @@ def read_class_names(classes: Sequence[str]) -> tuple[str, ...]:
             raise DataError(f"{where} contains no class name: write one per line")
     elif len(classes) == 1 and classes[0].endswith(".txt"):
         raise DataError(f"{where}: the file does not exist")
-    repeated = [name for name, n in Counter(classes).items() if n > 1]
-    if repeated:
-        raise DataError(f"{where} contains {', '.join(repeated)} more than once: delete the duplicates")
-    return tuple(classes)
+    return tuple(dict.fromkeys(classes))
 
 
 def read_lines(path: str | Path) -> list[str]:

@@ -90,11 +90,11 @@ class _File:
         count = Counter(stems.values())
         self.images = {stems[i] if count[stems[i]] == 1 else str(_path(entry)): entry for i, entry in entries.items()}
         self.names = {category_id: entry["name"].strip() for category_id, entry in self.categories.items()}
-        file_names = {i: str(_path(entry)) for i, entry in entries.items()}
-        for key, text, texts in ("categories", "name", self.names), ("images", "file_name", file_names):
-            for name, number in Counter(texts.values()).items():
-                if number > 1:
-                    report.error("coco", f"{self.path}: {number} {key} have the {text} {name!r}")
+        names = [f"category {name}" for name in self.names.values()]
+        names += [f"image {_path(entry)}" for entry in entries.values()]
+        for name, number in Counter(names).items():
+            if number > 1:
+                report.error("coco", f"{self.path}: {number} times {name}")
         self.objects = {image_id: [] for image_id in entries}
         for i, entry in enumerate(content["annotations"]):
             try:
@@ -108,7 +108,8 @@ class _File:
         """Return id -> entry of those in a list that have an id of their own and a text."""
         known = {}
         for i, entry in enumerate(content[key]):
-            if not (isinstance(entry, dict) and isinstance(entry.get("id"), int | str) and _has_text(entry, text)):
+            name = entry.get(text) if isinstance(entry, dict) else None
+            if not (isinstance(name, str) and name.strip() and isinstance(entry.get("id"), int | str)):
                 self.report.error("coco", f"{self.path} {key}[{i}]: it needs an id and a {text}")
             elif known.setdefault(entry["id"], entry) is not entry:
                 self.report.error("coco", f"{self.path} {key}[{i}]: an earlier one has the id {entry['id']!r}")
@@ -154,10 +155,6 @@ class _File:
         except (KeyError, TypeError, ValueError, OverflowError):
             annotation = as_annotation(rows, (0, 0), origin=0)
         return f"{self.path}: {path}", image, annotation
-
-
-def _has_text(entry, key):
-    return isinstance(entry.get(key), str) and bool(entry[key].strip())
 
 
 def _path(image):

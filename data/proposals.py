@@ -79,8 +79,7 @@ def read_proposals(path):
             raise ValueError("the boxes must be (sum of counts, 4): y_min, x_min, y_max, x_max")
         parts = np.split(roi.astype(np.float32), counts.cumsum()[:-1])
     except Exception as error:  # a damaged file makes NumPy raise errors of many types
-        reason = f"{error} is missing" if isinstance(error, KeyError) else error
-        raise DataError(f"{path} is not a file of python -m tools.make_proposals: {reason}") from None
+        raise DataError(f"{path} is not a file of python -m tools.make_proposals: {error}") from None
     return dict(zip(ids.tolist(), parts, strict=True))
 
 

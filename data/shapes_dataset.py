@@ -84,13 +84,6 @@ class _Object(NamedTuple):
         return self.row.min() / FINE, self.col.min() / FINE, (self.row.max() + 1) / FINE, (self.col.max() + 1) / FINE
 
 
-def _fill(corner):
-    """Row and column (P,) of the pixels whose centers lie in a polygon (V, 2); pixel 0 covers 0 ... 1."""
-    low = np.floor(corner.min(axis=0)).astype(int)  # skimage drops what lies below 0
-    row, col = polygon(*(corner - low - 0.5).T)
-    return row + low[0], col + low[1]
-
-
 def _shape(label, center, side, angle, img_size):
     """Turn the outline of a class, stretch it to a box of `side` (height, width) pixels at `center`, fill it."""
     kind = _KINDS[CLASSES[label]]
@@ -99,7 +92,9 @@ def _shape(label, center, side, angle, img_size):
     low, high = corner.min(axis=0), corner.max(axis=0)
     zoom = FINE * side / (high - low)
     shift = FINE * center - zoom * (low + high) / 2
-    pixel = np.stack(_fill(corner * zoom + shift))
+    corner = corner * zoom + shift
+    first = np.floor(corner.min(axis=0)).astype(int)  # skimage drops what lies below 0
+    pixel = np.stack(polygon(*(corner - first - 0.5).T)) + first[:, None]  # (2, P); pixel 0 covers 0 ... 1
     inside = pixel[:, ((pixel >= 0) & (pixel < FINE * img_size[:, None])).all(axis=0)]
     own = turn.T @ ((inside + 0.5 - shift[:, None]) / zoom[:, None])
     upright = (inside + 0.5 - FINE * center[:, None]) / (FINE * side[:, None] / 2)

@@ -32,7 +32,6 @@ IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 IMAGE_END = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}  # near the end of a complete file
 DEFAULTS = {"invalid_boxes": "error", "invalid_images": "error", "unknown_classes": "error"}
 DEFAULTS |= {"val_ratio": 0.0, "seed": 0, "split_ids": None}  # of the options that `read_splits` explains
-PROGRESS = 2000  # images from which on a bar is shown
 AREA_METRIC = re.compile(r"VOC201\d")  # folders whose devkit takes the area under the curve
 FOLDER = Path("datasets")  # for what is downloaded or drawn
 
@@ -118,7 +117,7 @@ def check_images(ids, read, options, report: ValidationReport, found: dict, orig
     """
     skip_boxes, skip_images = options["invalid_boxes"] == "skip", options["invalid_images"] == "skip"
     records, users = {}, {}
-    for image_id in tqdm(ids, "check", unit="image", leave=False, disable=len(ids) < PROGRESS):
+    for image_id in tqdm(ids, "check", unit="image", leave=False, delay=1):
         where, image, annotation = read(image_id)
         if users.setdefault(image, image_id) != image_id and image:
             report.error("duplicate_id", f"{image_id} and {users[image]} are both {image}")
@@ -203,16 +202,12 @@ def read_image(path: str | Path, report: ValidationReport | None = None) -> np.n
 
 def _decode(path, content=None):
     with _open_image(path, content and io.BytesIO(content)) as img:
-        return _as_rgb(img)
-
-
-def _as_rgb(img):
-    if img.mode[0] in "IF":  # 16 bits of gray, which Pillow would clip at 255
-        gray = np.asarray(img)
-        if img.mode == "F" or gray.min() < 0 or gray.max() > 65535:
-            raise ValueError("its pixels are not integers of 8 or 16 bits: save it with such")
-        return np.repeat((gray >> 8).astype(np.uint8)[:, :, None], 3, 2)
-    return np.array((img.convert("RGBA") if "transparency" in img.info else img).convert("RGB"))
+        if img.mode[0] in "IF":  # 16 bits of gray, which Pillow would clip at 255
+            gray = np.asarray(img)
+            if img.mode == "F" or gray.min() < 0 or gray.max() > 65535:
+                raise ValueError("its pixels are not integers of 8 or 16 bits: save it with such")
+            return np.repeat((gray >> 8).astype(np.uint8)[:, :, None], 3, 2)
+        return np.array((img.convert("RGBA") if "transparency" in img.info else img).convert("RGB"))
 
 
 def read_header(path: Path, report: ValidationReport, skip: bool = False) -> tuple[tuple[int, int], int] | None:

@@ -73,15 +73,15 @@ def test_missing_images_are_named(tmp_path):
 
 def test_a_picture_has_the_name_of_its_image(tmp_path):
     names = ["b.png", "cam1/a.jpg", "cam1/c.jpg", "cam2/A.jpg", "d.jpg", "d.png", "cam1/contact_sheet.png"]
-    pictures = ["b", "cam1_a", "c", "cam2_A", "d.jpg", "d.png", "cam1_contact_sheet"]
+    pictures = ["b", "cam1_a.jpg", "c", "cam2_A.jpg", "d.jpg", "d.png", "cam1_contact_sheet.png"]
     assert picture_names([tmp_path / name for name in names]) == pictures
     assert picture_names([tmp_path / "cam1/a.jpg"]) == ["a"]
-    assert picture_names([Path("../x/a.jpg"), Path("a.jpg")]) == ["x_a", f"{Path.cwd().name}_a"]
+    assert picture_names([Path("../x/a.jpg"), Path("a.jpg")]) == ["x_a.jpg", f"{Path.cwd().name}_a.jpg"]
 
 
 def test_no_two_pictures_have_one_name(tmp_path):
     images = [tmp_path / name for name in ("cam1/a.jpg", "cam2/a.jpg", "cam1_a.jpg", "cam1_a.jpg.jpg")]
-    assert picture_names(images[:3]) == ["cam1_a.jpg", "cam2_a", "cam1_a"]
+    assert picture_names(images[:3]) == ["cam1_a.jpg", "cam2_a.jpg", "cam1_a"]
     with pytest.raises(OptionError, match=r"several images would have the picture cam1_a\.jpg\.png: rename"):
         picture_names(images)
 
@@ -296,7 +296,7 @@ def test_pictures_of_a_split_do_not_replace_each_other(folder, monkeypatch, caps
     main(config(split="val", coco_json="coco.json"))
     pictures = {path.stem for path in Path("predictions").glob("*.png")}
     assert len(pictures) == len(ids) + 1, pictures
-    assert {"contact_sheet", "contact_sheet.jpg", "v1.5", "c_b"} <= pictures
+    assert {"contact_sheet", "contact_sheet.jpg", "v1.5", "c_b.jpg"} <= pictures
     assert len({row["image_id"] for row in json.loads(Path("coco.json").read_text())}) == len(ids)
     assert f"{folder}/voc, split val: 5 images\nsplits drawn at random\n" in capsys.readouterr().out
 

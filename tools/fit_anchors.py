@@ -29,7 +29,6 @@ from utils.vis import save_figure, set_log_scale
 
 N_START = 10  # random starts of k-means, of which the best is taken
 LOOKS = (("#d62728", "s"), ("#1f77b4", "D"))  # colour and marker of each set of anchors
-PLOT_THRESHS = np.linspace(0.2, 1, 161)
 
 
 class AnchorConfig(TrainInputConfig):
@@ -181,23 +180,17 @@ def anchor_options(scales, ratios):
 
 
 def plot_fits(size, fits, path):
-    """Draw the sizes of (N, 2) objects and shapes, and recall against IoU, into a PNG file."""
-    figure = Figure(figsize=(13, 6), layout="constrained")
-    sizes, recall = figure.subplots(1, 2)
-    sizes.scatter(*size.T[::-1], s=9, color="#2ca02c", alpha=min(0.6, max(0.08, 200 / len(size))), label="objects")
+    """Draw the sizes of (N, 2) objects and of the shapes into a PNG file."""
+    axes = Figure(figsize=(8, 6), dpi=100, layout="constrained").subplots()
+    axes.scatter(*size.T[::-1], s=9, color="#2ca02c", alpha=min(0.6, max(0.08, 200 / len(size))), label="objects")
     for fit, (color, marker) in zip(fits, LOOKS, strict=True):
-        sizes.plot(*fit.size.T[::-1], marker, color=color, fillstyle="none", label=fit.name)
-        for iou, style, name in ((fit.in_place, "-", "in place"), (fit.by_size, "--", "by size")):
-            label = f"{fit.name}, {name}: mean {iou.mean():.2f}"
-            recall.plot(PLOT_THRESHS, (iou[:, None] >= PLOT_THRESHS).mean(0), style, color=color, label=label)
-    sizes.set(xlabel="width", ylabel="height", title="sizes in the resized images, pixels")
-    recall.set(xlabel="IoU", ylabel="recall", title="best possible recall")
-    set_log_scale(sizes, "x")
-    set_log_scale(sizes, "y")
-    for panel in (sizes, recall):
-        panel.legend(fontsize="small", loc="best" if panel is sizes else "lower left")
-        panel.grid(alpha=0.3)
-    save_figure(figure, path)
+        axes.plot(*fit.size.T[::-1], marker, color=color, fillstyle="none", label=fit.name)
+    axes.set(xlabel="width", ylabel="height", title="sizes in the resized images, pixels")
+    set_log_scale(axes, "x")
+    set_log_scale(axes, "y")
+    axes.legend(fontsize="small")
+    axes.grid(alpha=0.3)
+    save_figure(axes.figure, path)
 
 
 if __name__ == "__main__":

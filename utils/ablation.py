@@ -139,8 +139,7 @@ def format_ablation(rows, detector=None) -> str:
 
 def plot_ablation(rows, path) -> None:
     """Plot the mAP of `Row`s against the number of proposals, one line per part that is left out, into a PNG file."""
-    figure = Figure(figsize=(8, 6), dpi=100, layout="constrained")
-    axes = figure.subplots()
+    axes = Figure(figsize=(8, 6), dpi=100, layout="constrained").subplots()
     for name in PAPER:
         points = [(max(row.mean, 1), row.map or 0) for row in rows if row.name == name]
         axes.plot(*zip(*points, strict=True), marker="o", label=name)
@@ -148,4 +147,4 @@ def plot_ablation(rows, path) -> None:
     set_log_scale(axes, "x")
     axes.legend(loc="lower left")
     axes.grid(alpha=0.3)
-    save_figure(figure, path)
+    save_figure(axes.figure, path)

@@ -19,8 +19,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torchvision.models import get_model_weights
 
 from utils.config import OptionError, TrainConfig, as_text, counted, dashed, parse_options, restore_options
+from utils.convert_weights import convert_backbone, convert_detector
 
 RUNS = Path("runs")
 # torchvision's detectors that are trained on COCO, without `fasterrcnn_`
@@ -137,12 +139,7 @@ def load_checkpoint(path: str | Path, resume: bool = False, mmap: bool = False, 
     published = str(path) in PUBLISHED and not Path(path).exists()
     state = _fetch(path) if published else _read(Path(path), mmap)
     with checkpoint_error(path):
-        if "format" in state:
-            state = _upgrade(state)
-        else:
-            from utils.convert_weights import convert_detector
-
-            state = convert_detector(state, hint or Path(path).name)
+        state = _upgrade(state) if "format" in state else convert_detector(state, hint or Path(path).name)
     if resume and (missing := [key for key in RESUME_KEYS if key not in state]):
         raise CheckpointError(f"{path} has no {' and '.join(missing)}: start from it with --load-path instead")
     return state
@@ -150,8 +147,6 @@ def load_checkpoint(path: str | Path, resume: bool = False, mmap: bool = False, 
 
 def load_backbone(path: str | Path) -> dict:
     """Read the weights of a backbone; see `convert_weights.convert_backbone`. Raises CheckpointError as above."""
-    from utils.convert_weights import convert_backbone
-
     with checkpoint_error(path):
         return convert_backbone(_read(Path(path)))
 
@@ -365,8 +360,6 @@ def describe_environment(device: torch.device) -> dict:
 
 def _fetch(name):
     """Fetch the state of one of `PUBLISHED`, unless torch has it already."""
-    from torchvision.models import get_model_weights
-
     weights = get_model_weights(f"fasterrcnn_{name}").COCO_V1
     print(f"{name}: torchvision's detector, trained on COCO (a download of {weights.meta['_file_size']:.0f} MB, once)")
     try:

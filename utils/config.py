@@ -113,11 +113,7 @@ class DetectConfig(DeviceConfig):
 
     deterministic: Flag = option(False, "Device", "use deterministic algorithms where torch has them; only for a GPU")
     preprocess: Literal["auto", "torchvision", "caffe", "caffe-rgb-mean", "chainercv"] = option(
-        "auto",
-        "Image",
-        "pixel values that the weights expect: torchvision (RGB, 0 to 1, normalized), chainercv (RGB, 0 to 255 minus "
-        "the mean), caffe (the same in BGR), caffe-rgb-mean (as caffe, but the means of red and blue are swapped, as "
-        "in simple-faster-rcnn-pytorch), auto (as the weights state, else torchvision)",
+        "auto", "Image", "pixel values, see docs/weights.md; auto: as the weights state, else torchvision"
     )
     score_thresh: Share | None = own("Detection", "drop detections with a lower score", "py-faster-rcnn")
     nms_thresh: Share | None = own("Detection", "IoU threshold of NMS, class by class", "py-faster-rcnn")
@@ -422,14 +418,6 @@ class _Output:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
 
 
-@contextlib.contextmanager
-def lasting_output() -> Iterator[None]:
-    """Print so that no terminal, pipe or encoding ends the block; from here on, warnings are one line."""
-    warnings.formatwarning = lambda text, *_, **__: f"warning: {text}\n"
-    with contextlib.redirect_stdout(_Output(sys.stdout)), contextlib.redirect_stderr(_Output(sys.stderr)):
-        yield
-
-
 def _leave(number, frame):
     """Raise SystemExit, so that `finally` is run."""
     signal.signal(number, signal.SIG_IGN)  # a terminal that is closed may send it twice
@@ -473,7 +461,9 @@ def command(
 
     @fire.decorators.SetParseFn(str)
     def call(*words, **texts):
-        with lasting_output(), handling(SIGNALS[1:], _leave):
+        warnings.formatwarning = lambda text, *_, **__: f"warning: {text}\n"  # one line
+        output = contextlib.redirect_stdout(_Output(sys.stdout)), contextlib.redirect_stderr(_Output(sys.stderr))
+        with output[0], output[1], handling(SIGNALS[1:], _leave):
             run(list(words), texts)
 
     def run(words, texts):

@@ -12,7 +12,6 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, findSystemFonts
@@ -246,17 +245,13 @@ def plot_recall(recall: np.ndarray, counts: Sequence[int], iou_threshs: Sequence
         path: the file, replaced only by a complete one.
     """
     recall = np.asarray(recall, float)  # None becomes NaN
-    figure = Figure(figsize=(8, 6), dpi=100, layout="constrained")
-    axes = figure.subplots()
-    colors = colormaps["viridis"](np.linspace(0, 0.9, len(counts)))  # dark for few proposals
-    for count, line, color in zip(counts, recall, colors, strict=True):
-        label = f"{count} proposals: average {line.mean():.4f}"
-        axes.plot(iou_threshs, line, color=color, linewidth=1.8, marker="o", markersize=4, label=label)
+    axes = Figure(figsize=(8, 6), dpi=100, layout="constrained").subplots()
+    for count, line in zip(counts, recall, strict=True):
+        axes.plot(iou_threshs, line, marker="o", label=f"{count} proposals: average {line.mean():.4f}")
     axes.set(xlim=(0.5, 1), ylim=(0, 1), xlabel="IoU", ylabel="recall", title="recall of proposals")
     axes.legend(loc="upper right", fontsize="small")
     axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    save_figure(figure, path)
+    save_figure(axes.figure, path)
 
 
 def set_log_scale(axes: Axes, name: str) -> None:

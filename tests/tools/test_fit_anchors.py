@@ -210,7 +210,7 @@ def test_what_is_printed_and_drawn(tmp_path, capsys):
     best = np.array([slow_best(box, (80, 120), [(16, 64)])[0] for box in boxes.tolist()])
     assert proposed[3:6] == [f"{best.mean():.3f}", f"{(best >= 0.5).mean():.3f}", f"{(best >= 0.7).mean():.3f}"]
     with Image.open(root / "new/fit.png") as img:
-        assert img.size == (1300, 600)
+        assert img.size == (800, 600)
 
 
 def test_the_last_line_is_a_command_that_training_takes(tmp_path, capsys):
