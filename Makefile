@@ -40,7 +40,7 @@ notebook-outputs: $(VENV)/test.done
 dashboard: $(VENV)/run.done
 	@timeout 60 $(BIN)/python -c "from visdom.server.build import download_scripts; download_scripts()" 2>/dev/null \
 		|| echo "The scripts of the page cannot be downloaded, so it stays blank: run make dashboard once with internet," \
-		"or look at runs/ENV/curves.png and runs/ENV/pictures/."
+		"or look at runs/ENV/curves.png and runs/ENV/pictures/, or train with --tensorboard."
 	$(BIN)/python -c "from visdom.server.run_server import main; main()" -port 8097 -bind_local -env_path runs/.visdom
 
 # docs/options.md: the --help of every command

@@ -268,7 +268,7 @@ def build_logger(config, folder, step, device, changed=None):
     ckpt.write_text(folder / "config.json", json.dumps(config.model_dump(), indent=1))
     ckpt.write_text(folder / "environment.json", json.dumps(ckpt.describe_environment(device), indent=1))
     visdom_port = config.visdom_port if config.visdom == "auto" else None
-    logger = Logger(folder, config.model_dump(), visdom_port, step)
+    logger = Logger(folder, config.model_dump(), visdom_port, config.tensorboard, step)
     if changed:
         logger.resume(step, changed)
     return logger

@@ -34,7 +34,7 @@ FIXED_OPTIONS += ("batch_size", "head_width", "frozen_convs", "trainable_layers"
 FIXED_OPTIONS += ("anchor_scales", "anchor_ratios", "roi_op", "rpn_objectness", "optimizer")
 FIXED_OPTIONS += ("rpn_steps", "detector_steps", "detector_batch_size")  # of research/alternating.py
 # options whose change on a resume is not worth a note: they say how a run is started and shown, not what it does
-START_OPTIONS = ("env", "resume", "overwrite", "download", "num_workers", "visdom", "visdom_port")
+START_OPTIONS = ("env", "resume", "overwrite", "download", "num_workers", "visdom", "visdom_port", "tensorboard")
 FORMAT = 2
 RESUME_KEYS = ("optimizer", "rng")
 KEYS = ("model", "build", "class_names", "preprocessing", "config", "epoch", "step")

@@ -240,6 +240,7 @@ class TrainConfig(DetectConfig, WorkerConfig, TrainInputConfig):
     plot_every: Count = option(40, "Logging", "steps between points of the curves")
     visdom: Literal["auto", "off"] = option("auto", "Logging", "auto: plot to a Visdom server if one is running; off")
     visdom_port: Count = option(8097, "Logging", "port of the Visdom server on this machine", le=65535)
+    tensorboard: Flag = option(False, "Logging", "also write TensorBoard files")
 
     @pydantic.model_validator(mode="after")
     def _check_joint(self):

@@ -1,4 +1,4 @@
-"""Average what training steps report, and write it to the run folder and to Visdom.
+"""Average what training steps report, and write it to the run folder, Visdom and TensorBoard.
 
 Shapes: H, W image height and width in pixels; N records of one kind, in the order of their steps.
 """
@@ -211,6 +211,34 @@ class VisdomWriter:
         self.client.save([self.client.env])
 
 
+class TensorBoardWriter:
+    """Event files in `folder`, which replace those of earlier runs, with the options of the run."""
+
+    def __init__(self, folder: Path, options: Mapping):
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer, self._n_drawn = SummaryWriter(folder, purge_step=0), 0
+        self.writer.add_text("options", "  \n".join(f"{key}: {value}" for key, value in options.items()))
+
+    def draw(self, records: list[dict]) -> None:
+        """Add the records since the last call."""
+        for record in records[self._n_drawn :]:
+            for name in PANELS:
+                for label, value, _ in _lines([record], name)[1]:
+                    if np.isfinite(value).any():
+                        self.writer.add_scalar(f"{name}/{label}", value[0], record["step"])
+        self._n_drawn = len(records)
+        self.writer.flush()
+
+    def picture(self, name: str, img: np.ndarray, step: int) -> None:
+        """Add an image."""
+        self.writer.add_image(name, img, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Close the file."""
+        self.writer.close()
+
+
 def _finite(value: float | None) -> float | None:
     """Return a float, or None for NaN and infinity, which JSON lacks."""
     return float(value) if value is not None and math.isfinite(value) else None
@@ -228,7 +256,7 @@ def read_log(path: Path, last_step: int, first_step: int = 0) -> list[dict]:
 
 
 class Logger:
-    """Log of one training run: log.jsonl, curves.png and pictures/ in its folder, and Visdom.
+    """Log of one training run: log.jsonl, curves.png and pictures/ in its folder, Visdom and TensorBoard.
 
     A failing disk, server or package is reported by one printed line, and training continues.
 
@@ -236,12 +264,20 @@ class Logger:
         folder: created where missing; its name is the Visdom environment.
         options: of the run, name -> value, to show.
         visdom_port: of a server on this machine, which may be started or stopped at any time; None: no Visdom.
+        tensorboard: whether to write event files into `folder`/tensorboard.
         start_step: step from which a run is resumed, whose log is kept up to there; 0 starts a new log.
+
     """
 
-    def __init__(self, folder: Path, options: Mapping, visdom_port: int | None = None, start_step: int = 0):
-        self.folder, self.path, self.options = Path(folder), Path(folder) / "log.jsonl", options
-        self.visdom_port, self._visdom, self._retry_at = visdom_port, None, 0  # when to open it again after a failure
+    def __init__(self, folder: Path, options: Mapping, visdom_port: int | None = None, tensorboard=False, start_step=0):
+        self.folder, self.path, self._openers = Path(folder), Path(folder) / "log.jsonl", {}
+        if visdom_port is not None:
+            name = f"Visdom on localhost:{visdom_port}", "To start a server: make dashboard"
+            self._openers[name] = lambda: VisdomWriter(visdom_port, self.folder.name, options)
+        if tensorboard:
+            name = "TensorBoard", "To install it: pip install tensorboard"
+            self._openers[name] = lambda: TensorBoardWriter(self.folder / "tensorboard", options)
+        self._writers, self._retry_at = {}, {}  # by name: what is open, and when to try again what failed
         self._redraw_at, self._failed = -math.inf, set()  # names of what failed the last time
         (self.folder / "pictures").mkdir(parents=True, exist_ok=True)
         self.records = read_log(self.path, start_step) if start_step else []
@@ -267,7 +303,7 @@ class Logger:
     def eval(self, step: int, epoch: int, split: str, map: float | None, ap: Mapping, draw=None, **more: Any) -> None:
         """Log the mean average precision on a split and that of each class, None or NaN without objects.
 
-        `draw()` returns a picture (H, W, 3) uint8 for pictures/ and Visdom. `more` is logged, too.
+        `draw()` returns a picture (H, W, 3) uint8 for pictures/, Visdom and TensorBoard. `more` is logged, too.
         """
         ap = {name: _finite(value) for name, value in ap.items()}
         record = {"kind": "eval", "step": step, "epoch": epoch, "split": split, "map": _finite(map), "ap": ap}
@@ -316,11 +352,11 @@ class Logger:
         self._redraw_at = time.monotonic() + _REDRAW_AFTER
 
     def _show(self, draw: Callable) -> None:
-        """Call `draw` with the `VisdomWriter`; one that failed is opened again after a while."""
-        if self.visdom_port is None or time.monotonic() < self._retry_at:
-            return
-        self._retry_at, writer, self._visdom = time.monotonic() + _RETRY_AFTER, self._visdom, None
-        with self._continuing(f"Visdom on localhost:{self.visdom_port}", "To start a server: make dashboard"):
-            writer = writer or VisdomWriter(self.visdom_port, self.folder.name, self.options)
-            draw(writer)
-            self._retry_at, self._visdom = 0, writer
+        """Call `draw` with each writer; open a failed one again after a while."""
+        for name, opener in self._openers.items():
+            if time.monotonic() >= self._retry_at.get(name, 0):
+                self._retry_at[name], writer = time.monotonic() + _RETRY_AFTER, self._writers.pop(name, None)
+                with self._continuing(*name):
+                    writer = writer or opener()
+                    draw(writer)
+                    self._writers[name], self._retry_at[name] = writer, 0

@@ -1,4 +1,4 @@
-"""Tests of utils.logger: means by hand, the run folder, the curves and Visdom on a server started here."""
+"""Tests of utils.logger: means by hand, the run folder, the curves, Visdom on a server started here, TensorBoard."""
 
 import base64
 import errno
@@ -524,17 +524,78 @@ def test_a_long_run_is_thinned_out_after_smoothing():
     np.testing.assert_allclose(values[20:-20, 4], 1.5, atol=0.02)
 
 
-def test_a_missing_package_is_one_line(tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "visdom", None)
-    logger = Logger(tmp_path, {}, visdom_port=8097)
+# both
+
+
+@pytest.mark.parametrize(("package", "options"), [("visdom", {"visdom_port": 8097}), ("tensorboard", {})])
+def test_a_missing_package_is_one_line(tmp_path, capsys, monkeypatch, package, options):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard" if package == "tensorboard" else package, None)
+    logger = Logger(tmp_path, {}, tensorboard=package == "tensorboard", **options)
     logger.train(40, 0, TRAINED)
     logger.close()
     out, err = capsys.readouterr()
-    assert "visdom" in out
+    assert package in out
     assert (out.count("\n"), err) == (1, "")
     assert len(lines(tmp_path)) == 1
 
 
-def test_importing_does_not_need_visdom():
-    code = "import sys; sys.modules['visdom'] = None; import utils.logger"
+def test_importing_needs_neither_package():
+    code = "import sys; sys.modules['visdom'] = sys.modules['tensorboard'] = None; import utils.logger"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# TensorBoard
+
+
+class Writer:
+    """Stands in for TensorBoard's SummaryWriter."""
+
+    def __init__(self, folder, purge_step):
+        self.purge_step, self.scalars, self.images, self.texts, self.closed = purge_step, {}, {}, [], False
+
+    def add_scalar(self, tag, value, step):
+        assert (tag, step) not in self.scalars
+        self.scalars[tag, step] = value
+
+    def add_image(self, tag, img, step, dataformats):
+        self.images[tag, step] = img, dataformats
+
+    def add_text(self, tag, text):
+        self.texts.append((tag, text))
+
+    def flush(self):
+        pass
+
+    def close(self):
+        self.closed = True
+
+
+def test_tensorboard_gets_each_record_once(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(SummaryWriter=Writer))
+    Logger(tmp_path, {}).train(40, 0, TRAINED | {"roi_acc_fg": float("nan")})
+    logger = Logger(tmp_path, {"lr": 0.5}, tensorboard=True, start_step=40)
+    writer = logger._writers["TensorBoard", "To install it: pip install tensorboard"].writer
+    logger.train(80, 0, TRAINED)
+    logger.train(120, 0, TRAINED)
+    logger.eval(120, 1, "val", 0.25, {"cat": 0.5, "dog": None}, draw)
+    logger.close()
+    assert (writer.purge_step, writer.texts) == (0, [("options", "lr: 0.5")])
+    at = {step: {tag: value for (tag, other), value in writer.scalars.items() if other == step} for step in (40, 120)}
+    assert len(at[40]) == len(FIGURES) - 1  # but for the NaN
+    assert at[40]["loss/roi_loc"] == TRAINED["roi_loc"]
+    assert len(at[120]) == len(FIGURES) + 2
+    assert (at[120]["ap/mAP"], at[120]["ap/cat"], at[120]["lr/lr"]) == (0.25, 0.5, TRAINED["lr"])
+    assert writer.images["evaluation", 120] == (IMG, "HWC")
+    assert writer.closed
+
+
+def test_tensorboard_writes_its_files(tmp_path):
+    pytest.importorskip("torch.utils.tensorboard")
+    logger = Logger(tmp_path, {"lr": 0.5}, tensorboard=True)
+    logger.train(40, 0, TRAINED)
+    logger.eval(40, 0, "val", 0.25, {"cat": 0.5}, draw)
+    logger.close()
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    content = events.read_bytes()
+    for tag in (b"loss/total", b"rate/roi_acc_bg", b"ap/cat", b"evaluation"):
+        assert tag in content
