@@ -74,6 +74,7 @@ class _File:
         root: folder of the images.
         images: id in this library -> entry. The id is `file_name`, without its suffix where that tells it from others.
         names: category id -> name.
+        groups: ids of the categories that group others, such as Roboflow's category 0, which may be named as a class.
     """
 
     def __init__(self, images, annotations, prefix, options, report) -> None:
@@ -90,7 +91,9 @@ class _File:
         count = Counter(stems.values())
         self.images = {stems[i] if count[stems[i]] == 1 else str(_path(entry)): entry for i, entry in entries.items()}
         self.names = {category_id: entry["name"].strip() for category_id, entry in self.categories.items()}
-        names = [f"category {name}" for name in self.names.values()]
+        groups = [i for i, entry in self.categories.items() if entry.get("supercategory") == "none"]
+        self.groups = groups if len(groups) < len(self.categories) else []
+        names = [f"category {name}" for i, name in self.names.items() if i not in self.groups]
         names += [f"image {_path(entry)}" for entry in entries.values()]
         for name, number in Counter(names).items():
             if number > 1:
@@ -127,17 +130,16 @@ class _File:
                 raise ValueError(f"bbox has {len(bbox)} numbers instead of 4")
             x, y, width, height = bbox
             name, area = self.names[entry["category_id"]], math.nan if area is None else float(area)
-            return entry["image_id"], name, (y, x, y + height, x + width), bool(entry.get("iscrowd")), area
+            return entry["image_id"], name, (y, x, y + height, x + width), float(entry.get("iscrowd") or 0) != 0, area
         except KeyError as error:
             raise ValueError(f"{error.args[0]} is missing") from None
         except (TypeError, OverflowError) as error:
             raise ValueError(f"a value is not as in COCO's format ({error})") from None
 
     def classes(self, found):
-        """Return the names of the categories, without those that only group others, such as Roboflow's category 0."""
-        parents = {name: self.categories[i].get("supercategory") for i, name in self.names.items()}
-        flat = all(parent == "none" for parent in parents.values())
-        return [name for name, parent in parents.items() if flat or parent != "none" or name in found]
+        """Return the names of the categories, without those that only group others."""
+        own = [name for i, name in self.names.items() if i not in self.groups]
+        return [name for name in self.names.values() if name in own or name in found]
 
     def read(self, image_id):
         """Return the name of an image for messages, its file, None if it is missing, and its `Annotation`."""
@@ -167,6 +169,8 @@ def _parse(path):
         content = json.loads(path.read_bytes())
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path} is not UTF-8 text: save it as UTF-8") from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is no valid JSON ({error}): export it again") from None
     lists = ("images", "categories", "annotations")

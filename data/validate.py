@@ -53,6 +53,7 @@ KINDS = {  # kind -> what it is, what to do or what was done; recorded as an err
     "absent": ("classes without objects", "not learned in training, no AP in evaluation; difficult ones do not count"),
     "drawn": ("splits drawn at random", "nothing says what the splits are; the run keeps the ids"),
     "others": ("other files", "neither image nor annotation"),
+    "bare": ("images without annotation", "not used; one without objects needs an annotation, too"),
 }
 
 

@@ -69,7 +69,7 @@ def read_annotation(path: Path, report: ValidationReport, skip: bool = False) ->
     other = {n for n in root if not objects and n.tag not in HEADER and (len(n) or n.attrib or (n.text or "").strip())}
     stray = [n for n in parents if n in outside and (n in other or IN_OBJECT.fullmatch(n.tag))]
     if stray:
-        report.error("object", f"{path}: <{stray[0].tag}> in <{parents[stray[0]].tag}>, not in <object>")
+        report.error("annotation", f"{path}: <{stray[0].tag}> in <{parents[stray[0]].tag}>, not in <object>")
     for number, obj in enumerate(objects, start=1):
         where = f"{path} object {number}" + (f" in <{parents[obj].tag}>" if parents[obj] is not root else "")
         difficult = _number(obj.findtext("difficult"))

@@ -77,6 +77,8 @@ def read_splits(root, splits=(), classes=(), report=None, **options) -> list["VO
             entries |= {prefix + name: (layout, name) for name in names}
         if layout.others:
             report.note("others", layout.others)
+        if bare := len(layout.images.keys() - layout.annotations.keys()):
+            report.note("bare", bare)
 
     def read(image_id):
         layout, name = entries[image_id]

@@ -25,6 +25,7 @@ UNREAD = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".pgm", ".pbm", ".pnm", ".t
 READ = (".xml", *IMAGE_SUFFIXES)
 SUFFIX = re.compile(rf"({'|'.join(map(re.escape, READ + UNREAD))})+$", re.IGNORECASE)
 COLUMN = re.compile(r"\s+(-1|0|1|\S+\.xml)$")  # the second one of VOC's and VoTT's files per class; the annotation
+ENDS = re.compile(r"(_?(list|set|labels)|20\d\d)?(\.txt|\.csv)?$")  # of train_list.txt, train_labels.csv, train2017/
 ABOVE = re.compile(r"/|\w:/|(.*/)?\.\./")  # how paths start that lead out of the data set
 CONTAINERS = {"annotations", "annots", "labels", "xml", "xmls", "jpegimages", "images", "imgs"}  # no part of an id
 ALIASES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
@@ -145,7 +146,7 @@ class Layout:
             stored = drawn_earlier(splits, split_ids, lambda image_id: all(self._find(image_id)))
             ids, there = ids | stored, stored.keys()
         if not there:
-            hints = [n for n in map(str, self.files) if NAMES & {*n.lower().removesuffix(".txt").split(os.sep)}]
+            hints = [str(f) for f in self.files if NAMES & {ENDS.sub("", part.lower()) for part in f.parts}]
             of = f"because of {hints[0]}" if hints else f"for it with --val-ratio={val_ratio:g} of {len(every)} images"
             fault += f", and none is drawn {of}"
             ids |= {} if hints else draw(splits, every, val_ratio, seed, report)

@@ -91,6 +91,7 @@ WAYS = {  # of the tools -> changed content, image files, ids
     "mask": (change("annotations", 0, segmentation={"size": [40, 60], "counts": "x"}), ("a.jpg", "b.jpg"), None),
     "no area or crowd": (change("annotations", 0, iscrowd=..., area=None), ("a.jpg", "b.jpg"), None),
     "no size": (change("images", 0, width=None, height=0), ("a.jpg", "b.jpg"), None),
+    "numbers that are texts": (change("annotations", 1, iscrowd="0", bbox=[*"0124"]), ("a.jpg", "b.jpg"), None),
     "ids that are texts": (change("images", 1, id="b"), ("a.jpg", "b.jpg"), None),
 }
 
@@ -101,6 +102,7 @@ def test_what_tools_write(write, name):
     (dataset,) = build("coco", write(content, images=images), ["train"])
     assert dataset.ids == (ids or ["a", "b"])
     assert dataset.bboxes[0].tolist() == [[5, 10, 35, 30.5], [1, 0, 5, 2]]
+    assert not dataset.difficults[0][1]
     assert dataset[1].img.shape == (40, 60, 3)
 
 
@@ -120,6 +122,15 @@ def test_a_category_that_groups_others_is_no_class(write, parents, used, classes
     (dataset,) = build("coco", write(CONTENT | {"categories": categories, "annotations": objects}), ["train"])
     assert dataset.classes == classes
     assert dataset.category_ids == [names.index(name) for name in classes]
+
+
+def test_a_group_may_be_named_as_one_of_its_classes(write):
+    names = {0: "dog", 1: "cat", 2: "dog"}  # Roboflow, where the project is named as a class
+    categories = [{"id": i, "name": name, "supercategory": "dog" if i else "none"} for i, name in names.items()]
+    objects = [{"image_id": 7, "category_id": i, "bbox": [1, 2, 3, 4]} for i in (1, 2)]
+    (dataset,) = build("coco", write(CONTENT | {"categories": categories, "annotations": objects}), ["train"])
+    assert (dataset.classes, dataset.category_ids) == (("dog", "cat"), [2, 1])
+    assert dataset.labels[0].tolist() == [1, 0]
 
 
 def test_two_files_are_joined_by_the_names_of_the_classes(write):
@@ -167,6 +178,7 @@ FAULTS = {  # name -> content, part of the message, None or number of objects wi
     "a name twice": (change("categories", 0, name="cat "), "2 times category cat", None),
     "unknown image": (change("annotations", 0, image_id=8), "annotations[0]: no image has the id 8", 1),
     "unknown category": (change("annotations", 0, category_id=1), "annotations[0]: no category has the id 1", 1),
+    "a crowd of words": (change("annotations", 1, iscrowd="no"), "annotations[1]: could not convert", 1),
     "no category": (change("annotations", 0, category_id=...), "annotations[0]: category_id is missing", 1),
     "no box": (change("annotations", 1, bbox=...), "annotations[1]: bbox is missing", 1),
     "an empty box": (change("annotations", 1, bbox=[]), "annotations[1]: bbox has 0 numbers instead of 4", 1),
@@ -222,6 +234,7 @@ def test_missing_images_can_be_left_out(write, tmp_path):
     ("content", "text"),
     [
         (b"", "all.json is no valid JSON (Expecting value"),
+        ('{"images": ["\xe9"]}'.encode("cp1252"), "all.json is not UTF-8 text: save it as UTF-8"),
         (b"[" * 99999, "all.json is no valid JSON"),
         ([], "the lists images, categories, annotations: it has something else"),
         ({"shapes": [], "version": 1}, "the lists images, categories, annotations: it has shapes, version"),

@@ -109,15 +109,25 @@ MALFORMED = {
         " object 1",
         "2 bndbox among its tags: name, difficult, bndbox, bndbox",
     ),
-    "no object": (thing().replace("object>", "item>"), OBJECT, "", "<item> in <annotation>, not in <object>"),
+    "no object": (
+        f"<annotation>{thing().replace('object>', 'item>')}</annotation>",
+        "annotation",
+        "",
+        "<item> in <annotation>, not in <object>",
+    ),
     "two difficult": (
         thing(extra="<difficult>0</difficult><difficult>1</difficult>"),
         OBJECT,
         " object 1",
         "difficult",
     ),
-    "points": ("<size/><weather/><shape points='1 2'/>", OBJECT, "", "<shape> in <annotation>, not in <object>"),
-    "bare": ("<xmin>1</xmin><robndbox/>", OBJECT, "", "<xmin> in <annotation>, not in <object>"),
+    "points": (
+        "<annotation><size/><weather/><shape points='1 2'/></annotation>",
+        "annotation",
+        "",
+        "<shape> in <annotation>, not in <object>",
+    ),
+    "bare": ("<annotation><xmin>1</xmin><robndbox/></annotation>", "annotation", "", "<xmin> in <annotation>, not in "),
     "klingon": ('<?xml version="1.0" encoding="klingon"?><annotation/>', "encoding", "", "unknown encoding: klingon"),
     "hex": ('<?xml version="1.0" encoding="hex"?><annotation/>', "encoding", "", "'hex' is not a text encoding"),
 }

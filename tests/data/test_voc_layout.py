@@ -294,9 +294,10 @@ def test_a_folder_of_another_name_is_named(tmp_path):
 
 
 def test_what_is_left_out_is_counted(tmp_path):
-    write(tmp_path, LAYOUTS["labelImg"][0] | {"a.json": "", "b.json": ""})
+    write(tmp_path, LAYOUTS["labelImg"][0] | {"a.json": "", "b.json": "", "bare.jpg": ""})
     train, _ = read_splits(tmp_path, ["train", "val"], val_ratio=0.2)
     assert f"other files: 2 .json, 1 .txt ({KINDS['others'][1]})" in train.notes
+    assert f"images without annotation: 2 ({KINDS['bare'][1]})" in train.notes
 
 
 FAULTS = {  # files, splits, kind of error, words
@@ -355,7 +356,10 @@ FAULTS = {  # files, splits, kind of error, words
     ),
     **{
         path: (pairs(ABCD) | {path: "a"}, "train val", "split", f"none is drawn because of {path}")
-        for path in ("annotations/trainval.txt", "splits/train.txt", "ImageSets/Main/train.TXT", "x/Test/a.csv")
+        for path in (
+            *("annotations/trainval.txt", "splits/train.txt", "ImageSets/Main/train.TXT", "x/Test/a.csv"),
+            *("train_list.txt", "data/test_labels.csv", "val.csv", "train2017/a.csv"),
+        )
     },
     "training": (pairs(["training/a", "testing/b"], "{}.xml", "{}.jpg"), "train val", "split", "folder: testing, tr"),
     "no image": (pairs(ABCD, "{}.xml", "{}.jpg") | {"e.xml": ""}, "train", "no_image", "/e.xml"),
