@@ -48,7 +48,7 @@ def main(config):
     n_image = min(len(dataset), config.limit or len(dataset))
     print(f"{dataset.root}, split {dataset.split}: {counted(n_image, 'image')}", *dataset.notes, sep="\n")
     if trained := {*dataset.ids} & {*checkpoint.get("ids", ())}:
-        print(f"note: the training saw {len(trained)} of these images")
+        print(f"note: the training saw images with {len(trained)} of these ids")
     results, table, draw = measure(config, checkpoint, detector, dataset, dtype)
     if config.json_path:
         about = {"checkpoint": config.load_path, "step": checkpoint["step"], "data": str(dataset.root)}

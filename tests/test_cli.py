@@ -199,6 +199,7 @@ def test_help_lists_every_option(script):
     ("name", "words", "message"),
     [
         ("train.py", ["--lrr=1"], "there is no option --lrr: did you mean --lr?"),
+        ("train.py", ["--", "--env=b"], "delete --: what follows it would be ignored"),
         ("train.py", ["x"], "'x' is not an option: write --name=value"),
         ("train.py", ["--data=voc"], "datasets/VOCdevkit/VOC2007 .*--voc-data-dir.*--download.*--data=shapes"),
         ("train.py", ["--data=coc"], "--data=coc: data/coc_dataset.py does not exist; choose one of coco, .*, voc$"),

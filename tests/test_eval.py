@@ -126,7 +126,7 @@ def test_limit_takes_the_first_images(run, folder, net):
 def test_images_of_the_training_are_counted(run, folder, capsys):
     save_checkpoint(folder / "leak.pth", torch.load(folder / "net.pth", weights_only=True) | {"ids": ["c", "d", "z"]})
     run(load_path="leak.pth")
-    assert "\nnote: the training saw 1 of these images\n" in capsys.readouterr().out
+    assert "\nnote: the training saw images with 1 of these ids\n" in capsys.readouterr().out
 
 
 def test_options_that_are_given_replace_those_of_the_training(run, folder):

@@ -475,6 +475,8 @@ def command(
             if word and words[:1] != [word]:
                 usage, _, example = _describe(config_class)
                 raise OptionError(f"write {usage} --OPTION=VALUE ...\n{example}\n{usage} --help lists all options")
+            if "--" in sys.argv:
+                raise OptionError("delete --: what follows it would be ignored")
             words = [os.path.expanduser(path) for path in words[bool(word) :]]
             if words and not positional:
                 raise OptionError(f"{words[0]!r} is not an option: write --name=value; --help lists all options")
