@@ -217,7 +217,7 @@ MUTATIONS = (
         "model/utils/roi_ops.py",
         (
             "RoI pooling: boxes stay (y, x)",
-            "indexed = F.pad(roi[:, [1, 0, 3, 2]], (1, 0))  # (R, 5): image index, x_min, y_min, x_max, y_max\n"
+            "indexed = F.pad(roi.unflatten(1, (2, 2)).flip(2).flatten(1), (1, 0))  # (R, 5): image index, x, y, x, y\n"
             "        return torchvision.ops.roi_pool",
             "indexed = F.pad(roi, (1, 0))\n        return torchvision.ops.roi_pool",
         ),
