@@ -23,7 +23,7 @@ from model.utils.sampling import sample_labels
 from utils.coco_eval import proposal_recall
 from utils.voc_eval import eval_detection_voc
 
-settings.register_profile("fixed", max_examples=150, deadline=None, derandomize=True, database=None)
+settings.register_profile("fixed", max_examples=75, deadline=None, derandomize=True, database=None)
 fixed = settings(settings.get_profile("fixed"))
 pytestmark = pytest.mark.filterwarnings(
     "ignore:overflow", "ignore:invalid value"

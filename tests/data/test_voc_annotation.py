@@ -323,7 +323,7 @@ def place(tmp_path_factory):
     return tmp_path_factory.mktemp("random") / "a.xml"
 
 
-@settings(SETTINGS, max_examples=250)
+@settings(SETTINGS, max_examples=100)
 @given(CHANGES)
 @example([(WHOLE.index(b"60"), 2, b"9" * 400)])
 @example([(WHOLE.index(b"60"), 2, b"inf")])
@@ -337,7 +337,7 @@ def test_mutated_bytes_give_an_annotation_or_a_sentence(place, changes):
     check_answer(place)
 
 
-@settings(SETTINGS, max_examples=250)
+@settings(SETTINGS, max_examples=100)
 @given(
     st.dictionaries(
         st.sampled_from(("ymin", "xmin", "ymax", "xmax", "name", "difficult", "width", "height")),
