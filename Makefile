@@ -51,7 +51,7 @@ options: $(VENV)/run.done
 		| cat docs/options_head.txt - > docs/options.md
 
 test: $(VENV)/test.done
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/test.done
 	$(BIN)/ruff check .
