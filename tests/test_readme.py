@@ -215,7 +215,7 @@ def test_every_option_that_is_named_exists(page):
         text = re.sub(r"^\| [^|]* \|", "", text, flags=re.M)
     named = re.findall(r"(?<![-\w])--([a-z][a-z0-9-]*)", text)
     programs = {"help", "name", "nproc"}  # of any command; any; of torchrun: --nproc_per_node
-    tests = {"steps", "kills"}  # of the programs in tests/
+    tests = {"steps", "kills", "rounds"}  # of the programs in tests/
     assert set(named) - known_options() <= programs | tests
 
 
