@@ -128,6 +128,11 @@ class _File:
             bbox, area = [float(number) for number in entry["bbox"]], entry.get("area")
             if len(bbox) != 4:
                 raise ValueError(f"bbox has {len(bbox)} numbers instead of 4")
+            if max(bbox) <= 1:
+                raise ValueError(f"bbox {entry['bbox']} is in fractions of the sides: write pixels")
+            attributes = entry.get("attributes")
+            if isinstance(attributes, dict) and float(attributes.get("rotation") or 0):  # CVAT's
+                raise ValueError(f"its box is rotated by {attributes['rotation']} degrees")
             x, y, width, height = bbox
             name, area = self.names[entry["category_id"]], math.nan if area is None else float(area)
             return entry["image_id"], name, (y, x, y + height, x + width), float(entry.get("iscrowd") or 0) != 0, area
@@ -151,7 +156,7 @@ class _File:
         if not image and self.skip_images:
             self.report.note("skipped_image", f"{ways[0]}: no image")
         elif not image:
-            self.report.error("no_image", ways[0])
+            self.report.error("coco_image", ways[0])
         try:
             annotation = as_annotation(rows, (entry["height"], entry["width"]), origin=0)
         except (KeyError, TypeError, ValueError, OverflowError):

@@ -33,6 +33,7 @@ KINDS = {  # kind -> what it is, what to do or what was done; recorded as an err
     "encoding": ("annotations in an unknown encoding", "save them as UTF-8"),
     "object": ("unusable objects", f"each needs a class and one box: {OR_SKIP}"),
     "no_image": ("missing images", f"add them ({FORMATS}), {AS_XML}, delete their ids, or {SKIP}"),
+    "coco_image": ("missing images", f"add them, correct their file_name, or {SKIP}"),
     "image": ("unreadable images", f"replace them, delete their ids, or {SKIP}"),
     "swapped_size": ("images with swapped sides", f"correct or delete that size if the boxes fit the {STORED}"),
     "size": ("images of another size than annotated", "use those that were annotated, or correct or delete that size"),

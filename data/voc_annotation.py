@@ -22,6 +22,7 @@ SUPERSETS = {"gb2312": "gb18030", "gbk": "gb18030"}  # many files use more chara
 ADVICE = (  # part of expat's message, part of the file, what to do
     ("invalid token", r"[\0-\x08\x0b\x0c\x0e-\x1f]", "delete the control characters"),
     ("invalid token", r"&(?!#?\w+;)", "write &amp; for &"),
+    ("invalid token", r"<(?![\w/?!:])", "write &lt; for <"),
     ("no element found", "", "the file is empty or cut off"),
     ("not at start", "", "delete what stands before <?xml"),
     ("undefined entity", "", "write the character itself, and &amp; for &"),
@@ -95,6 +96,9 @@ def _read_object(obj):
     boxes = obj.findall("bndbox")
     if len(boxes) != 1:
         raise ValueError(f"{len(boxes) or 'no'} bndbox among its tags: {', '.join(n.tag for n in obj) or 'none'}"[:200])
+    turned = [a.findtext("value") for a in obj.findall("attributes/attribute") if a.findtext("name") == "rotation"]
+    if any(map(_number, turned)):  # CVAT's; its bndbox is of the box before that
+        raise ValueError(f"its box is rotated by {turned[0]} degrees")
     if len(obj.findall("difficult")) > 1:
         raise ValueError("difficult is there more than once")
     return _text(obj, "name"), [float(_text(boxes[0], key)) for key in ("ymin", "xmin", "ymax", "xmax")]

@@ -113,7 +113,7 @@ class DetectConfig(DeviceConfig):
 
     deterministic: Flag = option(False, "Device", "use deterministic algorithms where torch has them; only for a GPU")
     preprocess: Literal["auto", "torchvision", "caffe", "caffe-rgb-mean", "chainercv"] = option(
-        "auto", "Image", "pixel values, see docs/weights.md; auto: as the weights state, else torchvision"
+        "auto", "Image", "how pixels are scaled, see docs/weights.md; auto: as the weights state, else torchvision"
     )
     score_thresh: Share | None = own("Detection", "drop detections with a lower score", "py-faster-rcnn")
     nms_thresh: Share | None = own("Detection", "IoU threshold of NMS, class by class", "py-faster-rcnn")
@@ -311,7 +311,7 @@ def parse_options(
             hint = next((f"did you mean --{dashed(other)}? " for other in near if other in fields), "")
             raise OptionError(f"there is no option --{dashed(name)}: {hint}--help lists all")
         field, kinds = fields[name], typing.get_args(fields[name].annotation)
-        filled = field.annotation is str or PathText in kinds  # others have a meaning or a message for an empty text
+        filled = field.annotation is str or PathText in kinds or "own" in field.json_schema_extra  # others may be empty
         if (text == "True" and field.annotation is not bool) or (text == "" and filled):  # fire reads --out as True
             raise OptionError(f"--{dashed(name)} needs a value: write --{dashed(name)}=VALUE")
         values[name] = None if type(None) in kinds and text in ("", "None") else text

@@ -183,6 +183,8 @@ FAULTS = {  # name -> content, part of the message, None or number of objects wi
     "no box": (change("annotations", 1, bbox=...), "annotations[1]: bbox is missing", 1),
     "an empty box": (change("annotations", 1, bbox=[]), "annotations[1]: bbox has 0 numbers instead of 4", 1),
     "a box of words": (change("annotations", 1, bbox=["a"] * 4), "annotations[1]: could not convert", 1),
+    "fractions": (change("annotations", 1, bbox=[0, 0.2, 0.5, 1]), "annotations[1]: bbox [0, 0.2, 0.5, 1] is in f", 1),
+    "rotated": (change("annotations", 1, attributes={"rotation": 30.0}), "[1]: its box is rotated by 30.0 degrees", 1),
     "no object of JSON": (CONTENT | {"annotations": [3]}, "annotations[0]: a value is not as in COCO's format", 0),
     "endless": (change("annotations", 1, bbox=[10**400] * 4), "annotations[1]: a value is not as in COCO's format", 1),
     "no area": (change("annotations", 1, bbox=[3, 4, 0, 9]), "a.jpg object 2 (cat): xmin 3, ymin 4, xmax 3", 1),
@@ -212,7 +214,7 @@ def test_all_faults_are_named_at_once(write):
     content = CONTENT | {"annotations": [{"image_id": i} for i in range(8)]}
     options, report = write(content, images=["a.jpg"]), ValidationReport()
     build("coco", options, ["train"], report=report)
-    assert {kind: len(offenders) for kind, offenders in report.errors.items()} == {"object": 8, "no_image": 1}
+    assert {kind: len(offenders) for kind, offenders in report.errors.items()} == {"object": 8, "coco_image": 1}
     assert "dog" in message(build, "coco", write(CONTENT), ["train"], ("cat", "cow"))
 
 

@@ -38,6 +38,12 @@ def test_what_is_optional_may_be_missing(tmp_path):
     assert annotation.size is None
 
 
+def test_attributes_of_cvat_are_no_rotation(tmp_path):
+    values = ("rotation", "0.0"), ("occluded", "True"), ("age", "30")
+    texts = [f"<attribute><name>{name}</name><value>{value}</value></attribute>" for name, value in values]
+    assert parse(tmp_path, thing(extra=f"<attributes>{''.join(texts)}</attributes>")).names.tolist() == ["cat"]
+
+
 def test_parts_of_an_object_are_no_objects(tmp_path):
     part = "<part><name>head</name><bndbox><xmin>2</xmin><ymin>2</ymin><xmax>3</xmax><ymax>3</ymax></bndbox></part>"
     annotation = parse(tmp_path, thing(" cat\n", extra=part))
@@ -87,7 +93,7 @@ MALFORMED = {
     "two roots": ("<annotation/><annotation/>", XML, "", "junk after document element"),
     "blank first": ('\n<?xml version="1.0"?><annotation/>', XML, "", ": delete what stands before <?xml"),
     "ampersand": ("<annotation><folder>a & b</folder></annotation>", XML, "", ": write &amp; for &"),
-    "less": ("<annotation><folder>a < b</folder></annotation>", XML, "", "(invalid token): line 1, column 23"),
+    "less": ("<annotation><folder>a < b</folder></annotation>", XML, "", "column 23: write &lt; for <"),
     "html entity": ("<annotation><folder>a&nbsp;b</folder></annotation>", XML, "", ": write the character itself, "),
     "html": ("<html></html>", "annotation", "", "the root element is <html>, not <annotation>"),
     "no name": (thing() + thing().replace("<name>cat</name>", ""), OBJECT, " object 2", "name is missing or empty"),
@@ -96,6 +102,12 @@ MALFORMED = {
     "no xmax": (thing().replace("<xmax>58</xmax>", ""), OBJECT, " object 1", "xmax is missing or empty"),
     "two xmax": (thing().replace("<xmax>", "<xmax>9</xmax><xmax>"), OBJECT, " object 1", "xmax is there 2 times"),
     "word": (thing(numbers=(1, 2, "three", 4)), OBJECT, " object 1", "could not convert string to float: 'three'"),
+    "rotated": (
+        thing(extra="<attributes><attribute><name>rotation</name><value>30.0</value></attribute></attributes>"),
+        OBJECT,
+        " object 1",
+        "its box is rotated by 30.0 degrees",
+    ),
     "empty object": (thing() + "<object/>", OBJECT, " object 2", "no bndbox among its tags: none"),
     "polygon": (
         "<object><name>a</name><polygon/></object>",
