@@ -75,7 +75,8 @@ class ResNetRoIHead(nn.Module):
         Returns:
             (R, L + 1, 4) normalised locs, background first, and (R, L + 1) logits, in float32.
         """
-        pool = roi_align(to_float32(feature), [roi[:, [1, 0, 3, 2]]], 14, 1 / STRIDE, 2)  # (R, 1024, 14, 14)
+        box = roi.unflatten(1, (2, 2)).flip(2).flatten(1)  # (R, 4), x first
+        pool = roi_align(to_float32(feature), [box], 14, 1 / STRIDE, 2)  # (R, 1024, 14, 14)
         hidden = self.layer4(pool).mean((2, 3))  # (R, 2048)
         roi_cls_loc = self.cls_loc(hidden).reshape(-1, self.n_class, 4)  # (R, L + 1, 4)
         return to_float32(roi_cls_loc), to_float32(self.score(hidden))

@@ -247,7 +247,7 @@ class PyramidRoIHead(nn.Module):
         Returns:
             (R, L + 1, 4) normalised locs, background first, and (R, L + 1) logits, in float32; R of all images.
         """
-        boxes = [roi[:, [1, 0, 3, 2]] for roi in rois]
+        boxes = [roi.unflatten(1, (2, 2)).flip(2).flatten(1) for roi in rois]  # (R, 4), x first
         # of the padded size the scales of the levels are exact powers of two
         pool = self.roi_align(feature.levels, boxes, [feature.size] * len(rois))  # (R, 256, 7, 7)
         hidden = self.box_head(pool)  # (R, width)
