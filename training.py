@@ -62,7 +62,7 @@ def fit(config, folder, trainer, build_kwargs, train_set, eval_set, evaluation=N
     run |= {"ids": train_set.ids, "processes": dist.world_size()}
     run["split_ids"] = {split.split: split.ids for split in (train_set, eval_set)}
     step = ckpt.resume_training(folder / "last.pth", trainer.model, trainer.optimizer, run) if config.resume else 0
-    epoch_steps = math.ceil(len(train_set) / (config.batch_size * dist.world_size()))
+    epoch_steps = steps_per_epoch(config, len(train_set))
     n_step = min(config.epoch * epoch_steps, config.max_steps or math.inf)
     finished = step >= n_step and any(r["kind"] == "eval" for r in read_log(folder / "log.jsonl", step, step))
     dist.barrier()  # every process has read the folder
@@ -89,6 +89,8 @@ def fit(config, folder, trainer, build_kwargs, train_set, eval_set, evaluation=N
     if logger:
         logger.close()
     if interrupted:
+        if logger:
+            print(f"{folder}/last.pth: saved at step {step} of {n_step}, --resume continues")
         dist.destroy()
         raise SystemExit(128 + (stop or [signal.SIGTERM])[0])  # SIGTERM if only another process received a signal
     return True
@@ -101,10 +103,10 @@ def train_one_epoch(config, trainer, dataset, batches, epoch, step, logger, stop
     workers = {"num_workers": worker_count(config.num_workers, trainer.model.device)}
     workers |= {"worker_init_fn": dist.ignore_signals, "generator": torch.Generator()}  # the global one is for dropout
     loader = DataLoader(dataset, batch_sampler=local_batches, collate_fn=list, **workers)
-    metrics = MetricLogger()
+    metrics, epoch_steps = MetricLogger(), steps_per_epoch(config, len(dataset))
     bar = tqdm(loader, f"epoch {epoch + 1}", unit="step", leave=False, disable=dist.rank() > 0, dynamic_ncols=True)
     for batch, samples in zip(batches, bar, strict=True):
-        lr = learning_rate(config, step, epoch)
+        lr = learning_rate(config, step, epoch, epoch_steps)
         set_lr(trainer.optimizer, lr)
         losses = trainer.train_step(samples, len(batch))
         step += 1
@@ -134,11 +136,20 @@ def check_finite(losses, step, samples):
         raise TrainingError(f"{what}; last.pth is as it was. Lower --lr, or check the image")
 
 
-def learning_rate(config, step, epoch):
-    """Return the learning rate (paper 3.1.3) of step `step` in epoch `epoch`, both counted from 0."""
+def steps_per_epoch(config, n_image):
+    """Return the number of optimizer steps for `n_image` images."""
+    return math.ceil(n_image / (config.batch_size * dist.world_size()))
+
+
+def learning_rate(config, step, epoch, epoch_steps):
+    """Return the learning rate (paper 3.1.3) of step `step` in epoch `epoch`, both counted from 0.
+
+    The warm-up ends with the first epoch, of `epoch_steps`, at the latest (torchvision's references/detection).
+    """
     passed = [step >= milestone for milestone in config.lr_decay_step]
     passed = passed or [epoch >= milestone for milestone in config.lr_decay_epoch]
-    warmup = min(1, (step + 1) / config.lr_warmup_steps) if config.lr_warmup_steps else 1
+    n_warmup = min(config.lr_warmup_steps, epoch_steps)
+    warmup = min(1, (step + 1) / n_warmup) if n_warmup else 1
     return config.lr * warmup * config.lr_decay ** sum(passed)
 
 

@@ -106,9 +106,9 @@ def test_training_needs_the_model_of_the_file():
     check_compatible("a.pth", checkpoint, ("a", "b"), {"name": "resnet50_fpn", "n_fg_class": 2}, reset_head=True)
     with pytest.raises(CheckpointError, match=r"a\.pth was trained with --model=resnet50_fpn, now it is vgg16: give"):
         check_compatible("a.pth", checkpoint, ("a", "b", "c"), {"name": "vgg16", "n_fg_class": 3})
-    assert (
-        convert_backbone(shapes("resnet50_fpn"))["model"].keys() == shapes("resnet50_fpn").keys()
-    )  # --pretrained=FILE
+    backbone = convert_backbone(shapes("resnet50_fpn"))  # --pretrained=FILE
+    assert backbone["model"].keys() == shapes("resnet50_fpn").keys()
+    assert backbone["layout"] == "torchvision's detector"
 
 
 # Files in use

@@ -51,11 +51,12 @@ def make_config(**options):
         ({"lr_decay_epoch": "()"}, [(10**6, 99)], [1]),
         ({"lr_decay_step": "900,1000"}, [(899, 50), (900, 0), (999, 0), (1000, 0)], [1, 0.1, 0.1, 0.01]),
         ({"lr_warmup_steps": "4"}, [(0, 0), (1, 0), (3, 0), (4, 0), (9, 10)], [0.25, 0.5, 1, 1, 0.1]),
+        ({"lr_warmup_steps": "1000"}, [(0, 0), (49, 0), (99, 0), (100, 1)], [0.01, 0.5, 1, 1]),  # epochs of 100 steps
     ],
 )
 def test_learning_rate(options, at, factors):
     config = make_config(lr="3e-3", **options)
-    assert [training.learning_rate(config, *pair) / 3e-3 for pair in at] == pytest.approx(factors)
+    assert [training.learning_rate(config, *pair, 100) / 3e-3 for pair in at] == pytest.approx(factors)
 
 
 # Order of the images
@@ -340,6 +341,7 @@ def test_a_signal_saves_within_an_epoch_and_resuming_changes_nothing(calm, run, 
     text = Path("output.txt").read_text()
     assert "Traceback" not in text
     assert "Error" not in text
+    assert "last.pth: saved at step 8 of " in text
     assert capfd.readouterr().err.count("finishing the step") == 1  # the workers are silent
     assert load_checkpoint(run.folder / "last.pth")["step"] == 8
     run(resume="True", num_workers="1")

@@ -56,7 +56,7 @@ def main(config):
     with torch.device("meta"):  # shapes only: no memory, no arithmetic
         net = model.build(config.model, min_size=config.min_size, max_size=config.max_size)
     if not isinstance(net.rpn, RegionProposalNetwork):
-        raise OptionError(f"--model={config.model} has anchors on several levels: this tool is for those of one")
+        raise OptionError(f"--model={config.model} has anchors on several levels, keep the default ones")
     stride = net.extractor.stride
     dataset = read_dataset(config)
     img_sizes, map_sizes = zip(*(network_sizes(net, *size) for size in dataset.sizes), strict=True)

@@ -96,6 +96,8 @@ def checkpoint_error(path: str | Path):
         lines = str(error).splitlines() or [type(error).__name__]
         reason = lines[1 if len(lines) > 1 else 0].strip()  # the first of several lines is a title
         reason += " is missing" * isinstance(error, KeyError)
+        if "rpn.score" in reason:
+            reason += "; leave out --anchor-scales and --anchor-ratios, which give another number of anchors per cell"
         raise CheckpointError(f"{path} cannot be used: {reason}") from error
 
 
@@ -239,8 +241,8 @@ def check_compatible(path: str, checkpoint: dict, classes: tuple, build_kwargs: 
     """
     old, names = checkpoint["build"], checkpoint["class_names"]
     if not reset_head and (old["n_fg_class"] != len(classes) or (names and names != list(classes))):
-        before = ", ".join([counted(old["n_fg_class"], "class"), *names])
-        now = ", ".join([str(len(classes)), *classes])
+        before = ", ".join([counted(old["n_fg_class"], "class"), *names[:10], *["..."] * (len(names) > 10)])
+        now = ", ".join([str(len(classes)), *classes[:10], *["..."] * (len(classes) > 10)])
         raise CheckpointError(
             f"{path} has {before}, the data have {now}: --reset-head initializes the last layers anew"
         )

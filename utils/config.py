@@ -227,7 +227,7 @@ class TrainConfig(DetectConfig, WorkerConfig, TrainInputConfig):
     lr_decay: Share | None = own("Optimizer", "factor by which the rate decays", "paper 3.1.3")
     lr_decay_epoch: Times | None = own("Optimizer", "decay after epochs a,b; () for none", "py-faster-rcnn: 50k steps")
     lr_decay_step: Times = option((), "Optimizer", "decay after these steps, not after epochs: a,b")
-    lr_warmup_steps: NonNegativeInt | None = own("Optimizer", "steps of linear warm-up", "py-faster-rcnn: none")
+    lr_warmup_steps: NonNegativeInt | None = own("Optimizer", "linear warm-up, at most 1 epoch", "py-faster-rcnn: none")
     joint: Literal["approximate", "non-approximate"] = option(
         "approximate", "Optimizer", "non-approximate: the RPN learns from the head's losses, by RoIWarp", "paper 3.2"
     )

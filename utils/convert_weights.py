@@ -107,11 +107,13 @@ def convert_backbone(state: dict) -> dict:
         ValueError: It is a detector, and not one of torchvision, whose backbone can be taken.
     """
     tensors = _tensors(state)
-    if "format" in state or _find(tensors, _DETECTORS)[0] not in (None, "torchvision"):
+    whole = _find(tensors, _DETECTORS)[0]
+    if "format" in state or whole not in (None, "torchvision"):
         raise ValueError("it is a whole detector: give it as --load-path")
     program, preprocessing = _find(tensors, _CLASSIFIERS)
     model = _rename(tensors, _CLASSIFIER_NAMES) if program else tensors
-    return {"model": model, "preprocessing": preprocessing, "layout": program or "the backbone's"}
+    layout = program or ("torchvision's detector" if whole else "the backbone's")
+    return {"model": model, "preprocessing": preprocessing, "layout": layout}
 
 
 def _find(tensors, layouts):

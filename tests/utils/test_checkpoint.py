@@ -264,6 +264,7 @@ def test_load_weights(network):
     ("change", "message"),
     [
         ({"head.score.bias": torch.zeros(4)}, r"size mismatch for head\.score\.bias: .*\[4\].*\[3\]"),
+        ({"rpn.score.bias": torch.zeros(9)}, r"size mismatch for rpn\.score\.bias: .*; leave out --anchor-scales and "),
         ({"head.new.bias": torch.zeros(4)}, r"Unexpected key\(s\) in state_dict: \"head\.new\.bias\""),
     ],
 )
