@@ -96,7 +96,7 @@ def checkpoint_error(path: str | Path):
         lines = str(error).splitlines() or [type(error).__name__]
         reason = lines[1 if len(lines) > 1 else 0].strip()  # the first of several lines is a title
         reason += " is missing" * isinstance(error, KeyError)
-        if "rpn.score" in reason:
+        if "size mismatch for rpn.score" in reason:
             reason += "; leave out --anchor-scales and --anchor-ratios, which give another number of anchors per cell"
         raise CheckpointError(f"{path} cannot be used: {reason}") from error
 
