@@ -13,12 +13,13 @@ G: objects in one image.
 import json
 import math
 from collections import Counter
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from data.validate import DataError, ValidationReport, check_class_names
 from data.voc_annotation import as_annotation
 from data.voc_dataset import DEFAULTS, VOCDataset, check_images, finish
-from data.voc_layout import draw, drawn_earlier
+from data.voc_layout import draw, drawn_earlier, named_splits
 
 
 def build(options, splits, classes=(), report=None) -> list["COCODataset"]:
@@ -51,6 +52,9 @@ def _draw(splits, every, options, report):
     stored = drawn_earlier(splits, options["split_ids"], there.__contains__)
     for gone in sorted({image_id for ids in stored.values() for image_id in ids} - there):
         report.error("no_image", f"{gone}, which was drawn")
+    folders = {name for image_id in every for name in named_splits(PurePosixPath(image_id).parent)}
+    if len(folders) > 1 and not stored:
+        report.error("coco_split", f"its images are in folders {', '.join(sorted(folders))}")
     ids = stored or draw(splits, every, options["val_ratio"], options["seed"], report)
     return dict.fromkeys(splits, every) | ids
 
@@ -99,6 +103,7 @@ class _File:
             if number > 1:
                 report.error("coco", f"{self.path}: {number} times {name}")
         self.objects = {image_id: [] for image_id in entries}
+        self.by_text = {str(i): i for i in entries}, {str(i): i for i in self.names}  # "1" for 1
         for i, entry in enumerate(content["annotations"]):
             try:
                 image_id, *row = self._read_object(entry)
@@ -121,9 +126,12 @@ class _File:
     def _read_object(self, entry):
         """Return image id, name, box, crowd and area of an object; raise a ValueError that says what is wrong."""
         try:
-            if entry["image_id"] not in self.objects:
+            image_id, category_id = entry["image_id"], entry["category_id"]
+            image_id = image_id if image_id in self.objects else self.by_text[0].get(str(image_id))
+            category_id = category_id if category_id in self.names else self.by_text[1].get(str(category_id))
+            if image_id is None:
                 raise ValueError(f"no image has the id {entry['image_id']!r}")
-            if entry["category_id"] not in self.names:
+            if category_id is None:
                 raise ValueError(f"no category has the id {entry['category_id']!r}")
             bbox, area = [float(number) for number in entry["bbox"]], entry.get("area")
             if len(bbox) != 4:
@@ -134,12 +142,20 @@ class _File:
             if isinstance(attributes, dict) and float(attributes.get("rotation") or 0):  # CVAT's
                 raise ValueError(f"its box is rotated by {attributes['rotation']} degrees")
             x, y, width, height = bbox
-            name, area = self.names[entry["category_id"]], math.nan if area is None else float(area)
-            return entry["image_id"], name, (y, x, y + height, x + width), float(entry.get("iscrowd") or 0) != 0, area
+            name, area = self.names[category_id], math.nan if area is None else float(area)
+            return image_id, name, (y, x, y + height, x + width), float(entry.get("iscrowd") or 0) != 0, area
         except KeyError as error:
             raise ValueError(f"{error.args[0]} is missing") from None
         except (TypeError, OverflowError) as error:
             raise ValueError(f"a value is not as in COCO's format ({error})") from None
+
+    @cached_property
+    def files(self):
+        """Name in lower case -> files in the folder of the images, at any depth."""
+        files = {}
+        for path in sorted(self.root.rglob("*")):
+            files.setdefault(path.name.casefold(), []).append(path)
+        return files
 
     def classes(self, found):
         """Return the names of the categories, without those that only group others."""
@@ -150,13 +166,16 @@ class _File:
         """Return the name of an image for messages, its file, None if it is missing, and its `Annotation`."""
         entry = self.images[image_id]
         path, rows = _path(entry), self.objects[entry["id"]]
-        # file_name may name more folders
+        # file_name may name more folders, or less
         ways = [self.root.joinpath(*path.parts[i:]) for i in range(len(path.parts) or 1)]
         image = next((way for way in ways if way.is_file()), None)
+        if not image:
+            deeper = self.files.get(path.name.casefold(), [])
+            image = deeper[0] if len(deeper) == 1 else None
         if not image and self.skip_images:
             self.report.note("skipped_image", f"{ways[0]}: no image")
         elif not image:
-            self.report.error("coco_image", ways[0])
+            self.report.error("coco_image", ", ".join(map(str, (ways[0], *deeper))))
         try:
             annotation = as_annotation(rows, (entry["height"], entry["width"]), origin=0)
         except (KeyError, TypeError, ValueError, OverflowError):

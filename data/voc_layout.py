@@ -14,7 +14,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 import numpy as np
 
@@ -25,12 +25,13 @@ UNREAD = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".pgm", ".pbm", ".pnm", ".t
 READ = (".xml", *IMAGE_SUFFIXES)
 SUFFIX = re.compile(rf"({'|'.join(map(re.escape, READ + UNREAD))})+$", re.IGNORECASE)
 COLUMN = re.compile(r"\s+(-1|0|1|\S+\.xml)$")  # the second one of VOC's and VoTT's files per class; the annotation
-ENDS = re.compile(r"(_?(list|set|labels)|20\d\d)?(\.txt|\.csv)?$")  # of train_list.txt, train_labels.csv, train2017/
+LISTS = (".txt", ".csv", ".lst", ".json")  # files that may say what a split is
 ABOVE = re.compile(r"/|\w:/|(.*/)?\.\./")  # how paths start that lead out of the data set
 CONTAINERS = {"annotations", "annots", "labels", "xml", "xmls", "jpegimages", "images", "imgs"}  # no part of an id
 ALIASES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 SPLITS = ("train", "val", "trainval", "test")
 NAMES = {*SPLITS, *sum(ALIASES.values(), ())}  # in any case
+NAMED = re.compile(rf"(?<![a-z])({'|'.join(NAMES)})(set|list)?(?![a-z])")  # train_list, train2017, 1_train
 WAYS = (
     "name its folder with --voc-data-dir, read COCO's format with --data=coco, convert yours as docs/own-data.md "
     "shows, or try --download or --data=shapes"
@@ -90,12 +91,19 @@ class Layout:
         return index
 
     def _find(self, image_id):
-        """Return annotations and images of an id: those in its folders; else those in more; images also in fewer."""
+        """Return annotations and images of an id: those in its folders; else those in more; else one of them in fewer.
+
+        visible/a is annotated by a.xml, unless an image a lies beside it.
+        """
         folders, stem = self._key(image_id)
-        annotations = _pick(self.annotations.get(stem, ()), folders.__eq__, {*folders}.issubset)
-        own = annotations[0][0] if annotations else folders
-        fewer = [{*own}.issuperset] if annotations else []
-        images = _pick(self.images.get(stem, ()), own.__eq__, {*own}.issubset, *fewer)
+        annotations, images = self.annotations.get(stem, ()), self.images.get(stem, ())
+        inside = _pick(annotations, folders.__eq__, {*folders}.issubset)
+        own = inside[0][0] if inside else folders
+        fewer = [{*own}.issuperset] if inside else []
+        if not inside:
+            alone = {of for of, _ in annotations} - {of for of, _ in images}
+            inside = [found for found in annotations if found[0] in alone and {*folders}.issuperset(found[0])]
+        annotations, images = inside, _pick(images, own.__eq__, {*own}.issubset, *fewer)
         return [path for _, path in annotations], [path for _, path in images]
 
     def locate(self, image_id: str, report: ValidationReport, skip: bool = False) -> list[Path | None]:
@@ -146,7 +154,7 @@ class Layout:
             stored = drawn_earlier(splits, split_ids, lambda image_id: all(self._find(image_id)))
             ids, there = ids | stored, stored.keys()
         if not there:
-            hints = [str(f) for f in self.files if NAMES & {ENDS.sub("", part.lower()) for part in f.parts}]
+            hints = [str(f) for f in self.files if named_splits(f if f.suffix.lower() in LISTS else f.parent)]
             of = f"because of {hints[0]}" if hints else f"for it with --val-ratio={val_ratio:g} of {len(every)} images"
             fault += f", and none is drawn {of}"
             ids |= {} if hints else draw(splits, every, val_ratio, seed, report)
@@ -201,6 +209,11 @@ class Layout:
                 elif image_id and first.setdefault((path, image_id), number) != number:
                     report.error("duplicate_id", f"{path} lines {first[path, image_id]} and {number}: {image_id}")
         return list(dict.fromkeys(image_id for _, image_id in first))
+
+
+def named_splits(path: PurePath) -> set[str]:
+    """Return the names of splits that are words of a path without its suffix."""
+    return {name for name, _ in NAMED.findall(re.sub("([a-z])([A-Z])", r"\1 \2", str(path)).lower())}
 
 
 def drawn_earlier(splits: Sequence[str], split_ids: dict | None, exists: Callable[[str], bool]) -> dict[str, list[str]]:

@@ -165,6 +165,30 @@ def test_one_file_is_divided(write):
     assert text.endswith("gone, which was drawn")
 
 
+def test_folders_say_that_one_file_is_of_several_splits(write):
+    names = ("train2017/a.jpg", "val2017/b.jpg")
+    images = [{"id": i, "file_name": name} for i, name in enumerate(names)]
+    options = write({"images": images, "categories": []}, images=names, val_ratio=0.5, seed=0)
+    text = message(build, "coco", options, ["train", "val"])
+    assert text.startswith("splits in one file (1): write a file each, for --coco-annotations and --coco-eval-ann")
+    assert text.endswith("folders train, val")
+    assert len(build("coco", SimpleNamespace(**vars(options), split_ids={"val": ["val2017/b"]}), ["val"])[0]) == 1
+
+
+def test_images_lie_deeper_or_are_named_in_another_case(write, tmp_path):
+    options = write(CONTENT, images=["default/a.JPG", "x/b.jpg"])
+    assert [path.name for path in build("coco", options, ["train"])[0].paths] == ["a.JPG", "b.jpg"]
+    options = write(CONTENT, images=["y/b.jpg"])
+    text = message(build, "coco", options, ["train"])
+    assert text.endswith(f"{tmp_path}/img/b.jpg, {tmp_path}/img/x/b.jpg, {tmp_path}/img/y/b.jpg")
+
+
+def test_ids_may_be_texts(write):
+    objects = [CROWD | {"image_id": "7", "category_id": "9"}, CONTENT["annotations"][1]]
+    (dataset,) = build("coco", write(CONTENT | {"annotations": objects}), ["train"])
+    assert (dataset.labels[0].tolist(), dataset.category_ids, dataset.image_ids) == ([0, 1], [9, 4], [7, 5])
+
+
 # Faults
 
 FAULTS = {  # name -> content, part of the message, None or number of objects with --invalid-boxes=skip

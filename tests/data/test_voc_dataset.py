@@ -122,6 +122,10 @@ def test_several_folders(tmp_path, monkeypatch):
     assert "nowhere does not exist" in message(read, "VOC2007,nowhere")
     write_voc(tmp_path / "VOC2012", {"b": [thing()]})
     assert read("in/VOC2012,VOC2012").ids == ["in/VOC2012/b", "in/VOC2012/a", "VOC2012/b"]
+    (test,) = read_splits("VOC2007,in/VOC2012", ["test"])
+    unused = "folders without the splits of the others: in/VOC2012, annotations: 2 (not used"
+    assert any(note.startswith(unused) for note in test.notes)
+    assert not any(note.startswith("folders without") for note in both.notes)
     write_voc(tmp_path / "a,b", {"b": [thing()]})
     assert read("a,b").ids == ["b"]
 

@@ -95,6 +95,13 @@ LAYOUTS = {  # files, ids of the splits train and val
     "kangaroo": (pairs(ABCD, "annots/{}.xml", "images/{}.jpg"), DRAWN),
     "pets": (pairs(ABCD, "annotations/xmls/{}.xml", "images/{}.jpg") | {"annotations/trimaps/a.png": ""}, DRAWN),
     "labelImg": (pairs(ABCD, "{}.xml", "{}.jpg") | {"classes.txt": "apple", "new.jpg": ""}, DRAWN),
+    "words": (pairs(ABCD) | {"contest.txt": "", "trains/x.jpg": "", "photos/train_1.jpg": "", "valley.csv": ""}, DRAWN),
+    "two cameras": (
+        pairs(ABCD, image="rgb/train/{}.jpg")
+        | pairs(ABCD, image="ir/train/{}.png")
+        | lists(train="rgb/a\nir/b.png\n", val="rgb/train/c\nir/d"),
+        {"train": ["rgb/a", "ir/b"], "val": ["rgb/train/c", "ir/d"]},
+    ),
     "in a folder": (pairs(ABCD, "photos/{}.xml", "photos/{}.tif"), DRAWN),
     "hidden files": (pairs(ABCD) | {"JPEGImages/._a.jpg": "", "Annotations/._a.xml": "", ".git/x.xml": ""}, DRAWN),
     "Roboflow": (pairs(["train/a", "train/b", "valid/c", "valid/d", "test/e"], "{}.xml", "{}.jpg"), TWO),
@@ -337,6 +344,12 @@ FAULTS = {  # files, splits, kind of error, words
         "no_annotation",
         "JPEGImages/b.jpg",
     ),
+    "annotation of another image": (
+        pairs("a") | {"JPEGImages/x/a.jpg": ""} | lists(train="x/a"),
+        "train",
+        "no_annotation",
+        "JPEGImages/x/a.jpg",
+    ),
     **{
         line: (pairs("a") | lists(train=f"a\n{line}"), "train", "above", f"Main/train.txt line 2: {line}")
         for line in ("/x/JPEGImages/a.jpg", "C:\\x\\a.jpg", "../a", "..\\a.jpg", "x/../../a")
@@ -358,7 +371,8 @@ FAULTS = {  # files, splits, kind of error, words
         path: (pairs(ABCD) | {path: "a"}, "train val", "split", f"none is drawn because of {path}")
         for path in (
             *("annotations/trainval.txt", "splits/train.txt", "ImageSets/Main/train.TXT", "x/Test/a.csv"),
-            *("train_list.txt", "data/test_labels.csv", "val.csv", "train2017/a.csv"),
+            *("train_list.txt", "data/test_labels.csv", "val.csv", "train2017/a.csv", "trainIds.lst", "2007_train.txt"),
+            *("coin_train/x.jpg", "Train Set/x.jpg", "images-test/x.jpg", "01_val/x.xml"),
         )
     },
     "training": (pairs(["training/a", "testing/b"], "{}.xml", "{}.jpg"), "train val", "split", "folder: testing, tr"),
