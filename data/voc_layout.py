@@ -25,7 +25,7 @@ UNREAD = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".pgm", ".pbm", ".pnm", ".t
 READ = (".xml", *IMAGE_SUFFIXES)
 SUFFIX = re.compile(rf"({'|'.join(map(re.escape, READ + UNREAD))})+$", re.IGNORECASE)
 COLUMN = re.compile(r"\s+(-1|0|1|\S+\.xml)$")  # the second one of VOC's and VoTT's files per class; the annotation
-LISTS = (".txt", ".csv", ".lst", ".json")  # files that may say what a split is
+LISTS = (".txt", ".csv", ".lst", ".json", "")  # files that may say what a split is
 ABOVE = re.compile(r"/|\w:/|(.*/)?\.\./")  # how paths start that lead out of the data set
 CONTAINERS = {"annotations", "annots", "labels", "xml", "xmls", "jpegimages", "images", "imgs"}  # no part of an id
 ALIASES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
@@ -51,11 +51,16 @@ class Layout:
     def __init__(self, root: Path) -> None:
         names = sorted(glob.glob("**", root_dir=root, recursive=True))  # of visible files, below links as well
         self.root, self.files = root, [Path(name) for name in names if (root / name).is_file()]
-        xml, images = self._of((".xml",), "annotations"), self._of(IMAGE_SUFFIXES, "jpegimages", "images")
+        (xml, more), (images, others) = (
+            self._of((".xml",), "annotations"),
+            self._of(IMAGE_SUFFIXES, "jpegimages", "images"),
+        )
+        named = {path.stem for path in more}
+        xml, images = xml + more, images + [path for path in others if path.stem in named]  # no masks
         shared = [{*os.path.commonpath([p.parent for p in xs] or [""]).lower().split(os.sep)} for xs in (xml, images)]
         # all annotations in notes/ and all images in photos/: these are containers, too
         self.containers = CONTAINERS.union(*(folders - NAMES for folders in shared if not folders & CONTAINERS))
-        self.annotations, self.images, self.unread = map(self._index, (xml, images, self._of(UNREAD)))
+        self.annotations, self.images, self.unread = map(self._index, (xml, images, self._of(UNREAD)[0]))
         self.folded = {stem.casefold(): files for stem, files in self.images.items()}
         counts = Counter(p.suffix.lower() or p.name for p in self.files if p.parts[0].lower() != "imagesets")
         self.others = ", ".join(f"{n} {suffix}" for suffix, n in counts.most_common() if suffix not in READ)
@@ -69,13 +74,17 @@ class Layout:
         raise DataError(f"{root} {fault}: {ways}")
 
     def _of(self, suffixes, *folders):
-        """Return the files with these suffixes: those in the first of `folders` that holds most; else all."""
+        """Return the files with these suffixes: those in the first of `folders` that holds most, and others' names.
+
+        Without such a folder: all, and none.
+        """
         files = [path for path in self.files if path.suffix.lower() in suffixes]
         for folder in folders:
             inside = [path for path in files if path.parts[0].lower() == folder]
-            if 2 * len({path.stem for path in inside}) > len({path.stem for path in files}):
-                return inside
-        return files
+            stems = {path.stem for path in inside}
+            if 2 * len(stems) > len({path.stem for path in files}):
+                return inside, [path for path in files if path.stem not in stems]
+        return files, []
 
     def _key(self, path):
         """Return the folders of a path that are part of an id, and its name without suffix."""
@@ -146,7 +155,7 @@ class Layout:
         lists, folders, ids = self._lists(splits), self._folders(splits), {}
         everything, in_none = lists.pop("", None), folders.pop("", ())
         every = sorted(self._read_ids(everything, report) if everything else in_none)
-        there, fault = lists.keys() | folders.keys(), "does not exist"
+        there, words, fault = lists.keys() | folders.keys(), (), "does not exist"
         for split in splits:
             name = next((n for n in ALIASES.get(_usual(split), (_usual(split),)) if n in there), None)
             ids[split] = self._read_ids(lists[name], report) if name in lists else folders.get(name, [])
@@ -155,6 +164,7 @@ class Layout:
             ids, there = ids | stored, stored.keys()
         if not there:
             hints = [str(f) for f in self.files if named_splits(f if f.suffix.lower() in LISTS else f.parent)]
+            words = {part.removesuffix(".txt") for hint in hints for part in Path(hint).parts if named_splits(part)}
             of = f"because of {hints[0]}" if hints else f"for it with --val-ratio={val_ratio:g} of {len(every)} images"
             fault += f", and none is drawn {of}"
             ids |= {} if hints else draw(splits, every, val_ratio, seed, report)
@@ -162,7 +172,7 @@ class Layout:
             if not ids[split]:
                 path = lists.get(split, [self.root / "ImageSets" / "Main" / f"{split}.txt"])[0]
                 what = "contains no image id" if split in lists else fault
-                others = ", ".join(sorted(there)[:20]) or "none"
+                others = ", ".join(sorted(there or words)[:20]) or "none"
                 report.error("split", f"{path} {what}; splits in this folder: {others}")
         return ids
 

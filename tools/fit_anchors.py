@@ -80,6 +80,7 @@ def main(config):
         print(f"{share:.1%} of the objects have a side below {least:g} pixels: give --rpn-min-size a smaller value")
     plot_fits(size, fits, config.out)
     shown = config.dataset_options() | {name: getattr(config, name) for name in ("train_split", "min_size", "max_size")}
+    shown |= {"eval_split": "val"} if config.train_split == "train" else {}  # the other is usual, too: trainval, test
     print(f"picture: {config.out}\nnext: python train.py train {as_words(shown)} {anchor_options(*grid)}")
 
 

@@ -316,6 +316,9 @@ def parse_options(
             raise OptionError(f"--{dashed(name)} needs a value: write --{dashed(name)}=VALUE")
         values[name] = None if type(None) in kinds and text in ("", "None") else text
     values = ((stored(texts) if callable(stored) else stored) or {}) | values
+    coco = next((name for name in texts if name in DatasetConfig.model_fields and name.startswith("coco_")), None)
+    if coco and (values.get("data") or fields["data"].default) not in (None, "coco"):
+        raise OptionError(f"--{dashed(coco)} is of --data=coco only")
     implied = IMPLIED.get(values.get("joint"), {})
     values = implied | values
     if defaults and "model" in fields:

@@ -95,6 +95,10 @@ LAYOUTS = {  # files, ids of the splits train and val
     "kangaroo": (pairs(ABCD, "annots/{}.xml", "images/{}.jpg"), DRAWN),
     "pets": (pairs(ABCD, "annotations/xmls/{}.xml", "images/{}.jpg") | {"annotations/trimaps/a.png": ""}, DRAWN),
     "labelImg": (pairs(ABCD, "{}.xml", "{}.jpg") | {"classes.txt": "apple", "new.jpg": ""}, DRAWN),
+    "some beside": (
+        pairs("abc", "annotations/{}.xml", "images/{}.jpg") | pairs("d", "images/{}.xml", "more/{}.jpg"),
+        DRAWN,
+    ),
     "words": (pairs(ABCD) | {"contest.txt": "", "trains/x.jpg": "", "photos/train_1.jpg": "", "valley.csv": ""}, DRAWN),
     "two cameras": (
         pairs(ABCD, image="rgb/train/{}.jpg")
@@ -371,10 +375,24 @@ FAULTS = {  # files, splits, kind of error, words
         path: (pairs(ABCD) | {path: "a"}, "train val", "split", f"none is drawn because of {path}")
         for path in (
             *("annotations/trainval.txt", "splits/train.txt", "ImageSets/Main/train.TXT", "x/Test/a.csv"),
-            *("train_list.txt", "data/test_labels.csv", "val.csv", "train2017/a.csv", "trainIds.lst", "2007_train.txt"),
+            *(
+                "train_list.txt",
+                "data/test_labels.csv",
+                "val.csv",
+                "train2017/a.csv",
+                "trainIds.lst",
+                "ImageSets/train",
+                "2007_train.txt",
+            ),
             *("coin_train/x.jpg", "Train Set/x.jpg", "images-test/x.jpg", "01_val/x.xml"),
         )
     },
+    "lists of other names": (
+        pairs(ABCD) | lists("", train_list="a", val_list="b") | {"test2017/a.txt": ""},
+        "train",
+        "split",
+        "; splits in this folder: test2017, train_list, val_list",
+    ),
     "training": (pairs(["training/a", "testing/b"], "{}.xml", "{}.jpg"), "train val", "split", "folder: testing, tr"),
     "no image": (pairs(ABCD, "{}.xml", "{}.jpg") | {"e.xml": ""}, "train", "no_image", "/e.xml"),
     "a mask in its place": (

@@ -461,6 +461,14 @@ def test_a_text_is_not_empty(name):
     assert refusal(TrainConfig, {name: ""}).startswith(f"--{dashed(name)} needs a value")
 
 
+def test_options_of_coco_need_its_data():
+    texts = {"load_path": "a", "coco_eval_images": "x", "coco_json": "y"}
+    assert parse_options(EvalConfig, texts).coco_eval_images == "x"
+    assert refusal(EvalConfig, texts | {"data": "voc"}) == "--coco-eval-images is of --data=coco only"
+    assert refusal(TrainConfig, {"coco_images": "x"}) == "--coco-images is of --data=coco only"
+    assert parse_options(TrainConfig, {"coco_images": "x"}, {"data": "coco"}).data == "coco"
+
+
 @pytest.mark.parametrize("data_dir", [None, "moved"])
 def test_a_drawn_split_is_that_of_the_training(data_dir):
     drawn = {"train": ["b"], "val": ["a"]}
