@@ -89,13 +89,7 @@ def interrupt_after(n_call, function):
 
 
 def test_options_reach_the_scripts_unchanged():
-    options = {
-        "lr": "0.00123456789",
-        "classes": "a b,c",
-        "lr_decay_epoch": "()",
-        "anchor_ratios": "0.5,2",
-        "dropout": "",
-    }
+    options = {"lr": "0.00123456789", "classes": "a b,c", "lr_decay_epoch": "()", "anchor_ratios": "0.5,2"}
     config = make_config(**options, seeds="0,1,2")
     words = as_words(config)
     assert {"--lr=0.00123456789", "--classes=a b,c", "--lr-decay-epoch=()", "--anchor-ratios=0.5,2.0"} <= {*words}
