@@ -136,7 +136,7 @@ class _File:
             bbox, area = [float(number) for number in entry["bbox"]], entry.get("area")
             if len(bbox) != 4:
                 raise ValueError(f"bbox has {len(bbox)} numbers instead of 4")
-            if max(bbox) <= 1:
+            if 0 < max(bbox) <= 1:
                 raise ValueError(f"bbox {entry['bbox']} is in fractions of the sides: write pixels")
             attributes = entry.get("attributes")
             if isinstance(attributes, dict) and float(attributes.get("rotation") or 0):  # CVAT's
