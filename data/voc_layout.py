@@ -26,12 +26,14 @@ READ = (".xml", *IMAGE_SUFFIXES)
 SUFFIX = re.compile(rf"({'|'.join(map(re.escape, READ + UNREAD))})+$", re.IGNORECASE)
 COLUMN = re.compile(r"\s+(-1|0|1|\S+\.xml)$")  # the second one of VOC's and VoTT's files per class; the annotation
 LISTS = (".txt", ".csv", ".lst", ".json", "")  # files that may say what a split is
+PLACES = (".", "imagesets", "imagesets/main")  # of lists, in any case
 ABOVE = re.compile(r"/|\w:/|(.*/)?\.\./")  # how paths start that lead out of the data set
-CONTAINERS = {"annotations", "annots", "labels", "xml", "xmls", "jpegimages", "images", "imgs"}  # no part of an id
-ALIASES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
+CONTAINERS = {"annotation", "annot", "label", "xml", "jpegimage", "image", "img"}  # no part of an id
+CONTAINERS |= {f"{name}s" for name in CONTAINERS}
+CONTAINER = re.compile(rf"(^|[ _.-])({'|'.join(CONTAINERS)})(?=$|[ _.-])", re.IGNORECASE)  # Annotations_train is train
 SPLITS = ("train", "val", "trainval", "test")
-NAMES = {*SPLITS, *sum(ALIASES.values(), ())}  # in any case
-NAMED = re.compile(rf"(?<![a-z])({'|'.join(NAMES)})(set|list)?(?![a-z])")  # train_list, train2017, 1_train
+USUAL = {"training": "train", "valid": "val", "validation": "val", "testing": "test"} | {s: s for s in SPLITS}
+NAMED = re.compile(rf"(?<![a-z])({'|'.join(USUAL)})(set|list)?(?![a-z])")  # train_list, train2017, 1_train
 WAYS = (
     "name its folder with --voc-data-dir, read COCO's format with --data=coco, convert yours as docs/own-data.md "
     "shows, or try --download or --data=shapes"
@@ -59,7 +61,7 @@ class Layout:
         xml, images = xml + more, images + [path for path in others if path.stem in named]  # no masks
         shared = [{*os.path.commonpath([p.parent for p in xs] or [""]).lower().split(os.sep)} for xs in (xml, images)]
         # all annotations in notes/ and all images in photos/: these are containers, too
-        self.containers = CONTAINERS.union(*(folders - NAMES for folders in shared if not folders & CONTAINERS))
+        self.containers = CONTAINERS.union(*(folders - USUAL.keys() for folders in shared if not folders & CONTAINERS))
         self.annotations, self.images, self.unread = map(self._index, (xml, images, self._of(UNREAD)[0]))
         self.folded = {stem.casefold(): files for stem, files in self.images.items()}
         counts = Counter(p.suffix.lower() or p.name for p in self.files if p.parts[0].lower() != "imagesets")
@@ -89,7 +91,8 @@ class Layout:
     def _key(self, path):
         """Return the folders of a path that are part of an id, and its name without suffix."""
         path = PurePosixPath(unicodedata.normalize("NFC", str(path)))  # some systems store é as e and an accent
-        return tuple(part for part in path.parts[:-1] if part.lower() not in self.containers), SUFFIX.sub("", path.name)
+        folders = [CONTAINER.sub("", p).strip(" _.-") for p in path.parts[:-1] if p.lower() not in self.containers]
+        return tuple(filter(None, folders)), SUFFIX.sub("", path.name)
 
     def _index(self, files):
         """Return stem -> (folders, path) of each file."""
@@ -138,8 +141,7 @@ class Layout:
 
     def has(self, split: str) -> bool:
         """Whether a file or a folder says what is in a split."""
-        there = self._lists((split,)).keys() | self._folders((split,)).keys()
-        return bool(there & {*ALIASES.get(_usual(split), (_usual(split),))})
+        return bool({split, _usual(split)} & (self._lists((split,)).keys() | self._folders((split,)).keys()))
 
     def split_ids(self, splits: Sequence[str], report: ValidationReport, val_ratio=0.0, seed=0, split_ids=None) -> dict:
         """Return split -> image ids.
@@ -157,14 +159,15 @@ class Layout:
         every = sorted(self._read_ids(everything, report) if everything else in_none)
         there, words, fault = lists.keys() | folders.keys(), (), "does not exist"
         for split in splits:
-            name = next((n for n in ALIASES.get(_usual(split), (_usual(split),)) if n in there), None)
+            name = split if split in there else _usual(split)
             ids[split] = self._read_ids(lists[name], report) if name in lists else folders.get(name, [])
         if not there:
             stored = drawn_earlier(splits, split_ids, lambda image_id: all(self._find(image_id)))
             ids, there = ids | stored, stored.keys()
         if not there:
-            hints = [str(f) for f in self.files if named_splits(f if f.suffix.lower() in LISTS else f.parent)]
-            words = {part.removesuffix(".txt") for hint in hints for part in Path(hint).parts if named_splits(part)}
+            hints = [f for f in self.files if named_splits(f if f.suffix.lower() in LISTS else f.parent)]
+            words = {p.stem for p in hints if p.suffix == ".txt" and p.parent.as_posix().lower() in PLACES}
+            words |= {w for p in hints if p.suffix.lower() in READ for w in self._key(p)[0] if named_splits(w)}
             of = f"because of {hints[0]}" if hints else f"for it with --val-ratio={val_ratio:g} of {len(every)} images"
             fault += f", and none is drawn {of}"
             ids |= {} if hints else draw(splits, every, val_ratio, seed, report)
@@ -182,8 +185,8 @@ class Layout:
         for stem, files in self.annotations.items():
             for folders, _ in files:
                 images = self.images.get(stem, ()) if len(files) == 1 else ()
-                near = [folder.lower() for folders in (folders, *(of for of, _ in images)) for folder in folders]
-                split = next((folder for folder in near if folder in {*splits, *NAMES}), "")
+                near = [_usual(folder, splits) for of in (folders, *(of for of, _ in images)) for folder in of]
+                split = next((folder for folder in near if folder in {*splits, *SPLITS}), "")
                 ids.setdefault(split, []).append("/".join((*folders, stem)) if len(files) > 1 else stem)
         return ids
 
@@ -192,14 +195,16 @@ class Layout:
 
         "" for the list of all images, default.txt, that CVAT writes (and Datumaro, beside those per class).
         """
-        wanted, files = {*splits, *NAMES}, {}
-        for folder in (".", "imagesets", "imagesets/main"):
+        wanted, files = {*splits, *SPLITS}, {}
+        for folder in PLACES:
             texts = [p for p in self.files if p.suffix == ".txt" and p.parent.as_posix().lower() == folder]
-            named = {_usual(path.stem): self.root / path for path in texts}
+            named = {}
+            for path in texts:  # val before validation
+                named.setdefault(_usual(path.stem, splits), self.root / path)
             files |= {name: path for name, path in named.items() if name in wanted or folder != "."}
         lists = {name: [path] for name, path in files.items()}
         for name, path in files.items():
-            split = _usual(name.rpartition("_")[2])
+            split = _usual(name.rpartition("_")[2], splits)
             per_class = split in wanted - files.keys()
             if per_class and all(line[:1] in "#" or COLUMN.search(line) for line in read_lines(path)):
                 lists.setdefault(split, []).append(path)
@@ -248,9 +253,9 @@ def draw(splits: Sequence[str], every: list[str], val_ratio: float, seed: int, r
     return drawn
 
 
-def _usual(name):
-    """Return a name of `NAMES` in lower case, another one as it is."""
-    return name.lower() if name.lower() in NAMES else name
+def _usual(name, splits=()):
+    """Return which of `splits` or `SPLITS` a name in any case means; one that means none as it is."""
+    return next((split for split in splits if split.lower() == name.lower()), USUAL.get(name.lower(), name))
 
 
 def _pick(files, *tests):

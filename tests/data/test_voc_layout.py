@@ -117,6 +117,11 @@ LAYOUTS = {  # files, ids of the splits train and val
         pairs(["train/x/val/a", "train/b", "val/train/c"], "{}.xml", "{}.jpg"),
         {"train": ["b", "a"], "val": ["c"]},
     ),
+    "folders of a split": (
+        pairs("ab", "Annotations_train/{}.xml", "JPEGImages-train/{}.jpg")
+        | pairs("cd", "val_annots/{}.xml", "val images/{}.jpg"),
+        TWO,
+    ),
     "two folders": (pairs(ABCD, "notes/{}.xml", "photos/{}.jpg"), DRAWN),
     "splits above": (
         {f"{split}/images/{i}.jpg": "" for split in ("Train", "Val") for i in "ab"}
@@ -391,9 +396,9 @@ FAULTS = {  # files, splits, kind of error, words
         pairs(ABCD) | lists("", train_list="a", val_list="b") | {"test2017/a.txt": ""},
         "train",
         "split",
-        "; splits in this folder: test2017, train_list, val_list",
+        "; splits in this folder: train_list, val_list",
     ),
-    "training": (pairs(["training/a", "testing/b"], "{}.xml", "{}.jpg"), "train val", "split", "folder: testing, tr"),
+    "training": (pairs(["training/a", "testing/b"], "{}.xml", "{}.jpg"), "train val", "split", "folder: test, train"),
     "no image": (pairs(ABCD, "{}.xml", "{}.jpg") | {"e.xml": ""}, "train", "no_image", "/e.xml"),
     "a mask in its place": (
         pairs(["b", "c", "d"]) | {"Annotations/a.xml": thing(A), "SegmentationClass/a.png": ""},
@@ -412,6 +417,27 @@ def test_faults(tmp_path, files, splits, kind, words):
     report = ValidationReport()
     read_splits(write(tmp_path, files), splits.split(), report=report)
     assert any(words in offender for offender in report.errors[kind])
+
+
+@pytest.mark.parametrize(
+    ("files", "splits"),
+    [
+        (pairs(["Train_Set/a", "Val_Set/b"], "{}.xml", "{}.jpg"), "Train_Set Val_Set"),
+        (pairs(["Train_Set/a", "Val_Set/b"], "{}.xml", "{}.jpg"), "train_set VAL_SET"),
+        (pairs("ab") | lists("", Train_list="a", val_list="b"), "train_list val_list"),
+        (pairs("ab") | lists(TRAIN="a", val="b"), "Training validation"),
+        (pairs("abc") | lists(train="a", val="b", valid="c"), "train val"),
+        (pairs("abc") | lists(train="a", val="c", valid="b"), "train valid"),
+        (
+            {"Annotations_T1/a.xml": thing(A), "JPEGImages_T1/a.jpg": "", "Annotations_T2/b.xml": thing(A)}
+            | {"JPEGImages_T2/b.jpg": ""},
+            "t1 T2",
+        ),
+    ],
+)
+def test_splits_by_the_name_of_their_list_or_folder(tmp_path, files, splits):
+    first, second = read_splits(write(tmp_path, files), splits.split())
+    assert ([first.split, second.split], first.ids, second.ids) == (splits.split(), ["a"], ["b"])
 
 
 def test_a_list_in_another_encoding(tmp_path):
