@@ -12,6 +12,7 @@ G: objects in one image.
 
 import json
 import math
+import unicodedata
 from collections import Counter
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -151,10 +152,10 @@ class _File:
 
     @cached_property
     def files(self):
-        """Name in lower case -> files in the folder of the images, at any depth."""
+        """Name, see `_folded`, -> files in the folder of the images, at any depth."""
         files = {}
         for path in sorted(self.root.rglob("*")):
-            files.setdefault(path.name.casefold(), []).append(path)
+            files.setdefault(_folded(path), []).append(path)
         return files
 
     def classes(self, found):
@@ -170,7 +171,7 @@ class _File:
         ways = [self.root.joinpath(*path.parts[i:]) for i in range(len(path.parts) or 1)]
         image = next((way for way in ways if way.is_file()), None)
         if not image:
-            deeper = self.files.get(path.name.casefold(), [])
+            deeper = self.files.get(_folded(path), [])
             image = deeper[0] if len(deeper) == 1 else None
         if not image and self.skip_images:
             self.report.note("skipped_image", f"{ways[0]}: no image")
@@ -185,6 +186,11 @@ class _File:
 
 def _path(image):
     return PurePosixPath(image["file_name"].strip().replace("\\", "/"))  # a\b.jpg: written on Windows
+
+
+def _folded(path):
+    """The name of a file in lower case, with letters and accents composed."""
+    return unicodedata.normalize("NFC", path.name).casefold()
 
 
 def _parse(path):

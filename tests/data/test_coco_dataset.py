@@ -183,6 +183,12 @@ def test_images_lie_deeper_or_are_named_in_another_case(write, tmp_path):
     assert text.endswith(f"{tmp_path}/img/b.jpg, {tmp_path}/img/x/b.jpg, {tmp_path}/img/y/b.jpg")
 
 
+@pytest.mark.parametrize(("name", "stored"), [("é", "e\u0301"), ("e\u0301", "é")])
+def test_accents_may_be_stored_in_either_way(write, name, stored):
+    content = change("images", 0, file_name=f"{name}.jpg")
+    assert len(build("coco", write(content, images=[f"{stored}.jpg", "b.jpg"]), ["train"])[0].paths) == 2
+
+
 def test_ids_may_be_texts(write):
     objects = [CROWD | {"image_id": "7", "category_id": "9"}, CONTENT["annotations"][1]]
     (dataset,) = build("coco", write(CONTENT | {"annotations": objects}), ["train"])
