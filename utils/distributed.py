@@ -166,11 +166,11 @@ def destroy() -> None:
 
 @contextlib.contextmanager
 def catch_signals() -> Iterator[list[int]]:
-    """Collect `SIGNALS` in the yielded list instead of stopping; a second one exits immediately."""
+    """Collect `SIGNALS` in the yielded list instead of stopping; a second one, but for SIGHUP, exits immediately."""
     stop = []
 
     def handle(number, frame):
-        if stop:
+        if stop and signal.Signals(number).name != "SIGHUP":  # a terminal that is closed may send that twice
             os._exit(128 + number)
         stop.append(number)
         with contextlib.suppress(OSError):  # the terminal is gone

@@ -186,6 +186,18 @@ def test_an_ignored_signal_stays_ignored():
         signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.parametrize("first", [signal.SIGHUP, signal.SIGTERM])
+def test_a_second_sighup_ends_nothing(monkeypatch, first):
+    exits = []
+    monkeypatch.setattr(distributed.os, "_exit", exits.append)
+    with distributed.catch_signals() as stop:
+        signal.raise_signal(first)
+        signal.raise_signal(signal.SIGHUP)
+        assert (stop[0], exits) == (first, [])
+        signal.raise_signal(signal.SIGINT)
+    assert exits == [130]
+
+
 def test_a_signal_without_a_terminal(monkeypatch):
     def write(*args):
         raise OSError(errno.EIO, "Input/output error")
