@@ -49,12 +49,16 @@ def main(config):
     print(f"{dataset.root}, split {dataset.split}: {counted(n_image, 'image')}", *dataset.notes, sep="\n")
     if trained := {*dataset.ids} & {*checkpoint.get("ids", ())}:
         print(f"note: the training saw images with {len(trained)} of these ids")
-    results, table, draw = measure(config, checkpoint, detector, dataset, dtype)
+    results, table, files, draw = measure(config, checkpoint, detector, dataset, dtype)
     if config.json_path:
         about = {"checkpoint": config.load_path, "step": checkpoint["step"], "data": str(dataset.root)}
         about |= {"preprocessing": checkpoint["preprocessing"], "split": dataset.split, "n_image": n_image}
-        ckpt.write_text(config.json_path, json.dumps(about | results, indent=1, ensure_ascii=False))
-    print(table)
+        files[config.json_path] = json.dumps(about | results, indent=1, ensure_ascii=False)
+    try:
+        for path, text in files.items():
+            ckpt.write_text(path, text)
+    finally:  # also if the disk is full
+        print(table)
     if draw:
         draw(plot)
         print(f"drawn in {plot}")
@@ -63,14 +67,14 @@ def main(config):
 
 
 def measure(config, checkpoint, detector, dataset, dtype):
-    """Return results for JSON, their table, and a function that draws them into a file, or None."""
+    """Return results for JSON, their table, other files as path -> text, and what draws the results, or None."""
     options, reading = metrics.predict_options(config, detector), (dtype, config.num_workers, config.limit)
     if config.proposals:
         results = coco_eval.evaluate_proposals(detector, dataset, *reading)
         draw = partial(plot_recall, results["recall"], coco_eval.COUNTS, coco_eval.IOU_THRESHS)
-        return results, coco_eval.format_recall(results), draw
+        return results, coco_eval.format_recall(results), {}, draw
     metric = config.metric or getattr(dataset, "metric", "voc07")
-    heading, draw = metrics.format_heading(metric, dtype, **options), None
+    heading, files, draw = metrics.format_heading(metric, dtype, **options), {}, None
     results = {"metric": metric, "precision": metrics.precision_name(dtype), "svd": config.svd} | options
     if config.ablate:
         proposer = restore(config.load_path, checkpoint, detector.device) if config.detector else detector
@@ -83,9 +87,9 @@ def measure(config, checkpoint, detector, dataset, dtype):
         pred = metrics.detect(detector, dataset, *reading, **options)
         evaluation = metrics.score(pred, dataset, metric)
         if config.coco_json:
-            ckpt.write_text(config.coco_json, json.dumps(coco_eval.dataset_results(pred, dataset)))
+            files[config.coco_json] = json.dumps(coco_eval.dataset_results(pred, dataset))
         results, table = results | evaluation._asdict(), metrics.format_results(evaluation)
-    return results, f"{heading}\n{table}", draw
+    return results, f"{heading}\n{table}", files, draw
 
 
 def restore(path, checkpoint, device, svd=None):

@@ -49,9 +49,8 @@ def build(options, splits, classes=(), report=None) -> list["COCODataset"]:
 
 def _draw(splits, every, options, report):
     """Return split -> ids of the only file: as drawn earlier, else drawn at random."""
-    there = {*every}
-    stored = drawn_earlier(splits, options["split_ids"], there.__contains__)
-    for gone in sorted({image_id for ids in stored.values() for image_id in ids} - there):
+    stored = drawn_earlier(splits, options["split_ids"], every, report)
+    for gone in sorted({image_id for ids in stored.values() for image_id in ids}.difference(every)):
         report.error("no_image", f"{gone}, which was drawn")
     folders = {name for image_id in every for name in named_splits(PurePosixPath(image_id).parent)}
     if len(folders) > 1 and not stored:
@@ -206,7 +205,8 @@ def _parse(path):
     lists = ("images", "categories", "annotations")
     content = content if isinstance(content, dict) else {}
     found = ", ".join([*content][:10]) or "something else"
-    content.setdefault("annotations", [])  # COCO's test images have none
+    if not any(isinstance(value, list) for key, value in content.items() if key not in (*lists, "licenses")):
+        content.setdefault("annotations", [])  # COCO's test images have none
     if not all(isinstance(content.get(key), list) for key in lists):
         raise DataError(f"{path} is not in COCO's format, which has the lists {', '.join(lists)}: it has {found}")
     return content

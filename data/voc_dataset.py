@@ -29,7 +29,7 @@ VOC_CLASSES = ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "
 # fmt: on
 # formats that are decoded, whatever the suffix says; not EPS, for which Pillow runs Ghostscript
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
-IMAGE_END = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}  # near the end of a complete file
+IMAGE_END = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}  # near the end of a complete file; others: none
 DEFAULTS = {"invalid_boxes": "error", "invalid_images": "error", "unknown_classes": "error"}
 DEFAULTS |= {"val_ratio": 0.0, "seed": 0, "split_ids": None}  # of the options that `read_splits` explains
 AREA_METRIC = re.compile(r"VOC201\d")  # folders whose devkit takes the area under the curve
@@ -227,7 +227,7 @@ def read_header(path: Path, report: ValidationReport, skip: bool = False) -> tup
                 if "exif" in img.info:  # otherwise Pillow decodes a PNG to look for EXIF behind the pixels
                     orientation = img.getexif().get(ExifTags.Base.Orientation, 0)
             img.fp.seek(max(0, path.stat().st_size - 4096))
-            complete = IMAGE_END.get(img.format, b"") in img.fp.read()
+            complete = img.format in IMAGE_END and IMAGE_END[img.format] in img.fp.read()
         if skip or not complete or img.mode in ("I", "F"):
             read_image(path, report)
         return size, orientation if orientation in range(1, 9) else 0

@@ -13,7 +13,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePath, PurePosixPath
 
 import numpy as np
@@ -152,7 +152,7 @@ class Layout:
             val_ratio: fraction drawn for one of two splits if nothing says what the splits are; the other is the rest.
                 A single split is one of them if its name says which. A split named twice, or 0: all images.
             seed: seed of the drawing.
-            split_ids: split -> ids, as they were drawn earlier; used if most are there, the others are errors then.
+            split_ids: split -> ids, as they were drawn earlier, see `drawn_earlier`; those that are gone are errors.
         """
         lists, folders, ids = self._lists(splits), self._folders(splits), {}
         everything, in_none = lists.pop("", None), folders.pop("", ())
@@ -162,14 +162,15 @@ class Layout:
             name = split if split in there else _usual(split)
             ids[split] = self._read_ids(lists[name], report) if name in lists else folders.get(name, [])
         if not there:
-            stored = drawn_earlier(splits, split_ids, lambda image_id: all(self._find(image_id)))
+            stored = drawn_earlier(splits, split_ids, every, report)
             ids, there = ids | stored, stored.keys()
         if not there:
             hints = [f for f in self.files if named_splits(f if f.suffix.lower() in LISTS else f.parent)]
-            words = {p.stem for p in hints if p.suffix == ".txt" and p.parent.as_posix().lower() in PLACES}
+            words = {p.stem for p in hints if p.suffix.lower() == ".txt" and p.parent.as_posix().lower() in PLACES}
             words |= {w for p in hints if p.suffix.lower() in READ for w in self._key(p)[0] if named_splits(w)}
-            of = f"because of {hints[0]}" if hints else f"for it with --val-ratio={val_ratio:g} of {len(every)} images"
-            fault += f", and none is drawn {of}"
+            why = f"for it with --val-ratio={val_ratio:g} of {len(every)} images"
+            why = f"because {hints[0]} may say what it is: move that away if not" if hints else why
+            fault += f", and none is drawn {why}"
             ids |= {} if hints else draw(splits, every, val_ratio, seed, report)
         for split in splits:
             if not ids[split]:
@@ -197,7 +198,7 @@ class Layout:
         """
         wanted, files = {*splits, *SPLITS}, {}
         for folder in PLACES:
-            texts = [p for p in self.files if p.suffix == ".txt" and p.parent.as_posix().lower() == folder]
+            texts = [p for p in self.files if p.suffix.lower() == ".txt" and p.parent.as_posix().lower() == folder]
             named = {}
             for path in texts:  # val before validation
                 named.setdefault(_usual(path.stem, splits), self.root / path)
@@ -231,10 +232,19 @@ def named_splits(path: PurePath) -> set[str]:
     return {name for name, _ in NAMED.findall(re.sub("([a-z])([A-Z])", r"\1 \2", str(path)).lower())}
 
 
-def drawn_earlier(splits: Sequence[str], split_ids: dict | None, exists: Callable[[str], bool]) -> dict[str, list[str]]:
-    """Return those of `split_ids`, see `Layout.split_ids`, that are asked for and of which most exist."""
+def drawn_earlier(splits: Sequence[str], split_ids: dict | None, every: list[str], report: ValidationReport) -> dict:
+    """Return those of `split_ids`, see `Layout.split_ids`, that are asked for, if most of `every` were drawn then.
+
+    Otherwise, or if most of a split are gone, the data are others.
+    """
+    new = {*every}.difference(*(split_ids or {}).values())
+    if 2 * len(new) > len(every):
+        return {}
     asked = {split: ids for split, ids in (split_ids or {}).items() if split in splits}
-    return {split: ids for split, ids in asked.items() if 2 * sum(map(exists, ids)) > len(ids)}
+    asked = {split: ids for split, ids in asked.items() if 2 * len({*every} & {*ids}) > len(ids)}
+    if new and asked:
+        report.note("new", f"{len(new)} of {len(every)}, such as {min(new)}")
+    return asked
 
 
 def draw(splits: Sequence[str], every: list[str], val_ratio: float, seed: int, report: ValidationReport) -> dict:

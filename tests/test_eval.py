@@ -1,5 +1,6 @@
 """eval.py from a checkpoint to its table and files: metrics, proposals, and where its options come from."""
 
+import errno
 import json
 import re
 
@@ -203,6 +204,17 @@ def test_outputs_that_cannot_be_written_are_named_before_the_work(run, monkeypat
     name = next(iter(options.values())).partition("/")[0]
     with pytest.raises(OSError, match=rf": '{name}'$"):  # `command` reports it in one line
         run(**options, proposals=True)
+
+
+@pytest.mark.parametrize("option", ["json", "coco_json"])
+def test_a_full_disk_is_named_and_the_table_printed(run, monkeypatch, capsys, option):
+    def fsync(number):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("utils.checkpoint.os.fsync", fsync)
+    with pytest.raises(OSError, match=r"No space left on device: 'new/full\.json'"):
+        run(**{option: "new/full.json"})
+    assert "\nmean " in capsys.readouterr().out
 
 
 def test_ablations(run, folder, capsys):

@@ -10,6 +10,13 @@ from data import build, read_class_names
 from data.validate import DataError, ValidationReport, check_objects
 from utils.config import DatasetConfig, Names, as_words, command, option
 
+PAIRS = (
+    ("trainval", "test"),
+    ("train", "val"),
+    ("train", "test"),
+    ("trainval", "val"),
+)  # splits to train and to evaluate on
+
 
 class CheckConfig(DatasetConfig):
     """python -m tools.check_data: Check a data set, decode every image, list all errors, and print what it contains.
@@ -38,7 +45,9 @@ def check_data(config: CheckConfig) -> None:
     report.raise_errors(sys.maxsize)
     if config.classes:  # wrong ones leave nothing
         check_objects(datasets[0])
-    options = config.dataset_options() | {"train_split": datasets[0].split}
+    splits = [dataset.split for dataset in datasets]
+    pair = next((pair for pair in PAIRS if {*pair} <= {*splits}), splits)
+    options = config.dataset_options() | dict(zip(("train_split", "eval_split"), pair, strict=False))
     print(f"no errors found\nnext: python -m tools.fit_anchors {as_words(options)}")
 
 

@@ -34,7 +34,7 @@ LOOKS = (("#d62728", "s"), ("#1f77b4", "D"))  # colour and marker of each set of
 class AnchorConfig(TrainInputConfig):
     """python -m tools.fit_anchors: Compare anchors with the objects of a data set, and propose better ones.
 
-    example: python -m tools.fit_anchors --voc-data-dir=MYDATA --train-split=train
+    example: python -m tools.fit_anchors --voc-data-dir=MYDATA --train-split=train --eval-split=val
     """
 
     k: Count | None = option(None, "Run", "anchors per cell to propose; empty: as many as are in use")
@@ -79,8 +79,8 @@ def main(config):
     if share > 0:
         print(f"{share:.1%} of the objects have a side below {least:g} pixels: give --rpn-min-size a smaller value")
     plot_fits(size, fits, config.out)
-    shown = config.dataset_options() | {name: getattr(config, name) for name in ("train_split", "min_size", "max_size")}
-    shown |= {"eval_split": "val"} if config.train_split == "train" else {}  # the other is usual, too: trainval, test
+    shown = {name: getattr(config, name) for name in ("train_split", "eval_split", "min_size", "max_size")}
+    shown = config.dataset_options() | shown
     print(f"picture: {config.out}\nnext: python train.py train {as_words(shown)} {anchor_options(*grid)}")
 
 

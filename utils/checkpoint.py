@@ -63,6 +63,9 @@ def replacing(path: str | Path):
         with open(partial, "rb") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
+    except OSError as error:  # such as a full disk
+        error.filename = str(path)
+        raise
     finally:
         partial.unlink(missing_ok=True)
 
@@ -116,7 +119,7 @@ def save_checkpoint(path: str | Path, state: dict) -> None:
         with replacing(path) as partial:
             torch.save(state | {"format": FORMAT}, partial)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        reason = str(error).splitlines()[0]
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise CheckpointError(f"{path} could not be written ({reason}), check that the disk has room") from error
 
 

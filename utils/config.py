@@ -26,6 +26,7 @@ ORDERED = (("min_size", "max_size"), ("rpn_neg_iou", "rpn_pos_iou"), ("neg_iou_l
 IMPLIED = {"non-approximate": {"roi_op": "warp"}}  # value of --joint -> other options, unless they are given
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 SYNONYMS = {"learning_rate": "lr", "weights": "load_path", "checkpoint": "load_path"}
+SYNONYMS |= {"thresh": "score_thresh", "threshold": "score_thresh"}
 CLASSES_OF_CHECKPOINT = "only for a checkpoint without class names: a,b,c in the order of its labels, or a file of them"
 PROPOSALS = "Fast R-CNN on these proposals, FILE.npz or sliding-windows, instead of the RPN's"
 DETECTOR = "checkpoint: ours, torchvision's (or its name, as resnet50_fpn), simple-faster-rcnn-pytorch's or chainercv's"
@@ -154,9 +155,10 @@ class DatasetConfig(Config):
 
 
 class TrainInputConfig(DatasetConfig):
-    """Options that determine the boxes that training sees, and its anchors."""
+    """Options that determine the splits, the boxes that training sees, and its anchors."""
 
     train_split: str = option("trainval", "Data", "ImageSets/Main/SPLIT.txt to train on", "paper 4.1")
+    eval_split: str = option("test", "Data", "ImageSets/Main/SPLIT.txt to evaluate on", "paper 4.1")
     use_difficult: Flag = option(False, "Data", "include objects marked difficult", "py-faster-rcnn leaves them out")
     seed: int = option(0, "Run", "seed of weights, image order, flips and sampling", ge=0, le=2**63 - 1)
     model: str = option(MODEL, "Model", "NAME of model/NAME.py, or one of the NAMES that such a file lists")
@@ -178,7 +180,6 @@ class TrainConfig(DetectConfig, WorkerConfig, TrainInputConfig):
     example: python train.py train --env=mine --voc-data-dir=MYDATA --train-split=train --eval-split=val
     """
 
-    eval_split: str = option("test", "Data", "ImageSets/Main/SPLIT.txt to evaluate on", "paper 4.1")
     download: Flag = option(False, "Data", "first download VOC2007 (450 + 430 MB) into datasets/")
     flip_prob: Share = option(0.5, "Data", "probability of a horizontal flip", "Fast R-CNN 2.3")
     env: str = option("main", "Run", "name of the run, for its directory runs/ENV/ and its Visdom environment")
@@ -349,7 +350,7 @@ def training_options(config: Config, checkpoint: Values, **values: Any) -> Train
     """Return the options with which a command reads the data set of a checkpoint.
 
     They are those of the training, unless `config` gives others; its `split` is `eval_split`. `split_ids` are the ids
-    of splits that the training drew. `values` replace options without being checked.
+    of splits that the training drew, unless `config` has a `val_ratio`. `values` replace options without being checked.
     """
     trained = restore_options(TrainConfig, checkpoint["config"])
     read = DatasetConfig.model_fields.keys() - {"classes"} | {"proposals_file"}
@@ -359,7 +360,8 @@ def training_options(config: Config, checkpoint: Values, **values: Any) -> Train
     elif any(name.startswith("coco_") for name in given):
         given = {"data": "coco"} | given
     options = TrainConfig(**trained | given | {"eval_split": config.split or trained["eval_split"]})
-    return options.model_copy(update={"split_ids": checkpoint.get("split_ids")} | values)
+    split_ids = None if given.get("val_ratio") else checkpoint.get("split_ids")
+    return options.model_copy(update={"split_ids": split_ids} | values)
 
 
 def _validate(config_class, values):
@@ -370,9 +372,10 @@ def _validate(config_class, values):
     if not error["loc"]:  # of a model validator
         raise OptionError(str(error["ctx"]["error"]))
     name = error["loc"][0]
-    if error["type"] == "missing":
+    if name not in values:
         raise OptionError(f"--{dashed(name)} is missing: --help lists all options")
-    raise OptionError(f"--{dashed(name)}={as_text(values[name])}: {error['msg']}")
+    what = "it needs more values" if error["type"] == "missing" else error["msg"]
+    raise OptionError(f"--{dashed(name)}={as_text(values[name])}: {what}")
 
 
 def help_text(config_class: type[Config], model_values: Values | None = None) -> str:

@@ -155,12 +155,16 @@ def test_one_file_is_divided(write):
     assert sorted(train.ids + test.ids) == [str(i) for i in range(10)]
     assert train.ids != [str(i) for i in range(7)]
     assert "splits drawn at random: trainval 7 of 10 images; test 3 of 10 images (" in train.notes[0]
-    options.val_ratio, options.split_ids = 0, {"test": ["8", "2"]}
+    fit = {"fit": [*"01234567"]}
+    options.val_ratio, options.split_ids = 0, fit | {"test": ["8", "2"]}
     train, test = build("coco", options, ["trainval", "test"])  # as evaluation asks for the split of the training
     assert (len(train), test.ids) == (10, ["8", "2"])
-    options.val_ratio, options.split_ids = 0.3, {"test": ["8", "gone"]}  # of other data
+    assert test.notes[0].startswith("images that came after the splits were drawn: 1 of 10, such as 9 (")
+    options.val_ratio, options.split_ids = 0.3, fit | {"test": ["8", "gone"]}  # of other data
     assert len(build("coco", options, ["trainval", "test"])[1]) == 3
-    options.split_ids = {"test": ["8", "gone", "2"]}  # of these data, less one image
+    options.split_ids = {"fit": ["1"], "test": ["8", "2"]}  # of fewer data with the same names
+    assert len(build("coco", options, ["trainval", "test"])[1]) == 3
+    options.split_ids = fit | {"test": ["8", "gone", "2"]}  # of these data, less one image
     assert "missing images (1)" in (text := message(build, "coco", options, ["test"]))
     assert text.endswith("gone, which was drawn")
 
@@ -271,6 +275,10 @@ def test_missing_images_can_be_left_out(write, tmp_path):
         ([], "the lists images, categories, annotations: it has something else"),
         ({"shapes": [], "version": 1}, "the lists images, categories, annotations: it has shapes, version"),
         (CONTENT | {"annotations": {}}, "it has images, categories, annotations"),
+        (
+            {"images": [], "categories": [], "licenses": [], "objects": []},
+            "it has images, categories, licenses, objects",
+        ),
     ],
 )
 def test_files_of_another_format(write, content, text):

@@ -547,6 +547,15 @@ def test_a_cut_off_jpeg_is_found_before_training(tmp_path):
     assert read(tmp_path).notes == []
 
 
+@pytest.mark.parametrize("suffix", ["bmp", "tif", "gif", "webp", "ppm"])
+def test_half_a_file_of_another_format_is_found_before_training(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(NOISE).save(path)
+    assert read_header(path, ValidationReport()) == (NOISE.shape[:2], 0)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert "is not a readable image: " in fault(read_header, path, "image")
+
+
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
 @pytest.mark.parametrize(
     ("damage", "reason"),

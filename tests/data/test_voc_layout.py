@@ -235,14 +235,18 @@ def test_a_split_is_drawn_by_seed_and_ratio_and_can_be_given_back(tmp_path):
         "rest.txt does not exist, and none is drawn for it with --val-ratio=0.2 of 30 images; splits in this folder: "
     )
     assert words in message(read, tmp_path, "rest", val_ratio=0.2)
-    assert "rest.txt does not" in message(read, tmp_path, "rest", val_ratio=0.2, split_ids={"rest": ["11", "gone"]})
+    stored = {"fit": [*map(str, range(10, 24))], "rest": ["30", "31"]}  # 16 of the 30
+    gone = stored | {"rest": ["30", "away", "gone"]}
+    assert "rest.txt does not" in message(read, tmp_path, "rest", val_ratio=0.2, split_ids=gone)
     assert len(read(tmp_path, "fit")) == 30  # eval.py on another folder
-    text = message(read, tmp_path, "fit", split_ids={"fit": ["11", "12", "gone"]})  # an image was deleted
+    text = message(read, tmp_path, "rest", split_ids=stored | {"rest": ["30", "31", "gone"]})  # an image was deleted
     assert "missing images (1)" in text
     assert text.endswith("/gone")
-    stored = {"fit": ["11", "12"], "rest": ["13"]}
     options = SimpleNamespace(voc_data_dir=tmp_path, split_ids=stored, val_ratio=0.2)
-    assert [dataset.ids for dataset in build("voc", options, ["rest", "fit"])] == [["13"], ["11", "12"]]
+    rest, fit = build("voc", options, ["rest", "fit"])
+    assert (rest.ids, fit.ids) == (stored["rest"], stored["fit"])
+    new = "images that came after the splits were drawn: 14 of 30, such as 24 ("
+    assert rest.notes[0].startswith(new)
     text = message(build, "voc", options, ["other"])
     assert text.endswith(
         "other.txt does not exist, and none is drawn for it with --val-ratio=0.2 of 30 images; splits in "
@@ -377,9 +381,14 @@ FAULTS = {  # files, splits, kind of error, words
         "/a.xml",
     ),
     **{
-        path: (pairs(ABCD) | {path: "a"}, "train val", "split", f"none is drawn because of {path}")
+        path: (
+            pairs(ABCD) | {path: "a"},
+            "train val",
+            "split",
+            f"none is drawn because {path} may say what it is: move",
+        )
         for path in (
-            *("annotations/trainval.txt", "splits/train.txt", "ImageSets/Main/train.TXT", "x/Test/a.csv"),
+            *("annotations/trainval.txt", "splits/train.txt", "x/Test/a.csv"),
             *(
                 "train_list.txt",
                 "data/test_labels.csv",
@@ -419,13 +428,20 @@ def test_faults(tmp_path, files, splits, kind, words):
     assert any(words in offender for offender in report.errors[kind])
 
 
+def test_splits_of_other_data_with_the_same_names_are_not_used(tmp_path):
+    write(tmp_path, pairs(map(str, range(10, 40))))
+    few = {"fit": [*map(str, range(10, 22))], "rest": ["30", "31"]}  # 14 of the 30
+    assert len(read(tmp_path, "rest", split_ids=few)) == 30
+    assert len(read(tmp_path, "val", val_ratio=0.1, split_ids=few)) == 3
+
+
 @pytest.mark.parametrize(
     ("files", "splits"),
     [
         (pairs(["Train_Set/a", "Val_Set/b"], "{}.xml", "{}.jpg"), "Train_Set Val_Set"),
         (pairs(["Train_Set/a", "Val_Set/b"], "{}.xml", "{}.jpg"), "train_set VAL_SET"),
         (pairs("ab") | lists("", Train_list="a", val_list="b"), "train_list val_list"),
-        (pairs("ab") | lists(TRAIN="a", val="b"), "Training validation"),
+        (pairs("ab") | lists(TRAIN="a") | {"val.TXT": "b"}, "Training validation"),
         (pairs("abc") | lists(train="a", val="b", valid="c"), "train val"),
         (pairs("abc") | lists(train="a", val="c", valid="b"), "train valid"),
         (

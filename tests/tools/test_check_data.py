@@ -70,6 +70,23 @@ def test_all_that_is_wrong_is_listed_and_the_rest_summed_up(broken, capsys):
     assert "no errors" not in printed
 
 
+@pytest.mark.parametrize(
+    ("there", "wanted"),
+    [
+        ("train val trainval test", "trainval test"),
+        ("train val trainval", "train val"),
+        ("train test", "train test"),
+        ("trainval val", "trainval val"),
+    ],
+)
+def test_the_splits_of_the_next_command_are_there(tmp_path, capsys, there, wanted):
+    for i, split in enumerate(there.split()):
+        write_voc(tmp_path, {f"i{i}": [thing()]}, split)
+    check_data.check_data(CheckConfig(voc_data_dir=str(tmp_path)))
+    train, held_out = wanted.split()
+    assert capsys.readouterr().out.endswith(f" --train-split={train} --eval-split={held_out}\n")
+
+
 def test_nothing_wrong(tmp_path, capsys):
     write_voc(tmp_path, {"a": [thing(extra="<difficult>1</difficult>")], "b": [thing("dog")]})
     write_voc(tmp_path, {"c": [thing()]}, "mine")
@@ -86,6 +103,7 @@ def test_nothing_wrong(tmp_path, capsys):
     classes.write_text("cat\ndog\neel\n")
     check_data.check_data(CheckConfig(voc_data_dir=str(tmp_path), splits=("mine", "trainval"), classes=(str(classes),)))
     printed = capsys.readouterr().out
+    assert printed.endswith(" --train-split=mine --eval-split=trainval\n")
     assert "usable images: mine 1, trainval 2\ndifferent images: 3," in printed
     assert "\n      0          0       0  eel\n" in printed
 

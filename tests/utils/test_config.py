@@ -172,6 +172,14 @@ def test_equal_limits_do_not_contradict_each_other():
     assert parse_options(TrainConfig, texts).min_size == 600
 
 
+def test_a_threshold_is_that_of_scores():
+    assert "did you mean --score-thresh?" in refusal(PredictConfig, {"thresh": "0.5"})
+
+
+def test_a_value_that_lacks_its_second_half_is_not_missing():
+    assert refusal(EvalConfig, {"load_path": "a", "svd": "9"}) == "--svd=9: it needs more values"
+
+
 def test_a_missing_option_is_named():
     assert refusal(EvalConfig, {"limit": "1"}) == "--load-path is missing: --help lists all options"
 
@@ -476,6 +484,8 @@ def test_a_drawn_split_is_that_of_the_training(data_dir):
     options = training_options(config, {"config": {}, "split_ids": drawn})
     assert (options.split_ids, options.eval_split) == (drawn, "val")
     assert training_options(config, {"config": {}}).split_ids is None  # an older checkpoint
+    again = EvalConfig(load_path="a", val_ratio=0.5)
+    assert training_options(again, {"config": {}, "split_ids": drawn}).split_ids is None
 
 
 @pytest.mark.parametrize("name", ["env", "lr", "max_steps", "classes", "load_path", "precision"])
