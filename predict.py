@@ -103,7 +103,7 @@ def detect(net, dataset, images, names, classes, config):
     try:
         for i, name in enumerate(tqdm(names, desc="predict", unit="img", dynamic_ncols=True)):
             try:
-                img = dataset[i].img if dataset else read_image(images[i])
+                img = dataset[i].img if dataset else read_image(images[i], upright=True)
             except DataError as error:
                 unreadable.append(str(error))
                 continue

@@ -14,6 +14,7 @@ import numpy as np
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm")  # in any case
 FORMATS = " ".join(IMAGE_SUFFIXES)
 FAR, SLACK = 0.1, 2  # a box may extend beyond its image by this fraction of the side or by these pixels; it is clipped
+UNUSED = "N/A"  # torchvision's name of a label without a class
 CUT_OFF = 0.01  # an image file is read if a smaller fraction is missing
 SHOWN, FEW = 20, 3  # offenders per kind that errors and notes show; tools.check_data lists all
 
@@ -180,13 +181,13 @@ def check_class_names(found: dict, classes: tuple[str, ...], report: ValidationR
         report: receives the errors.
         ignore: note unknown classes instead of reporting errors.
     """
-    similar = {}
+    similar, known = {}, ", ".join(name for name in classes if name != UNUSED)
     for name in sorted(found.keys() - set(classes)):
         offender = f"{name!r} (objects: {len(found[name])}, the first in {found[name][0]})"
         similar.setdefault(_fold(name), []).append(offender)
         if classes:
-            near = [known for known in classes if _fold(known) == _fold(name)] or get_close_matches(name, classes, 1)
-            advice = f"did you mean {near[0]!r}?" if near else f"the known classes are {', '.join(classes)}"
+            near = [other for other in classes if _fold(other) == _fold(name)] or get_close_matches(name, classes, 1)
+            advice = f"did you mean {near[0]!r}?" if near else f"the known classes are {known}"
             report.note("ignored", offender) if ignore else report.error("class", f"{offender}: {advice}")
     for offenders in similar.values():
         if len(offenders) > 1 and not classes:

@@ -14,12 +14,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torchvision.datasets import VOCDetection
 from tqdm import tqdm
 
 from data import Sample
-from data.validate import CUT_OFF, DataError, ValidationReport, check_boxes, check_class_names, check_size
+from data.validate import CUT_OFF, UNUSED, DataError, ValidationReport, check_boxes, check_class_names, check_size
 from data.voc_annotation import Annotation, read_annotation
 from data.voc_layout import Layout
 
@@ -140,7 +140,7 @@ def finish(datasets: list, report: ValidationReport, raises: bool) -> list:
     """Note classes without objects, raise the errors with `raises`, and return the data sets with all notes."""
     for dataset in datasets:
         labels = np.concatenate([[], *dataset.without_difficult().labels])
-        absent = [name for i, name in enumerate(dataset.classes) if i not in labels]
+        absent = [name for i, name in enumerate(dataset.classes) if i not in labels and name != UNUSED]
         if absent:
             report.note("absent", f"{', '.join(absent) if len(labels) else 'all'} in {dataset.split}")
     if raises:
@@ -181,10 +181,10 @@ class VOCDataset:
             setattr(self, key, [values[mask] for values, mask in zip(getattr(self, key), masks, strict=True)])
 
 
-def read_image(path: str | Path, report: ValidationReport | None = None) -> np.ndarray:
+def read_image(path: str | Path, report: ValidationReport | None = None, upright: bool = False) -> np.ndarray:
     """Read an image file as an (H, W, 3) uint8 RGB array.
 
-    The EXIF orientation is not applied. Gray, palette and CMYK images become RGB; of 16 bits the upper 8 are kept;
+    The EXIF orientation is applied only with `upright`. Gray, palette and CMYK images become RGB; of 16 bits the upper 8 are kept;
     transparency is dropped, the colors below it stay. A JPEG that is cut off is read, and noted in `report`, if less
     than `CUT_OFF` of its pixels are affected.
 
@@ -192,11 +192,11 @@ def read_image(path: str | Path, report: ValidationReport | None = None) -> np.n
         DataError: the file is missing, no image or damaged.
     """
     try:
-        return _decode(path)
+        return _decode(path, upright=upright)
     except DataError:
         with suppress(DataError, OSError):
             content, end = Path(path).read_bytes().rstrip(b"\xff"), IMAGE_END["JPEG"]
-            img, other = (_decode(path, content + part + end) for part in (b"", b"\x55" * len(content)))
+            img, other = (_decode(path, content + part + end, upright) for part in (b"", b"\x55" * len(content)))
             if (img != other).any(2).mean() < CUT_OFF:  # what is missing looks as the bytes in its place say
                 if report:
                     report.note("cut_off", path)
@@ -204,8 +204,11 @@ def read_image(path: str | Path, report: ValidationReport | None = None) -> np.n
         raise
 
 
-def _decode(path, content=None):
+def _decode(path, content=None, upright=False):
     with _open_image(path, content and io.BytesIO(content)) as img:
+        with suppress(Exception):  # damaged EXIF does no harm to the pixels
+            if upright:
+                ImageOps.exif_transpose(img, in_place=True)
         if img.mode[0] in "IF":  # 16 bits of gray, which Pillow would clip at 255
             gray = np.asarray(img)
             if img.mode == "F" or gray.min() < 0 or gray.max() > 65535:
@@ -223,7 +226,7 @@ def read_header(path: Path, report: ValidationReport, skip: bool = False) -> tup
     try:
         with _open_image(path) as img:
             size, orientation = (img.height, img.width), 0
-            with suppress(Exception):  # damaged EXIF does no harm to the pixels
+            with suppress(Exception):
                 if "exif" in img.info:  # otherwise Pillow decodes a PNG to look for EXIF behind the pixels
                     orientation = img.getexif().get(ExifTags.Base.Orientation, 0)
             img.fp.seek(max(0, path.stat().st_size - 4096))

@@ -11,7 +11,7 @@ import fixtures
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -172,6 +172,16 @@ def test_what_is_written(folder, capsys):
     line = capsys.readouterr().out.splitlines()[-1]
     assert line.startswith("2 objects in 2 images, written to new/out: ")
     assert line.endswith("predictions.json (boxes are [y_min, x_min, y_max, x_max])")
+
+
+def test_a_photo_is_turned_upright(folder):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.new("RGB", (300, 200)).save(folder / "photos/b.jpg", exif=exif)
+    main(config(), "photos/b.jpg")
+    with Image.open(folder / "predictions/b.png") as picture:
+        assert picture.size == (200, 300)
+    assert json.loads((folder / "predictions/predictions.json").read_text())[0]["bbox"] == [75, 100, 150, 200]
 
 
 def test_options_reach_the_model(folder, net):

@@ -387,8 +387,11 @@ def help_text(config_class: type[Config], model_values: Values | None = None) ->
     topics, note = {}, ""
     for name, field in config_class.model_fields.items():
         default = None if field.is_required() else field.default
-        if model_values and "own" in field.json_schema_extra:
+        own_default = model_values and "own" in field.json_schema_extra
+        if own_default and "model" in config_class.model_fields:
             default, note = model_values.get(name), f"\nDefaults that belong to the model are those of --model={MODEL}."
+        elif own_default:
+            default, note = None, "\nEmpty thresholds and numbers of detections: those of the checkpoint's model."
         source = f" ({field.json_schema_extra['source']})" if field.json_schema_extra["source"] else ""
         text = textwrap.fill(field.description + source, 92, break_long_words=False, break_on_hyphens=False)
         lines = topics.setdefault(field.json_schema_extra["topic"], [])

@@ -184,7 +184,8 @@ def test_no_box():
 )
 def test_an_unknown_class_and_the_nearest(name, advice):
     report = ValidationReport()
-    check_class_names({name: ["a.xml", "a.xml", "b.xml"], "cat": ["a.xml"]}, ("cat", "diningtable", "bär"), report)
+    classes = ("cat", "diningtable", "N/A", "bär")
+    check_class_names({name: ["a.xml", "a.xml", "b.xml"], "cat": ["a.xml"]}, classes, report)
     assert report.errors == {"class": {f"{name!r} (objects: 3, the first in a.xml): {advice}": None}}
 
 

@@ -342,7 +342,7 @@ def test_classes_without_objects_are_noted(tmp_path):
     dataset, *_ = read_splits(tmp_path, ["train", "val", "test"])
     what, advice = KINDS["absent"]
     assert dataset.notes == [f"{what}: dog in train; cat in val; all in test ({advice})"]
-    assert read(tmp_path, "train", classes=["cat"], unknown_classes="ignore").notes[1:] == []
+    assert read(tmp_path, "train", classes=["cat", "N/A"], unknown_classes="ignore").notes[1:] == []
 
 
 def test_classes_of_which_nothing_is_left_are_not_found(tmp_path):
@@ -480,9 +480,12 @@ def test_exif_is_reported_and_not_applied(tmp_path, monkeypatch):
         Image.fromarray(NOISE).save(tmp_path / "a.jpg", exif=exif)
         assert read_image(tmp_path / "a.jpg").shape == (40, 60, 3)
         assert header(tmp_path / "a.jpg") == ((40, 60), expected)
+        img, turned = (read_image(tmp_path / "a.jpg", upright=upright) for upright in (False, True))
+        np.testing.assert_array_equal(turned, np.rot90(img, -1) if expected else img)
     data = (tmp_path / "a.jpg").read_bytes()
     (tmp_path / "b.jpg").write_bytes(data.replace(b"Exif\0\0MM\0*\0\0\0\x08", b"Exif\0\0MM\0*\xff\xff\xff\xff"))
     assert header(tmp_path / "b.jpg") == ((40, 60), 0)
+    assert read_image(tmp_path / "b.jpg", upright=True).shape == (40, 60, 3)
     monkeypatch.setattr(Image.Image, "getexif", lambda self: 1 / 0)
     assert header(tmp_path / "a.jpg") == ((40, 60), 0)
 
