@@ -184,9 +184,9 @@ class VOCDataset:
 def read_image(path: str | Path, report: ValidationReport | None = None, upright: bool = False) -> np.ndarray:
     """Read an image file as an (H, W, 3) uint8 RGB array.
 
-    The EXIF orientation is applied only with `upright`. Gray, palette and CMYK images become RGB; of 16 bits the upper 8 are kept;
-    transparency is dropped, the colors below it stay. A JPEG that is cut off is read, and noted in `report`, if less
-    than `CUT_OFF` of its pixels are affected.
+    The EXIF orientation is applied only with `upright`. Gray, palette and CMYK images become RGB; of 16 bits the upper
+    8 are kept; transparency is dropped, the colors below it stay. A JPEG that is cut off is read, and noted in
+    `report`, if less than `CUT_OFF` of its pixels are affected.
 
     Raises:
         DataError: the file is missing, no image or damaged.

@@ -9,6 +9,10 @@ training starts. images: the VOC metric with 100 detections and 3 objects per im
 of its own, whose peak memory is reported: on a GPU torch's, else all of the process.
 """
 
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch loads: docs/benchmarks.md#a-busy-machine
+
 import io
 import multiprocessing
 import statistics

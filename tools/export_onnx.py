@@ -9,6 +9,10 @@ both in torch. Images on the command line are detected with onnxruntime and with
 K: anchors. R: proposals. D: detections. L: foreground classes. H, W: sides of the image; H', W' after the resize.
 """
 
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch loads: docs/benchmarks.md#a-busy-machine
+
 import importlib.util
 import time
 import warnings
