@@ -24,6 +24,7 @@ import utils.distributed as dist
 from data.transforms import TrainDataset
 from data.validate import check_objects
 from model.utils.anchor_target_creator import AnchorTargetCreator
+from model.utils.preprocess import BY_NAME
 from model.utils.proposal_target_creator import ProposalTargetCreator
 from research.choices import OPTIMIZERS, TRAINERS, rpn_loss
 from research.fast_rcnn import FastRCNNTrainer
@@ -118,7 +119,8 @@ def train_one_epoch(config, trainer, dataset, batches, epoch, step, logger, stop
         if log_now:
             means = metrics.read(dist.all_reduce) | {"lr": lr}
             if means["same_score"] == 1:
-                print(f"step {step}: all RoIs get the same scores, the network is dead: start again with a lower --lr")
+                what = "all RoIs get the same scores, the network is dead"
+                print(f"step {step}: {what}: start again with a lower --lr, or check --preprocess")
             if logger:
                 logger.train(step, epoch, means)
         if (log_now or losses.total.is_cpu or dist.world_size() == 1) and dist.any_process(bool(stop)):
@@ -236,7 +238,6 @@ def build_model(config, classes):
     elif Path(config.pretrained).is_file():
         backbone = ckpt.load_backbone(config.pretrained)
         pretrained, preprocessing = backbone["model"], preprocessing or backbone["preprocessing"]
-        print(f"{config.pretrained}: {backbone['layout']} layout, preprocessing {preprocessing or 'torchvision'}")
     elif config.pretrained != "none":  # a name that the backbone knows
         pretrained = config.pretrained
         if preprocessing:
@@ -244,6 +245,9 @@ def build_model(config, classes):
     from_file = isinstance(pretrained, dict)
     with ckpt.checkpoint_error(config.pretrained) if from_file else contextlib.nullcontext():
         net = model.build(**kwargs, pretrained=pretrained, preprocessing=preprocessing)
+    if from_file:
+        shown = next((name for name, value in BY_NAME.items() if value == net.preprocessing), net.preprocessing)
+        print(f"{config.pretrained}: {backbone['layout']} layout, preprocessing {shown}")
     if loaded:
         ckpt.load_weights(net, loaded, config.load_path, config.reset_head)
     return net, kwargs

@@ -22,7 +22,7 @@ import model
 import training
 from data import Sample
 from data.validate import DataError
-from model.utils.preprocess import CAFFE, TORCHVISION
+from model.utils.preprocess import CAFFE, TORCHVISION, TORCHVISION_CAFFE
 from trainer import FasterRCNNTrainer, Losses, Stats
 from utils.checkpoint import (
     CheckpointError,
@@ -136,7 +136,8 @@ def test_one_epoch(num_workers, capsys):
     assert seen.lines == [(4, 1, 1, 1), (6, 1, pytest.approx((2 * 2 + 3 * 1) / 3), pytest.approx(0.1))]
     assert seen.reached == 6
     assert re.findall("step .*", capsys.readouterr().out) == [
-        "step 6: all RoIs get the same scores, the network is dead: start again with a lower --lr"
+        "step 6: all RoIs get the same scores, the network is dead: "
+        "start again with a lower --lr, or check --preprocess"
     ]
 
 
@@ -207,23 +208,31 @@ def test_other_classes_need_a_new_head(ours, tiny_model, classes):
 
 
 @pytest.mark.parametrize(
-    ("layout", "options", "preprocessing"),
-    [("torchvision", {}, TORCHVISION), ("torchvision", {"preprocess": "caffe"}, CAFFE), ("Caffe", {}, CAFFE)],
+    ("layout", "options", "preprocessing", "shown"),
+    [
+        ("torchvision", {}, TORCHVISION, "torchvision"),
+        ("torchvision", {"preprocess": "caffe"}, CAFFE, "caffe"),
+        ("Caffe", {}, CAFFE, "caffe"),
+        ("NaN", {}, TORCHVISION_CAFFE, "Preprocessing(mean=(123.0, 117.0, 104.0)"),  # torchvision's copy of Caffe's
+    ],
 )
-def test_the_weights_of_a_classifier(tmp_path, tiny_model, capsys, layout, options, preprocessing):
+def test_the_weights_of_a_classifier(tmp_path, tiny_model, capsys, layout, options, preprocessing, shown):
     names = [f"features.{name}" for name in tiny_model.extractor.state_dict()]
     if layout == "Caffe":
         convs = [f"conv{block}_{i}" for block in range(1, 6) for i in range(1, 3 + (block > 2))]
         names = [f"{conv}.{kind}" for conv in convs for kind in ("weight", "bias")]
     path = tmp_path / "vgg16.pth"
-    torch.save(dict(zip(names, tiny_model.extractor.state_dict().values(), strict=True)), path)
+    state = dict(zip(names, tiny_model.extractor.state_dict().values(), strict=True))
+    if layout == "NaN":
+        state["classifier.0.weight"], layout = torch.full((2, 2), torch.nan), "torchvision"
+    torch.save(state, path)
     with pytest.warns(UserWarning, match="have no fc6 and fc7 that fit"):
         net = build(("ant",), pretrained=str(path), **options)
     assert net.preprocessing == preprocessing
     assert torch.equal(net.extractor[26].weight, tiny_model.extractor[26].weight)
     scale = 1 if preprocessing == TORCHVISION else 0.1  # of Caffe's conv5_3, for fc6 and fc7 that start random
     assert torch.equal(net.extractor[28].weight, tiny_model.extractor[28].weight * scale)
-    assert capsys.readouterr().out.startswith(f"{path}: {layout} layout, preprocessing ")
+    assert capsys.readouterr().out.startswith(f"{path}: {layout} layout, preprocessing {shown}")
 
 
 @pytest.mark.parametrize(
