@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from data.validate import DataError, ValidationReport, check_class_names
 from data.voc_annotation import as_annotation
 from data.voc_dataset import DEFAULTS, VOCDataset, check_images, finish
-from data.voc_layout import draw, drawn_earlier, named_splits
+from data.voc_layout import draw, drawn_earlier, named_splits, visible_files
 
 
 def build(options, splits, classes=(), report=None) -> list["COCODataset"]:
@@ -153,8 +153,8 @@ class _File:
     def files(self):
         """Name, see `_folded`, -> files in the folder of the images, at any depth."""
         files = {}
-        for path in sorted(self.root.rglob("*")):
-            files.setdefault(_folded(path), []).append(path)
+        for path in visible_files(self.root):
+            files.setdefault(_folded(path), []).append(self.root / path)
         return files
 
     def classes(self, found):

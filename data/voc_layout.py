@@ -8,7 +8,6 @@
 An id is the name of an image without its suffix, after the folders that tell it from others of that name: cam1/0001.
 """
 
-import glob
 import os
 import re
 import unicodedata
@@ -51,8 +50,7 @@ class Layout:
     """
 
     def __init__(self, root: Path) -> None:
-        names = sorted(glob.glob("**", root_dir=root, recursive=True))  # of visible files, below links as well
-        self.root, self.files = root, [Path(name) for name in names if (root / name).is_file()]
+        self.root, self.files = root, visible_files(root)
         (xml, more), (images, others) = (
             self._of((".xml",), "annotations"),
             self._of(IMAGE_SUFFIXES, "jpegimages", "images"),
@@ -225,6 +223,19 @@ class Layout:
                 elif image_id and first.setdefault((path, image_id), number) != number:
                     report.error("duplicate_id", f"{path} lines {first[path, image_id]} and {number}: {image_id}")
         return list(dict.fromkeys(image_id for _, image_id in first))
+
+
+def visible_files(root: Path) -> list[Path]:
+    """Return the paths, relative to `root`, of its files at any depth, below links as well, but no folder twice."""
+    found, seen = [], {os.path.realpath(root)}
+    for folder, folders, names in os.walk(root, followlinks=True):
+        for name in sorted(folders):
+            real = os.path.realpath(os.path.join(folder, name))
+            if name.startswith(".") or real in seen:
+                folders.remove(name)
+            seen.add(real)
+        found += [os.path.relpath(os.path.join(folder, name), root) for name in names if not name.startswith(".")]
+    return [Path(name) for name in sorted(found) if (root / name).is_file()]
 
 
 def named_splits(path: PurePath) -> set[str]:

@@ -187,6 +187,13 @@ def test_images_lie_deeper_or_are_named_in_another_case(write, tmp_path):
     assert text.endswith(f"{tmp_path}/img/b.jpg, {tmp_path}/img/x/b.jpg, {tmp_path}/img/y/b.jpg")
 
 
+def test_images_lie_below_a_link(write, tmp_path):
+    options = write(CONTENT, images=["ssd/a.jpg", "ssd/b.jpg"])
+    (tmp_path / "img/ssd").rename(tmp_path / "ssd")
+    (tmp_path / "img/train2017").symlink_to(tmp_path / "ssd")
+    assert len(build("coco", options, ["train"])[0]) == 2
+
+
 @pytest.mark.parametrize(("name", "stored"), [("é", "e\u0301"), ("e\u0301", "é")])
 def test_accents_may_be_stored_in_either_way(write, name, stored):
     content = change("images", 0, file_name=f"{name}.jpg")

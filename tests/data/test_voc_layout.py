@@ -495,6 +495,14 @@ def test_splits_are_the_usual_ones_or_all(tmp_path):
     assert Layout(tmp_path).find_splits() == ["train", "val"]
 
 
+def test_a_folder_that_links_reach_again_is_read_once(tmp_path):
+    write(tmp_path, pairs(["batch1/a", "batch2/b", "batch2/c"], "{}.xml", "{}.jpg"))
+    (tmp_path / "latest").symlink_to("batch2")
+    (tmp_path / "mydata").symlink_to(tmp_path)
+    train, val = read_splits(tmp_path, ["train", "val"], val_ratio=0.4)
+    assert sorted(train.ids + val.ids) == ["a", "b", "c"]
+
+
 def test_links_are_followed(tmp_path):
     write(tmp_path / "else", pairs(ABCD, "{}.xml", "{}.jpg"))
     (tmp_path / "mine").mkdir()
