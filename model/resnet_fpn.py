@@ -195,10 +195,8 @@ class PyramidRPN(nn.Module):
     def head(self, feature):
         """Predict the locs (K, 4) and the logits (K, 2) of every anchor."""
         hidden = [self.conv(level) for level in feature.levels.values()]  # (1, 256, h, w) each
-        loc = [
-            self.loc(level).permute(0, 2, 3, 1).reshape(-1, 4) for level in hidden
-        ]  # (1, 4A, h, w) -> (h * w * A, 4)
-        score = [self.score(level).permute(0, 2, 3, 1).reshape(-1) for level in hidden]  # (1, A, h, w) -> (h * w * A,)
+        loc = [self.loc(x).permute(0, 2, 3, 1).reshape(-1, 4) for x in hidden]  # (1, 4A, h, w) -> (h * w * A, 4)
+        score = [self.score(x).permute(0, 2, 3, 1).reshape(-1) for x in hidden]  # (1, A, h, w) -> (h * w * A,)
         logit = to_float32(torch.cat(score))  # (K,)
         return to_float32(torch.cat(loc)), torch.stack((torch.zeros_like(logit), logit), 1)
 

@@ -1,5 +1,7 @@
 """Data sets in COCO's format, written for a test."""
 
+import json
+
 
 def to_coco(dataset, gap=3):
     """Convert a data set: image ids from 40, category ids gap, 2 * gap ...; difficult objects become crowds."""
@@ -13,3 +15,13 @@ def to_coco(dataset, gap=3):
             objects.append(about | {"iscrowd": int(difficult), "area": bbox[2] * bbox[3], "segmentation": []})
     categories = [{"id": gap * i, "name": n, "supercategory": ""} for i, n in enumerate(dataset.classes, start=1)]
     return {"images": images, "categories": categories, "annotations": objects}
+
+
+def write_coco(folder, train, val):
+    """Write two data sets in the VOC layout as COCO files, for which `folder` exists; return the options they need."""
+    options = {}
+    for dataset, prefix in ((train, "coco"), (val, "coco_eval")):
+        path = folder / f"{prefix}.json"
+        path.write_text(json.dumps(to_coco(dataset)))
+        options |= {f"{prefix}_images": str(dataset.root / "JPEGImages"), f"{prefix}_annotations": str(path)}
+    return options

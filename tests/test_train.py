@@ -16,12 +16,14 @@ import numpy as np
 import pytest
 import stress_resume
 import torch
+from coco_files import write_coco
 from stress_resume import differences, log, same, start, wait
 
 import model
 import training
 from data import Sample
 from data.validate import DataError
+from data.voc_dataset import read_splits
 from model.utils.preprocess import CAFFE, TORCHVISION, TORCHVISION_CAFFE
 from trainer import FasterRCNNTrainer, Losses, Stats
 from utils.checkpoint import (
@@ -338,6 +340,18 @@ def test_same_seed_same_run_with_any_number_of_workers(calm, run):
     assert log(run.folder, "eval")[0]["step"] == 1
     other, first = (load_checkpoint(folder / "last.pth")["model"] for folder in (run.folder, calm))
     assert not torch.equal(other["rpn.conv.weight"], first["rpn.conv.weight"])
+
+
+def test_the_same_training_from_voc_and_from_coco(place):
+    root = fixtures.write_voc(place / "both", {"train": 6, "val": 2})
+    path = root / "Annotations/train00002.xml"
+    path.write_text(path.read_text().replace("<name>box</name>", "<name>box</name><difficult>1</difficult>"))
+    own = {"voc": {"voc_data_dir": "both"}, "coco": write_coco(place, *read_splits(root, ["train", "val"]))}
+    for data, options in own.items():  # two steps with three images each
+        stress_resume.run(env=data, data=data, **options, batch_size="3", max_steps="2", eval_every="0")
+    voc, coco = (load_checkpoint(f"runs/{data}/last.pth") for data in own)
+    for key in ("ids", "class_names", "model", "optimizer", "rng"):
+        assert same(voc[key], coco[key]), key
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])

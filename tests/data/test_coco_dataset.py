@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from coco_files import to_coco
+from coco_files import write_coco
 from PIL import Image
 from voc_files import RGB, message, thing, write_voc
 
@@ -51,13 +51,8 @@ def test_the_same_samples_as_from_voc(tmp_path):
     hard = thing("dog", (2, 3, 5, 9), "<difficult>1</difficult>")
     write_voc(tmp_path, {"b": [thing(), hard], "a": [thing("dog", (1.5, 1, 39.25, 60))], "empty": []}, "train")
     write_voc(tmp_path, {"c": [thing("eel")]}, "val")
-    options = {}
     vocs = read_splits(tmp_path, ["train", "val"])
-    for voc, prefix in zip(vocs, ("coco", "coco_eval"), strict=True):
-        path = tmp_path / f"{voc.split}.json"
-        path.write_text(json.dumps(to_coco(voc)))
-        options |= {f"{prefix}_images": str(tmp_path / "JPEGImages"), f"{prefix}_annotations": str(path)}
-    cocos = build("coco", SimpleNamespace(**options), ["train", "val"])
+    cocos = build("coco", SimpleNamespace(**write_coco(tmp_path, *vocs)), ["train", "val"])
     for voc, coco in zip(vocs, cocos, strict=True):
         assert (coco.ids, coco.classes, coco.sizes) == (voc.ids, voc.classes, voc.sizes)
         assert (coco.split, coco.root) == (voc.split, tmp_path / "JPEGImages")

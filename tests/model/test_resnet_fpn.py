@@ -133,26 +133,30 @@ def frozen_resnet(**kwargs):
     return theirs.eval()
 
 
-@pytest.fixture(scope="module", params=[*NAMES, "frozen"])
+SEEDS = [*((name, 0) for name in (*NAMES, "frozen")), (NAMES[-1], 1), (NAMES[-1], 2)]  # of the weights
+
+
+@pytest.fixture(scope="module", params=SEEDS, ids=lambda param: f"{param[0]}-{param[1]}")
 def pair(request):
     """Their detector with few proposals and nothing sampled away, and ours with its weights.
 
     Both compute in float64 and from the same pixels, which are compared, as random networks enlarge differences of
     rounding, which then change an order.
     """
-    size = SIZES["mobilenet" if "mobilenet" in request.param else "resnet"]
+    name, seed = request.param
+    size = SIZES["mobilenet" if "mobilenet" in name else "resnet"]
     kwargs = dict(NUMBERS.values()) | {"rpn_batch_size_per_image": LARGE, "box_batch_size_per_image": LARGE} | size
     options = {option: number for option, (_, number) in NUMBERS.items()} | {"n_fg_class": N_CLASS} | size
-    torch.manual_seed(1 + len(request.param))
-    if request.param == "frozen":
+    torch.manual_seed(seed)
+    if name == "frozen":
         theirs = frozen_resnet(**kwargs).double()
         ours = model.build("resnet50_fpn", batch_norm="frozen", trainable_layers=3, **options).double()
         state = older_layout(theirs.state_dict())
     else:
-        build = getattr(torchvision.models.detection, f"fasterrcnn_{request.param}")
+        build = getattr(torchvision.models.detection, f"fasterrcnn_{name}")
         theirs = build(weights=None, weights_backbone=None, num_classes=N_CLASS + 1, **kwargs)
         theirs = randomize(theirs).double()
-        ours = model.build(request.param, **options).double()
+        ours = model.build(name, **options).double()
         state = theirs.state_dict()
     ours.load_state_dict(convert_torchvision(state))
     ours.eval()
@@ -242,7 +246,7 @@ def test_losses_and_gradients_are_torchvisions(pair):
     compare_losses(pair, 1, lambda samples: trainer.compute_losses(samples[0]), batch_statistics=False)
 
 
-@pytest.mark.parametrize("pair", ["resnet50_fpn_v2"], indirect=True)  # batch norm in the head, too
+@pytest.mark.parametrize("pair", [("resnet50_fpn_v2", 0)], indirect=True)  # batch norm in the head, too
 def test_losses_of_two_padded_images_are_torchvisions(pair):
     trainer = PaddedTrainer(pair[1], None, **EVERYTHING)
     compare_losses(pair, 2, trainer.compute_losses, batch_statistics=True)
@@ -465,9 +469,13 @@ def test_given_proposals_replace_those_of_the_pyramid_and_its_rpn_trains_alone()
     assert losses.rpn_cls > losses.roi_cls == 0
 
 
-def test_resnet_trains(place):
-    before = run(env="one", max_steps="1", model="resnet50_fpn", trainable_layers="1", batch_norm="frozen", lr="0.01")
-    after = run(env="one", max_steps="3", resume="True")
+def test_resnet_trains_and_resumes_bit_for_bit(place):
+    options = {"model": "resnet50_fpn", "trainable_layers": "1", "batch_norm": "frozen", "lr": "0.01"}
+    calm = run(env="calm_resnet", max_steps="2", **options)
+    before = run(env="halves_resnet", max_steps="1", **options)
+    after = run(env="halves_resnet", max_steps="2", resume="True")
+    for key in ("model", "optimizer", "rng"):
+        assert same(calm[key], after[key]), key
     body = "extractor.body.{}.weight".format
     changed = {name for name in before["model"] if not torch.equal(before["model"][name], after["model"][name])}
     assert changed > {

@@ -8,7 +8,7 @@ import sys
 import fire
 import numpy as np
 import pytest
-from coco_files import to_coco
+from coco_files import write_coco
 from PIL import ExifTags, Image
 from voc_files import message, thing, write_voc
 
@@ -159,11 +159,7 @@ def test_the_command(broken, capsys, monkeypatch):
 def test_coco_files_and_the_commands_that_follow(tmp_path, capsys):
     write_voc(tmp_path, {"a": [thing()], "b": [thing("dog")]}, "train")
     write_voc(tmp_path, {"c": [thing()]}, "val")
-    options = {}
-    for dataset, prefix in zip(read_splits(tmp_path, ["train", "val"]), ("coco", "coco_eval"), strict=True):
-        path = tmp_path / f"{prefix}.json"
-        path.write_text(json.dumps(to_coco(dataset)))
-        options |= {f"{prefix}_images": str(tmp_path / "JPEGImages"), f"{prefix}_annotations": str(path)}
+    options = write_coco(tmp_path, *read_splits(tmp_path, ["train", "val"]))
     check_data.check_data(CheckConfig(data="coco", **options))
     printed = capsys.readouterr().out
     assert f"{tmp_path}/JPEGImages\nusable images: train 2, eval 1\ndifferent images: 3," in printed
