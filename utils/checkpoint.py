@@ -63,8 +63,9 @@ def replacing(path: str | Path):
         with open(partial, "rb") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
-    except OSError as error:  # such as a full disk
-        error.filename = str(path)
+    except OSError as error:
+        if error.errno:  # of the system, such as a full disk; others have only a text
+            error.filename = str(path)
         raise
     finally:
         partial.unlink(missing_ok=True)
