@@ -77,6 +77,7 @@ def test_all_that_is_wrong_is_listed_and_the_rest_summed_up(broken, capsys):
         ("train val trainval", "train val"),
         ("train test", "train test"),
         ("trainval val", "trainval val"),
+        ("train", "train train"),
     ],
 )
 def test_the_splits_of_the_next_command_are_there(tmp_path, capsys, there, wanted):
@@ -95,10 +96,12 @@ def test_nothing_wrong(tmp_path, capsys):
     assert "usable images: trainval 2\n" in printed
     assert "\n      1          1       1  cat\n" in printed
     assert printed.endswith(
-        f"\nno errors found\nnext: python -m tools.fit_anchors --voc-data-dir={tmp_path} --train-split=trainval\n"
+        f"\nnext: python -m tools.fit_anchors --voc-data-dir={tmp_path} --train-split=trainval --eval-split=trainval\n"
     )
     check_data.check_data(CheckConfig(voc_data_dir=str(tmp_path), invalid_boxes="skip", val_ratio=0.5))
-    assert capsys.readouterr().out.endswith(" --invalid-boxes=skip --val-ratio=0.5 --train-split=trainval\n")
+    assert capsys.readouterr().out.endswith(
+        " --invalid-boxes=skip --val-ratio=0.5 --train-split=trainval --eval-split=trainval\n"
+    )
     classes = tmp_path / "classes.txt"
     classes.write_text("cat\ndog\neel\n")
     check_data.check_data(CheckConfig(voc_data_dir=str(tmp_path), splits=("mine", "trainval"), classes=(str(classes),)))
@@ -120,7 +123,7 @@ def test_every_offender_is_listed_and_the_next_command_can_be_pasted(tmp_path, c
     root = write_voc(tmp_path / "my data", {f"{i:02}": [thing(numbers=(0, 4, 9, 9))] for i in range(25)})
     check_data.check_data(CheckConfig(voc_data_dir=str(root)))
     printed = capsys.readouterr().out
-    assert f" --voc-data-dir='{root}' --train-split=trainval\n" in printed
+    assert f" --voc-data-dir='{root}' --train-split=trainval --eval-split=trainval\n" in printed
     assert printed.count(" object 1 (cat): ") == 25
     for path in sorted((root / "JPEGImages").iterdir())[:22]:
         path.unlink()
