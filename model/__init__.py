@@ -17,14 +17,12 @@ class WeightsError(ValueError):
 
 def find_backbone(name):
     """Return the module that builds `name`: model/NAME.py, or the sibling whose `NAMES` holds it."""
-    siblings = [module.name for module in pkgutil.iter_modules(__path__)]
-    if name in siblings and hasattr(module := importlib.import_module(f"model.{name}"), "build"):
-        return module
-    modules = [importlib.import_module(f"model.{sibling}") for sibling in siblings]
-    if found := [module for module in modules if name in getattr(module, "NAMES", ())]:
-        return found[0]
-    known = [module.__name__.removeprefix("model.") for module in modules if hasattr(module, "build")]
-    raise ValueError(f"there is no backbone {name!r} (--model): choose a file of model/, such as {', '.join(known)}")
+    siblings = [importlib.import_module(f"model.{module.name}") for module in pkgutil.iter_modules(__path__)]
+    modules = [(module, module.__name__.removeprefix("model.")) for module in siblings if hasattr(module, "build")]
+    named = {each: module for module, file in modules for each in getattr(module, "NAMES", [file])}
+    if name not in named:
+        raise ValueError(f"there is no backbone {name!r} (--model): choose one of {', '.join(named)}")
+    return named[name]
 
 
 def build(name="vgg16", **kwargs):

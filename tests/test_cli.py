@@ -206,7 +206,7 @@ def test_help_lists_every_option(script):
         (
             "train.py",
             ["--model=vgg61"],
-            "there is no backbone 'vgg61' (--model): choose a file of model/, such as .*vgg16",
+            "there is no backbone 'vgg61' (--model): choose one of resnet50, .*resnet50_fpn, .*vgg16",
         ),
         ("train.py", ["--env=b", "--resume"], "--resume: runs/b lacks config.json or last.pth: start again with"),
         ("eval.py", ["--load-path=voc/Annotations/val00000.xml"], "val00000.xml .* is damaged or not a checkpoint"),

@@ -572,7 +572,7 @@ def test_another_run_s_last_pth_is_refused(calm, run, change, words):
         ({"train_split": "no"}, DataError, r"no\.txt does not exist; splits in this folder: train, val"),
         ({"pretrained": "no.pth"}, model.WeightsError, r"--pretrained=no\.pth is neither a file nor one of imagenet"),
         ({"load_path": "no.pth"}, CheckpointError, r"no\.pth is not a file"),
-        ({"model": "vgg61"}, OptionError, "no backbone 'vgg61' .--model.: choose a file of model/, such as .*vgg16"),
+        ({"model": "vgg61"}, OptionError, "no backbone 'vgg61' .--model.: choose one of resnet50, .*vgg16"),
         ({"model": "rpn"}, OptionError, "no backbone 'rpn'"),
     ],
 )
