@@ -229,7 +229,8 @@ def visible_files(root: Path) -> list[Path]:
     """Return the paths, relative to `root`, of its files at any depth, below links as well, but no folder twice."""
     found, seen = [], {os.path.realpath(root)}
     for folder, folders, names in os.walk(root, followlinks=True):
-        for name in sorted(folders):
+        folders.sort()  # the order in which a system lists them must not decide which of two ways is taken
+        for name in [*folders]:
             real = os.path.realpath(os.path.join(folder, name))
             if name.startswith(".") or real in seen:
                 folders.remove(name)
