@@ -60,6 +60,16 @@ class VGG16(nn.Sequential):
         for conv in convs[:frozen_convs]:
             conv.requires_grad_(False)
 
+    def forward(self, img):
+        """Compute the feature map.
+
+        Convolutions take over the memory format of their input. They are fastest in channels_last, but on a CPU with
+        AVX2 alone, oneDNN takes 2 to 4 times as long for the gradients of their weights (docs/benchmarks.md#speed).
+        """
+        slow = img.device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2"
+        memory_format = torch.contiguous_format if self.training and slow else torch.channels_last
+        return super().forward(img.contiguous(memory_format=memory_format))
+
 
 class VGG16RoIHead(nn.Module):
     """RoI pooling to 7x7, fc6, fc7 and two sibling layers (Fast R-CNN 2, 2.2).
@@ -170,8 +180,7 @@ def build(
     if pretrained is not None:
         preprocessing = _load_pretrained(extractor, head, pretrained, preprocessing)
     decoding = loc_mean, loc_std, score_thresh, nms_thresh, max_detections
-    model = FasterRCNN(extractor, rpn, head, preprocessing or TORCHVISION, min_size, max_size, *decoding)
-    return model.to(memory_format=torch.channels_last)  # faster convolutions
+    return FasterRCNN(extractor, rpn, head, preprocessing or TORCHVISION, min_size, max_size, *decoding)
 
 
 def _load_pretrained(extractor, head, pretrained, preprocessing):

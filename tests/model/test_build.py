@@ -169,8 +169,15 @@ def test_full_network(tiny_model):
     assert [conv.out_channels for conv in convs] == [64] * 2 + [128] * 2 + [256] * 3 + [512] * 6
     assert not frozen(tiny_model)  # random weights are all trained
     assert tiny_model.rpn.conv.out_channels == 512
-    weight = tiny_model.extractor[2].weight
-    assert weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(("capability", "training"), [("AVX2", True), ("AVX2", False), ("AVX512", True)])
+def test_memory_format(capability, training, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    extractor = model.build(head_width=8).extractor.train(training)
+    feature = extractor(torch.rand(1, 3, 64, 96).contiguous(memory_format=torch.channels_last))
+    slow = (capability, training) == ("AVX2", True)
+    assert feature.is_contiguous(memory_format=torch.contiguous_format if slow else torch.channels_last)
 
 
 def test_weights_come_from_the_generator(narrow):
