@@ -47,8 +47,8 @@ def main(config):
     detector = restore(config.detector or config.load_path, classifier, device, config.svd)
     n_image = min(len(dataset), config.limit or len(dataset))
     print(f"{dataset.root}, split {dataset.split}: {counted(n_image, 'image')}", *dataset.notes, sep="\n")
-    if trained := {*dataset.ids} & {*checkpoint.get("ids", ())}:
-        print(f"note: the training saw images with {len(trained)} of these ids")
+    if n_seen := count_seen(dataset, checkpoint):
+        print(f"note: the training saw images with {n_seen} of these ids")
     results, table, files, draw = measure(config, checkpoint, detector, dataset, dtype)
     if config.json_path:
         about = {"checkpoint": config.load_path, "step": checkpoint["step"], "data": str(dataset.root)}
@@ -109,6 +109,19 @@ def build_dataset(config, checkpoint):
     classes = ckpt.resolve_class_names(checkpoint, data.read_class_names(config.classes), VOC_CLASSES)
     (dataset,) = data.build(options.data, options, (options.eval_split,), classes)
     return dataset
+
+
+def count_seen(dataset, checkpoint):
+    """Count the ids of a data set that the training saw: in its folder, or in any if that is no folder of the training.
+
+    Ids of several folders start with the folder's name, those of a single one do not.
+    """
+    roots = checkpoint["config"].get("voc_data_dir", ""), str(dataset.root)
+    both = zip(roots, (checkpoint.get("ids", ()), dataset.ids), strict=True)
+    seen, ids = ({i if "," in root else f"{Path(root).name}/{i}" for i in ids} for root, ids in both)
+    folders, names = ({image_id.partition("/")[part] for image_id in seen} for part in (0, 2))
+    others = [image_id.partition("/") for image_id in ids - seen]
+    return len(ids & seen) + sum(folder not in folders and name in names for folder, _, name in others)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,10 @@ SKIP = "leave them out with --invalid-images=skip"
 OR_SKIP = "correct them or pass --invalid-boxes=skip"
 STORED = "pixels as stored (EXIF is not applied), otherwise rotate the images: mogrify -auto-orient"
 KINDS = {  # kind -> what it is, what to do or what was done; recorded as an error or as a note
-    "split": ("unusable splits", "write one image id per line, or name another split"),
+    "split": (
+        "unusable splits",
+        "write one image id per line, or name another split: --train-split and --eval-split may be the same",
+    ),
     "duplicate_id": ("duplicate image ids", "delete all but one; a last column of -1, 0 or 1 is no part of the id"),
     "above": ("lines that lead out of the data set", "write names of images, after their folders in the data set"),
     "ambiguous": ("ids that mean several files", "write the folder before the id, or delete all files but one"),

@@ -72,9 +72,8 @@ def read_splits(root, splits=(), classes=(), report=None, **options) -> list["VO
         own = [s for s in splits if layout.has(s) or not any(other.has(s) for other in layouts.values())]
         if not own:
             report.note("unused", f"{layout.root}, annotations: {len(layout.annotations)}")
-        stored = (options["split_ids"] or {}).items()
-        stored = {s: [i.removeprefix(prefix) for i in stored_ids if i.startswith(prefix)] for s, stored_ids in stored}
-        for split, names in layout.split_ids(own, report, options["val_ratio"], options["seed"], stored).items():
+        drawing = options["val_ratio"], options["seed"], options["split_ids"]
+        for split, names in layout.split_ids(own, report, *drawing).items():
             ids[split] += [prefix + name for name in names]
             entries |= {prefix + name: (layout, name) for name in names}
         if layout.others:

@@ -160,7 +160,7 @@ class Layout:
             name = split if split in there else _usual(split)
             ids[split] = self._read_ids(lists[name], report) if name in lists else folders.get(name, [])
         if not there:
-            stored = drawn_earlier(splits, split_ids, every, report)
+            stored = drawn_earlier(splits, ids_below(self.root, split_ids or {}, every), every, report)
             ids, there = ids | stored, stored.keys()
         if not there:
             hints = [f for f in self.files if named_splits(f if f.suffix.lower() in LISTS else f.parent)]
@@ -244,16 +244,33 @@ def named_splits(path: PurePath) -> set[str]:
     return {name for name, _ in NAMED.findall(re.sub("([a-z])([A-Z])", r"\1 \2", str(path)).lower())}
 
 
-def drawn_earlier(splits: Sequence[str], split_ids: dict | None, every: list[str], report: ValidationReport) -> dict:
-    """Return those of `split_ids`, see `Layout.split_ids`, that are asked for, if most of `every` were drawn then.
+def ids_below(root: Path, split_ids: dict, every: list[str]) -> dict:
+    """Return split -> those of `split_ids` that lie in the folder `root`, without what they start with.
 
-    Otherwise, or if most of a split are gone, the data are others.
+    Ids of several folders start with the names of these, which may be others now: they lie in the folder that has most
+    of `every`; of equal ones, in that named as `root`, or in none.
     """
-    new = {*every}.difference(*(split_ids or {}).values())
-    if 2 * len(new) > len(every):
+    names, starts = {*every}, Counter()
+    for image_id in {image_id for ids in split_ids.values() for image_id in ids}:
+        for i in [0, *(match.end() for match in re.finditer("/", image_id))]:
+            starts[image_id[:i]] += image_id[i:] in names
+    best = [start for start, n in starts.items() if n == max(starts.values()) > 0]
+    best = [start for start in best if start in (f"{root.name}/", f"{root}/")] or best
+    if len(best) != 1:
         return {}
-    asked = {split: ids for split, ids in (split_ids or {}).items() if split in splits}
-    asked = {split: ids for split, ids in asked.items() if 2 * len({*every} & {*ids}) > len(ids)}
+    return {s: [i.removeprefix(best[0]) for i in ids if i.startswith(best[0])] for s, ids in split_ids.items()}
+
+
+def drawn_earlier(splits: Sequence[str], split_ids: dict | None, every: list[str], report: ValidationReport) -> dict:
+    """Return those of `split_ids`, see `Layout.split_ids`, that are asked for, if these are the data of that drawing.
+
+    They are others if most of their ids are new, or if most of the drawn ids are gone.
+    """
+    here, drawn = {*every}, {*()}.union(*(split_ids or {}).values())
+    new = here - drawn
+    if 2 * len(new) > len(here) or 2 * len(here & drawn) <= len(drawn):
+        return {}
+    asked = {split: ids for split, ids in split_ids.items() if split in splits}
     if new and asked:
         report.note("new", f"{len(new)} of {len(every)}, such as {min(new)}")
     return asked

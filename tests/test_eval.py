@@ -3,6 +3,8 @@
 import errno
 import json
 import re
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from voc_files import read, thing, write_voc
 import model.vgg16
 from data.proposals import write_proposals
 from data.validate import DataError
-from eval import main
+from eval import count_seen, main
 from model.utils.bbox_tools import resize_bbox
 from utils.ablation import PAPER
 from utils.checkpoint import CheckpointError, save_checkpoint
@@ -128,6 +130,21 @@ def test_images_of_the_training_are_counted(run, folder, capsys):
     save_checkpoint(folder / "leak.pth", torch.load(folder / "net.pth", weights_only=True) | {"ids": ["c", "d", "z"]})
     run(load_path="leak.pth")
     assert "\nnote: the training saw images with 1 of these ids\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "seen", "root", "ids", "n_seen"),
+    [
+        ("x,y", ["x/1", "y/2"], "x", ["1", "2"], 1),
+        ("x,y", ["x/1", "y/2"], "z", ["1", "2", "3"], 2),  # a folder was renamed
+        ("x,y", ["x/1", "y/2"], "old/x,z", ["x/1", "x/2", "z/2"], 2),
+        ("x", ["1", "sub/2"], "x,y", ["x/1", "x/2", "x/sub/2", "y/1"], 3),  # y may be x under another name
+        ("x", ["1", "2"], "y", ["1", "3"], 1),
+    ],
+)
+def test_images_of_the_training_are_counted_in_other_folders(trained_on, seen, root, ids, n_seen):
+    checkpoint = {"config": {"voc_data_dir": trained_on}, "ids": seen}
+    assert count_seen(SimpleNamespace(root=Path(root), ids=ids), checkpoint) == n_seen
 
 
 def test_options_that_are_given_replace_those_of_the_training(run, folder):

@@ -126,6 +126,8 @@ class CheckpointConfig(DetectConfig):
 
     data: str | None = option(None, "Data", "NAME of data/NAME_dataset.py; empty: as in training")
     voc_data_dir: PathText | None = option(None, "Data", "directory of the data set; not given: as in training")
+    coco_images: PathText | None = option(None, "Data", "--data=coco: folder of the images to train on")
+    coco_annotations: PathText | None = option(None, "Data", "--data=coco: JSON file of their objects")
     coco_eval_images: PathText | None = option(None, "Data", "--data=coco: folder of the images to evaluate on")
     coco_eval_annotations: PathText | None = option(None, "Data", "--data=coco: JSON file of their objects")
     classes: Names = option((), "Data", CLASSES_OF_CHECKPOINT)

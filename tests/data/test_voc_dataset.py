@@ -1,6 +1,7 @@
 """The VOC reader on folders that the tests write: numbers, variants of the files, and a sentence for each fault."""
 
 import importlib
+import shutil
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -132,13 +133,23 @@ def test_several_folders(tmp_path, monkeypatch):
 
 def test_a_split_drawn_from_several_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for root in "xy":
-        write_voc(tmp_path / root, {f"{i}": [thing()] for i in range(10)}, "all")
+    for root, first in (("x", 0), ("y", 5)):
+        write_voc(tmp_path / root, {f"{i}": [thing()] for i in range(first, first + 10)}, "all")
         (tmp_path / root / "ImageSets/Main/all.txt").unlink()
     train, val = read_splits("x,y", ["train", "val"], val_ratio=0.2)
     assert [sum(i.startswith("x/") for i in part.ids) for part in (train, val)] == [8, 2]
-    stored = {"train": train.ids, "val": ["x/1", "y/3"]}
-    assert read_splits("x,y", ["train", "val"], val_ratio=0.5, split_ids=stored)[1].ids == ["x/1", "y/3"]
+    stored = {"train": [i for i in train.ids + val.ids if i not in ("x/1", "y/13")], "val": ["x/1", "y/13"]}
+    assert read_splits("x,y", ["train", "val"], val_ratio=0.5, split_ids=stored)[1].ids == ["x/1", "y/13"]
+    for folder, ids in (("x", ["1"]), ("y", ["13"])):  # alone
+        assert read(folder, "val", split_ids=stored).ids == ids
+    shutil.move("y", "z")  # its images tell which it is
+    assert read("z,x", "val", split_ids=stored).ids == ["z/13", "x/1"]
+    one = {split: [i[2:] for i in ids if i[0] == "x"] for split, ids in stored.items()}
+    assert read("x,z", "val", split_ids=one).ids == ["x/1", *(f"z/{i}" for i in (10, 11, 12, 13, 14, 5, 6, 7, 8, 9))]
+    shutil.copytree("x", "w")  # x or v
+    twice = {split: [f"{folder}/{i}" for i in ids for folder in "xv"] for split, ids in one.items()}
+    assert read("x", "val", split_ids=twice).ids == ["1"]
+    assert len(read("w", "val", split_ids=twice)) == 10
 
 
 # Boxes
