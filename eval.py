@@ -116,7 +116,11 @@ def count_seen(dataset, checkpoint):
 
     Ids of several folders start with the folder's name, those of a single one do not.
     """
-    roots = checkpoint["config"].get("voc_data_dir", ""), str(dataset.root)
+    trained = checkpoint["config"]
+    root = trained.get("coco_images" if trained.get("data") == "coco" else "voc_data_dir", "")
+    if trained.get("data") == "coco" and Path(trained.get("coco_eval_images") or root) == dataset.root != Path(root):
+        return 0  # its images to evaluate on, where files may have the same names
+    roots = root, str(dataset.root)
     both = zip(roots, (checkpoint.get("ids", ()), dataset.ids), strict=True)
     seen, ids = ({i if "," in root else f"{Path(root).name}/{i}" for i in ids} for root, ids in both)
     folders, names = ({image_id.partition("/")[part] for image_id in seen} for part in (0, 2))

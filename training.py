@@ -211,7 +211,7 @@ def build_datasets(config, split_ids=None):
     train_set = train_set if config.use_difficult else train_set.without_difficult()
     check_objects(train_set)
     both = {*train_set.ids} & {*eval_set.ids}
-    if both and config.train_split != config.eval_split:
+    if both and config.train_split != config.eval_split and train_set.root == eval_set.root:
         print(f"note: {counted(len(both), 'image')} to train on will be evaluated on, too: mAP will be too high")
     counts = f"{counted(len(train_set), 'image')} to train on, {len(eval_set)} to evaluate on, "
     counts += counted(len(train_set.classes), "class")

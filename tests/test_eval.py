@@ -147,6 +147,13 @@ def test_images_of_the_training_are_counted_in_other_folders(trained_on, seen, r
     assert count_seen(SimpleNamespace(root=Path(root), ids=ids), checkpoint) == n_seen
 
 
+@pytest.mark.parametrize(("root", "n_seen"), [("x/images", 1), ("moved/images", 1), ("y/images", 0)])
+def test_images_of_the_training_are_counted_in_coco_files(root, n_seen):
+    trained = {"data": "coco", "coco_images": "x/images", "coco_eval_images": "y/images"}
+    checkpoint = {"config": trained, "ids": ["1", "2"]}
+    assert count_seen(SimpleNamespace(root=Path(root), ids=["1", "3"]), checkpoint) == n_seen
+
+
 def test_options_that_are_given_replace_those_of_the_training(run, folder):
     assert run(split="other")["n_object"] == {"ant": 0, "bee": 0, "cow": 1}
     write_voc(folder / "more", {"a": thing("ant")}, "held")

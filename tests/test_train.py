@@ -596,6 +596,12 @@ def test_images_of_both_splits_are_counted(tmp_path, capsys):
     for split, counted in (("val", True), ("train", False)):
         training.build_datasets(make_config(voc_data_dir=str(root), train_split="train", eval_split=split))
         assert ("note: 1 image to train on will be evaluated on, too" in capsys.readouterr().out) == counted
+    (split,) = read_splits(root, ["val"])
+    files = write_coco(tmp_path, split, split)
+    shutil.copytree(files["coco_eval_images"], tmp_path / "other")  # images of the same names
+    for folder, counted in ((files["coco_eval_images"], True), (tmp_path / "other", False)):
+        training.build_datasets(make_config(data="coco", **files | {"coco_eval_images": str(folder)}))
+        assert ("note: 3 images to train on will be evaluated on, too" in capsys.readouterr().out) == counted
 
 
 def test_another_evaluation_split_on_a_resume_is_noted(calm, run, capsys):

@@ -16,7 +16,7 @@ import data
 from data.proposals import write_proposals
 from data.validate import DataError
 from utils.checkpoint import check_writable, replacing
-from utils.config import Count, DatasetConfig, Names, OptionError, PathText, WorkerConfig, command, option
+from utils.config import Count, DatasetConfig, Names, OptionError, PathText, WorkerConfig, as_words, command, option
 
 WIDTH = 500  # pixels to which selective search resizes an image (R-CNN, arXiv 1311.2524, 4.2)
 
@@ -39,7 +39,12 @@ def main(config):
     find = find_method(config)
     check_writable(config.out)
     datasets = data.build(config.data, config, config.splits, data.read_class_names(config.classes))
-    images = {dataset.ids[i]: (dataset, i) for dataset in datasets for i in range(len(dataset))}
+    images = {}
+    for dataset in datasets:
+        for i, image_id in enumerate(dataset.ids):
+            other, _ = images.setdefault(image_id, (dataset, i))
+            if other.root != dataset.root:
+                raise DataError(f"{image_id} is an image in {other.root} and in {dataset.root}: rename one of them")
     n_thread = config.num_workers or os.cpu_count()  # OpenCV computes without Python's lock
 
     def propose(image):
@@ -50,7 +55,7 @@ def main(config):
         write_proposals(partial_file, dict(zip(images, rois, strict=True)))
     mean = np.mean([len(roi) for roi in rois])
     print(f"{len(rois)} images, {mean:.0f} proposals each on average, written to {config.out}")
-    print(f"next: python train.py train --proposals-file={config.out} ...")
+    print(f"next: python train.py train {as_words(config.dataset_options() | {'proposals_file': config.out})}")
 
 
 def find_method(config):

@@ -360,7 +360,8 @@ def training_options(config: Config, checkpoint: Values, **values: Any) -> Train
     if "voc_data_dir" in given:
         given = {"data": "voc", "download": False} | given
     elif any(name.startswith("coco_") for name in given):
-        given = {"data": "coco"} | given
+        only = {"coco_images", "coco_annotations"} & given.keys()  # not mixed with the evaluation's of the training
+        given = {"data": "coco"} | dict.fromkeys(("coco_eval_images", "coco_eval_annotations") if only else ()) | given
     options = TrainConfig(**trained | given | {"eval_split": config.split or trained["eval_split"]})
     split_ids = None if given.get("val_ratio") else checkpoint.get("split_ids")
     return options.model_copy(update={"split_ids": split_ids} | values)

@@ -1,5 +1,6 @@
 """`tools.make_proposals` with a stand-in for OpenCV, which says what it was asked."""
 
+import json
 import sys
 from types import ModuleType
 
@@ -9,6 +10,7 @@ from PIL import Image
 from voc_files import write_voc
 
 from data.proposals import read_proposals
+from data.validate import DataError
 from tools.make_proposals import ProposalsConfig, main
 from utils.config import OptionError
 
@@ -80,7 +82,9 @@ def test_selective_search(folder, capsys):
     assert list(rois) == ["a", "b", "c"]
     for roi in rois.values():
         assert roi.tolist() == [[4, 2, 12, 8], [0, 0, 50, 100]]  # a fifth: the image was searched at 500 pixels
-    assert "3 images, 2 proposals each on average, written to new/rois.npz\nnext: python" in capsys.readouterr().out
+    last = "next: python train.py train --voc-data-dir=voc --proposals-file=new/rois.npz\n"
+    printed = capsys.readouterr().out
+    assert printed.endswith(f"3 images, 2 proposals each on average, written to new/rois.npz\n{last}")
 
 
 def test_edge_boxes(folder):
@@ -91,6 +95,18 @@ def test_edge_boxes(folder):
     ]
     with pytest.raises(OptionError, match="--edge-model=FILE"):
         run(method="edge-boxes")
+
+
+def test_an_id_of_two_images_is_refused(folder):
+    images, annotations = [{"id": 1, "file_name": "a.png"}], []
+    for name in "xy":
+        write_voc(folder / name, {"a": ""}, img=Image.new("RGB", (100, 50)), suffix=".png")
+        content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "cat"}]}
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    files = {"coco_images": "x/JPEGImages", "coco_annotations": "x.json"}
+    files |= {"coco_eval_images": "y/JPEGImages", "coco_eval_annotations": "y.json"}
+    with pytest.raises(DataError, match=r"^a is an image in x/JPEGImages and in y/JPEGImages: rename one of them$"):
+        main(ProposalsConfig(data="coco", splits="train,val", out="new/rois.npz", **files))
 
 
 def test_without_opencv(folder, monkeypatch):

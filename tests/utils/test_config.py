@@ -312,6 +312,10 @@ def test_a_checkpoint_is_evaluated_as_it_was_trained():
     for config in (EvalConfig(load_path="a", **files), PredictConfig(load_path="a", split="test", **files)):
         other = training_options(config, checkpoint)
         assert (other.data, other.coco_eval_images, other.coco_eval_annotations) == ("coco", "b", "c")
+    checkpoint = {"config": {"data": "coco", "coco_images": "a", "coco_eval_images": "b", "coco_eval_annotations": "c"}}
+    for config in (EvalConfig(load_path="a", coco_images="d"), PredictConfig(load_path="a", coco_images="d")):
+        other = training_options(config, checkpoint)  # images of its own, not those of the training's evaluation
+        assert (other.coco_images, other.coco_eval_images, other.coco_eval_annotations) == ("d", None, None)
 
 
 # Help
