@@ -112,20 +112,20 @@ def build_dataset(config, checkpoint):
 
 
 def count_seen(dataset, checkpoint):
-    """Count the ids of a data set that the training saw: in its folder, or in any if that is no folder of the training.
-
-    Ids of several folders start with the folder's name, those of a single one do not.
-    """
+    """Count the ids of a data set that the training saw, in whatever folder if it did not have the data set's."""
     trained = checkpoint["config"]
     root = trained.get("coco_images" if trained.get("data") == "coco" else "voc_data_dir", "")
     if trained.get("data") == "coco" and Path(trained.get("coco_eval_images") or root) == dataset.root != Path(root):
         return 0  # its images to evaluate on, where files may have the same names
-    roots = root, str(dataset.root)
-    both = zip(roots, (checkpoint.get("ids", ()), dataset.ids), strict=True)
-    seen, ids = ({i if "," in root else f"{Path(root).name}/{i}" for i in ids} for root, ids in both)
+    seen, ids = _with_folder(root, checkpoint.get("ids", ())), _with_folder(dataset.root, dataset.ids)
     folders, names = ({image_id.partition("/")[part] for image_id in seen} for part in (0, 2))
     others = [image_id.partition("/") for image_id in ids - seen]
     return len(ids & seen) + sum(folder not in folders and name in names for folder, _, name in others)
+
+
+def _with_folder(root, ids):
+    """Return a set of ids, each after the name of its folder: x/1."""
+    return {image_id if "," in str(root) else f"{Path(root).name}/{image_id}" for image_id in ids}
 
 
 if __name__ == "__main__":

@@ -51,7 +51,8 @@ def _draw(splits, every, options, report):
     """Return split -> ids of the only file: as drawn earlier, else drawn at random."""
     stored = drawn_earlier(splits, options["split_ids"], every, report)
     for gone in sorted({image_id for ids in stored.values() for image_id in ids}.difference(every)):
-        report.error("no_image", f"{gone}, which was drawn")
+        skip = options["invalid_images"] == "skip"
+        report.note("skipped_image", gone) if skip else report.error("no_image", f"{gone}, which was drawn")
     folders = {name for image_id in every for name in named_splits(PurePosixPath(image_id).parent)}
     if len(folders) > 1 and not stored:
         report.error("coco_split", f"its images are in folders {', '.join(sorted(folders))}")

@@ -420,5 +420,5 @@ def convert_torchvision(state):
     if "backbone.body.layer1.0.bn1.weight" in state and not any("num_batches_tracked" in name for name in state):
         for name in [name for name in converted if name.endswith("running_var")]:
             weight, var = name.replace("running_var", "weight"), converted[name]
-            converted[weight] = converted[weight] * ((var + 1e-5) / var).sqrt()  # 1e-5: eps of `FrozenBatchNorm2d`
+            converted[weight] = converted[weight] * (var + 1e-5).sqrt() * var.rsqrt()  # eps of `FrozenBatchNorm2d`
     return converted

@@ -77,7 +77,7 @@ class Detector(nn.Module):
         feature = self.net.extractor(x)
         rpn_loc, rpn_score = self.net.rpn.head(feature)  # (K, 4), (K, 2)
         anchor = self.net.rpn.anchors(feature, size)  # (K, 4)
-        roi = self.propose(rpn_loc, rpn_score.softmax(1)[:, 1], anchor, scale, size)  # (R, 4)
+        roi = self.propose(feature, rpn_loc, rpn_score, anchor, scale, size)  # (R, 4)
         return self.decode(roi, *self.net.head(feature, roi), size, img.shape[:2])
 
     def prepare(self, img):
@@ -93,9 +93,9 @@ class Detector(nn.Module):
         x = (x * (value_range / 255) - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
         return x.flip(1) if order == "BGR" else x, scale, size
 
-    def propose(self, rpn_loc, fg_score, anchor, scale, size):
+    def propose(self, feature, rpn_loc, rpn_score, anchor, scale, size):
         """Create the proposals (R, 4) as `ProposalCreator` does for prediction."""
-        creator = self.net.rpn.proposal_creator
+        creator, fg_score = self.net.rpn.proposal_creator, rpn_score.softmax(1)[:, 1]
         roi = _clip(loc2bbox(anchor, rpn_loc), size)  # (K, 4)
         large = (roi[:, 2:] - roi[:, :2] >= (creator.min_size * scale).float()).all(1)  # (K,)
         n_pre_nms = torch.sym_min(creator.n_test_pre_nms, roi.shape[0])
@@ -131,20 +131,11 @@ class PyramidDetector(Detector):
         self.rounding, self.min_side = torch.floor, 1
         net.head.roi_align = LevelRoIAlign(net.extractor.stride)
 
-    def forward(self, img):
-        """Detect objects in an (H, W, 3) uint8 image; return bbox (D, 4), label (D,) and score (D,)."""
-        x, _, size = self.prepare(img)
-        feature = self.net.extractor(x)
-        rpn_loc, rpn_score = self.net.rpn.head(feature)  # (K, 4), (K, 2)
-        n_base = self.net.rpn.anchor_base.shape[1]
-        level_sizes = [level.shape[2] * level.shape[3] * n_base for level in feature.levels.values()]
-        roi = self.propose(rpn_loc, rpn_score[:, 1], self.net.rpn.anchors(feature, size), level_sizes, size)  # (R, 4)
-        return self.decode(roi, *self.net.head(feature, roi), size, img.shape[:2])
-
-    def propose(self, rpn_loc, logit, anchor, level_sizes, size):
+    def propose(self, feature, rpn_loc, rpn_score, anchor, scale, size):
         """Create the proposals (R, 4) as `PyramidProposalCreator` does for prediction."""
-        creator, best, level, start = self.net.rpn.proposal_creator, [], [], 0
-        for i, n_anchor in enumerate(level_sizes):
+        creator, logit, best, level, start = self.net.rpn.proposal_creator, rpn_score[:, 1], [], [], 0
+        for i, x in enumerate(feature.levels.values()):  # (1, 256, h, w)
+            n_anchor = x.shape[2] * x.shape[3] * self.net.rpn.anchor_base.shape[1]
             n_pre_nms = torch.sym_min(creator.n_test_pre_nms, n_anchor)
             best.append(start + logit[start : start + n_anchor].topk(n_pre_nms).indices)
             level.append(torch.full_like(best[-1], i))

@@ -393,8 +393,8 @@ def _read(path, mmap=False):
     except Exception as error:  # damaged bytes raise nearly anything in torch and NumPy
         size, unsafe = path.stat().st_size, re.search(r"GLOBAL (\S+)|Object arrays", str(error))
         if unsafe:
-            what = f"{unsafe[1] or 'Python objects'}, which could run code: only tensors and plain values are accepted"
-            raise CheckpointError(f"{path} holds {what}") from error
+            what = f"{unsafe[1] or 'Python objects'}, which could run code: save tensors and plain values alone"
+            raise CheckpointError(f"{path} holds {what}, as model.state_dict()") from error
         raise CheckpointError(f"{path} ({size} bytes) is damaged or not a checkpoint: copy it again") from error
     if not isinstance(state, dict):
         raise CheckpointError(f"{path} holds a {type(state).__name__}, not a dict of weights")

@@ -189,7 +189,9 @@ class TrainConfig(DetectConfig, WorkerConfig, TrainInputConfig):
     resume: Flag = option(False, "Run", "continue from runs/ENV/last.pth")
     load_path: PathText | None = option(None, "Run", f"start from the weights of this {DETECTOR}")
     reset_head: Flag = option(False, "Run", "with --load-path: initialize the head's last two layers, for new classes")
-    pretrained: PathText = option(PRETRAINED, "Model", "weights of the backbone: none, a file, or a name, as imagenet")
+    pretrained: PathText = option(
+        PRETRAINED, "Model", "weights: imagenet, caffe (VGG16), coco (pyramids), none, or a file"
+    )
     frozen_convs: NonNegativeInt | None = own("Model", "first convolutions that are not trained", "paper 3.1.3")
     trainable_layers: NonNegativeInt | None = own("Model", "last stages of the backbone that are trained, of 5 or 6")
     batch_norm: Literal["frozen", "trained"] | None = own("Model", "frozen: as in the weights; trained: from the batch")
@@ -285,6 +287,7 @@ class PredictConfig(CheckpointConfig):
     load_path: PathText = option("resnet50_fpn", "Run", f"{DETECTOR}; the default is fetched and knows COCO's classes")
     out: PathText = option("runs/predictions", "Run", "directory for NAME.png, contact_sheet.png and predictions.json")
     split: str | None = option(None, "Data", "split of the data set to detect on, instead of images that are named")
+    invalid_images: OnInvalid | None = option(None, "Data", "error or skip; empty: as in training")
     score_thresh: Share = option(0.7, "Detection", "drop detections with a lower score")
 
 

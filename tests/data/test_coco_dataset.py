@@ -162,6 +162,8 @@ def test_one_file_is_divided(write):
     options.split_ids = fit | {"test": ["gone"]}  # of these data, less one image
     assert "missing images (1)" in (text := message(build, "coco", options, ["test"]))
     assert text.endswith("gone, which was drawn")
+    options.split_ids, options.invalid_images = fit | {"test": ["8", "gone"]}, "skip"
+    assert build("coco", options, ["test"])[0].ids == ["8"]
 
 
 def test_folders_say_that_one_file_is_of_several_splits(write):

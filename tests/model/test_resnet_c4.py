@@ -1,7 +1,8 @@
 """ResNet C4 against torchvision's layers, composed by hand; its weights, what it freezes, and a training."""
 
+import json
+
 import fixtures
-import numpy as np
 import pytest
 import torch
 import torchvision
@@ -10,13 +11,15 @@ from torch import nn
 from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.ops import FrozenBatchNorm2d, roi_align
 
+import eval as evaluation
 import model
+import predict
 import train
 import training
 from model import WeightsError, resnet_c4
 from model.utils.preprocess import CAFFE, TORCHVISION
 from utils.checkpoint import CheckpointError, load_checkpoint, stored_options
-from utils.config import OptionError, TrainConfig, parse_options
+from utils.config import EvalConfig, OptionError, PredictConfig, TrainConfig, parse_options
 
 SMALL = {"n_fg_class": 2, "min_size": 64, "max_size": 96, "anchor_scales": (1, 2)}
 
@@ -157,13 +160,13 @@ def test_names_of_weights(narrow, classifier, monkeypatch):
         model.build("resnet101", pretrained="caffe", **SMALL)
 
 
-@pytest.mark.parametrize("pretrained", ["none", "resnet.pth"])
-def test_training_resumes_bit_for_bit_and_predicts(place, narrow, classifier, capsys, pretrained):
+@pytest.mark.parametrize(("name", "pretrained"), [("resnet50", "none"), ("resnet101", "resnet.pth")])
+def test_training_resumes_bit_for_bit_evaluates_and_predicts(place, narrow, classifier, capsys, name, pretrained):
     torch.save(classifier.state_dict(), "resnet.pth")
 
     def run(**options):
         stored = stored_options(options)
-        texts = options if stored else fixtures.OPTIONS | {"model": "resnet50", "pretrained": pretrained} | options
+        texts = options if stored else fixtures.OPTIONS | {"model": name, "pretrained": pretrained} | options
         texts = {name: text for name, text in texts.items() if name not in ("head_width", "dropout")}
         train.main(parse_options(TrainConfig, texts, stored, model.defaults))
         return load_checkpoint(f"runs/{options['env']}/last.pth")
@@ -181,10 +184,12 @@ def test_training_resumes_bit_for_bit_and_predicts(place, narrow, classifier, ca
     else:
         assert torch.equal(calm["model"]["extractor.bn1.weight"], classifier.bn1.weight)
         assert "resnet.pth: the backbone's layout, preprocessing torchvision\n" in capsys.readouterr().out
-    img = np.random.default_rng(0).integers(0, 256, (48, 60, 3), np.uint8)
-    bboxes, labels, scores = model.restore(calm).predict([img], score_thresh=0.0)
-    assert len(bboxes[0]) == len(labels[0]) == len(scores[0]) > 0
-    assert bboxes[0].max() <= 60
+    texts = {"load_path": f"runs/calm-{pretrained}/last.pth", "device": "cpu"}
+    evaluation.main(parse_options(EvalConfig, texts | {"json": "eval.json"}))
+    assert json.loads((place / "eval.json").read_text())["n_object"].keys() == {"bar", "box"}
+    predict.main(parse_options(PredictConfig, texts | {"score_thresh": "0", "out": "found"}), "voc/JPEGImages")
+    found = json.loads((place / "found/predictions.json").read_text())
+    assert {entry["name"] for entry in found} == {"bar", "box"}
 
 
 def test_a_file_of_another_network_is_named(narrow, tmp_path):
