@@ -57,7 +57,10 @@ KINDS = {  # kind -> what it is, what to do or what was done; recorded as an err
     "unusual": ("unusual values of difficult or <size>", "they count as absent"),
     "absent": ("classes without objects", "not learned in training, no AP in evaluation; difficult ones do not count"),
     "drawn": ("splits drawn at random", "nothing says what the splits are; the run keeps the ids"),
-    "new": ("images that came after the splits were drawn", "not used: --val-ratio or a new run draws again"),
+    "new": (
+        "images that came after the splits were drawn",
+        "not used: a new run draws again, so does --val-ratio of eval.py",
+    ),
     "unused": ("folders without the splits of the others", "not used: write lists for them, or delete all lists"),
     "coco_split": ("splits in one file", "write a file each, for --coco-annotations and --coco-eval-annotations"),
     "others": ("other files", "neither image nor annotation"),

@@ -114,7 +114,7 @@ class PyramidExtractor(nn.Module):
         sides = (max(img.shape[axis] for img in imgs) for axis in (2, 3))
         height, width = (side + -side % PADDED_TO for side in sides)
         x = torch.cat([F.pad(img, (0, width - img.shape[3], 0, height - img.shape[2])) for img in imgs])
-        x = x.contiguous()  # from channels_last, in which a step of ResNet takes longer: docs/benchmarks.md
+        x = x.contiguous()  # from channels_last, as torchvision's
         return Pyramid(self.fpn(self.body(x)), (height, width))
 
 

@@ -702,6 +702,7 @@ def test_a_path_may_be_given_again_with_a_tilde(earlier_run, monkeypatch):
         ("anchor_scales", "2,4,8", "2,4"),
         ("batch_size", "2", "1"),
         ("classes", "a,b", "none"),
+        ("val_ratio", "0.4", "0.2"),
     ],
 )
 def test_what_resuming_cannot_change(earlier_run, name, text, was):

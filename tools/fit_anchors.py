@@ -79,8 +79,9 @@ def main(config):
     if share > 0:
         print(f"{share:.1%} of the objects have a side below {least:g} pixels: give --rpn-min-size a smaller value")
     plot_fits(size, fits, config.out)
-    shown = {name: getattr(config, name) for name in ("train_split", "eval_split", "min_size", "max_size")}
-    shown = config.dataset_options() | shown
+    fields = TrainInputConfig.model_fields.keys() - {"anchor_scales", "anchor_ratios"}
+    shown = config.model_dump(include=fields, exclude_defaults=True)
+    shown |= {"train_split": config.train_split, "eval_split": config.eval_split}
     print(f"picture: {config.out}\nnext: python train.py train {as_words(shown)} {anchor_options(*grid)}")
 
 

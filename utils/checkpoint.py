@@ -30,7 +30,7 @@ PUBLISHED = ("resnet50_fpn", "resnet50_fpn_v2", "mobilenet_v3_large_fpn", "mobil
 UNUSED = "N/A"  # torchvision's name of an output without a class: COCO's categories are numbered with gaps
 # options that a resumed run keeps: they define its weights, its data or the order of its images
 FIXED_OPTIONS = ("model", "load_path", "reset_head", "pretrained", "preprocess", "seed", "classes", "train_split")
-FIXED_OPTIONS += ("batch_size", "head_width", "frozen_convs", "trainable_layers", "batch_norm")
+FIXED_OPTIONS += ("val_ratio", "batch_size", "head_width", "frozen_convs", "trainable_layers", "batch_norm")
 FIXED_OPTIONS += ("anchor_scales", "anchor_ratios", "roi_op", "rpn_objectness", "optimizer")
 FIXED_OPTIONS += ("rpn_steps", "detector_steps", "detector_batch_size")  # of research/alternating.py
 # options whose change on a resume is not worth a note: they say how a run is started and shown, not what it does
@@ -227,6 +227,8 @@ def resolve_class_names(checkpoint: dict, given: tuple[str, ...], default: tuple
         raise OptionError(
             f"the checkpoint has {counted(n_class, 'class')}, but there are {given}: pass --classes=a,b,c"
         )
+    if not (given or own):
+        print(f"note: the checkpoint does not name its classes: taken to be {', '.join(names)} (--classes=a,b,c)")
     return names
 
 

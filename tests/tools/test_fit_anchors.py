@@ -216,7 +216,7 @@ def test_what_is_printed_and_drawn(tmp_path, capsys):
 def test_the_last_line_is_a_command_that_training_takes(tmp_path, capsys):
     root = write_voc(tmp_path / "two words", {"a": [(4, 10, 12, 42), (1, 2, 33, 44)]})
     checks = {"invalid_boxes": "skip", "invalid_images": "skip", "unknown_classes": "ignore", "val_ratio": 0.5}
-    checks |= {"eval_split": "held"}
+    checks |= {"eval_split": "held", "model": "zf", "seed": 3, "use_difficult": True}
     main(config(root, **checks, k=2))
     line = capsys.readouterr().out.splitlines()[-1]
     assert line.startswith("next: python train.py train ")

@@ -295,7 +295,7 @@ def test_open_checkpoint_of_ours(path, state, capsys):
         open_checkpoint(path, "caffe")
 
 
-def test_resolve_class_names():
+def test_resolve_class_names(capsys):
     default = ("ant", "bee", "cow")
     checkpoint = {"class_names": ["cat", "dog"], "build": {"n_fg_class": 2}}
     assert resolve_class_names(checkpoint, (), default) == ("cat", "dog")
@@ -308,7 +308,9 @@ def test_resolve_class_names():
         resolve_class_names(checkpoint, ("hen",), default)
     with pytest.raises(OptionError, match="has 2 classes, but there are 0 names: pass --classes"):
         resolve_class_names(checkpoint, (), default)
+    assert not capsys.readouterr().out
     assert resolve_class_names({"class_names": [], "build": {"n_fg_class": 3}}, (), default) == default
+    assert "does not name its classes: taken to be ant, bee, cow (--classes=a,b,c)" in capsys.readouterr().out
 
 
 KWARGS = {"name": "vgg16", "n_fg_class": 2, "head_width": 4096, "anchor_scales": (8, 16), "min_size": 600}
