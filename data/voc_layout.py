@@ -254,7 +254,8 @@ def ids_below(root: Path, split_ids: dict, every: list[str]) -> dict:
     for image_id in {image_id for ids in split_ids.values() for image_id in ids}:
         for i in [0, *(match.end() for match in re.finditer("/", image_id))]:
             starts[image_id[:i]] += image_id[i:] in names
-    best = [start for start, n in starts.items() if n == max(starts.values()) > 0]
+    most = max(starts.values(), default=0)
+    best = [start for start, n in starts.items() if n == most > 0]
     best = [start for start in best if start in (f"{root.name}/", f"{root}/")] or best
     if len(best) != 1:
         return {}
