@@ -119,7 +119,7 @@ def train_one_epoch(config, trainer, dataset, batches, epoch, step, logger, stop
         if log_now:
             means = metrics.read(dist.all_reduce) | {"lr": lr}
             if means["same_score"] == 1:
-                what = "all RoIs get the same scores, the network is dead"
+                what = "all RoIs get the same scores, as from features that are all 0"
                 print(f"step {step}: {what}: start again with a lower --lr, or check --preprocess")
             if logger:
                 logger.train(step, epoch, means)

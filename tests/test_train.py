@@ -138,7 +138,7 @@ def test_one_epoch(num_workers, capsys):
     assert seen.lines == [(4, 1, 1, 1), (6, 1, pytest.approx((2 * 2 + 3 * 1) / 3), pytest.approx(0.1))]
     assert seen.reached == 6
     assert re.findall("step .*", capsys.readouterr().out) == [
-        "step 6: all RoIs get the same scores, the network is dead: "
+        "step 6: all RoIs get the same scores, as from features that are all 0: "
         "start again with a lower --lr, or check --preprocess"
     ]
 
