@@ -188,8 +188,8 @@ def _load_pretrained(extractor, head, pretrained, preprocessing):
 
     Caffe's conv5_3 has outputs with a standard deviation of 4 to 9 on photographs. fc6 and fc7 that start random do not
     learn from these at the paper's rate, so conv5_3 is multiplied by `CONV5_3_SCALE`: ReLU passes the factor on. Of
-    three ways (docs/benchmarks.md#from-caffes-convolutions) it is the simplest and learned as fast as any: a factor measured
-    on images needs images, and one in the head alone leaves the RPN features that are too large.
+    three ways (docs/benchmarks.md#from-caffes-convolutions) it is the simplest and learned as fast as any: a factor
+    measured on images needs images, and one in the head alone leaves the RPN features that are too large.
     """
     weights = torchvision.models.VGG16_Weights
     known = {"imagenet": weights.IMAGENET1K_V1, "caffe": weights.IMAGENET1K_FEATURES}
