@@ -172,18 +172,19 @@ class Torchvision(Contestant):
         """Build the network."""
         if theirs := build_torchvision(self.name, size):
             return theirs
-        backbone = build_network(size, head_width=1).extractor
-        backbone.out_channels = backbone.channels
+        extractor = build_network(size, head_width=1).extractor
+        backbone = torch.nn.Sequential(*extractor)  # without our choice of a memory format
+        backbone.out_channels = extractor.channels
         layers = {
             "box_roi_pool": MultiScaleRoIAlign(["0"], 7, 2),
             "box_predictor": FastRCNNPredictor(WIDTH, N_CLASS + 1),
         }
-        layers |= {"box_head": TwoMLPHead(backbone.channels * 7 * 7, WIDTH)}
+        layers |= {"box_head": TwoMLPHead(backbone.out_channels * 7 * 7, WIDTH)}
         layers |= {"rpn_anchor_generator": AnchorGenerator(((128, 256, 512),), ((0.5, 1.0, 2.0),))}
         numbers = {"rpn_pre_nms_top_n_train": 12000, "rpn_post_nms_top_n_train": 2000, "box_nms_thresh": 0.3}
         numbers |= {"rpn_pre_nms_top_n_test": 6000, "rpn_post_nms_top_n_test": N_ROI["predict"]}
         numbers |= {"box_batch_size_per_image": N_ROI["train"], "min_size": min(size), "max_size": max(size)}
-        return FasterRCNN(backbone, **layers, **numbers).to(memory_format=torch.contiguous_format)
+        return FasterRCNN(backbone, **layers, **numbers)
 
     def images(self):
         """Return the images as a list of (3, H, W) tensors."""
