@@ -36,7 +36,7 @@ def workspace(tmp_path, monkeypatch):
     """
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))  # no published weights
-    monkeypatch.setenv("NOTEBOOK_OPTIONS", "--max-steps=2 --head-width=64 --eval-split=trainval")
+    monkeypatch.setenv("NOTEBOOK_OPTIONS", "--max-steps=2 --head-width=64 --eval-split=trainval --eval-every=0")
     for name in ("JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "IPYTHONDIR"):
         monkeypatch.setenv(name, str(tmp_path / name))
     folder = tmp_path / "workspace"

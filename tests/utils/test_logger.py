@@ -37,6 +37,12 @@ def losses(value, device="cpu", **counts):
     return Losses(*tensors, Stats(*(torch.tensor(counts.get(name, 0), device=device) for name in COUNTS)))
 
 
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch):
+    """Spare the Loggers their curves, a second each."""
+    monkeypatch.setattr(logger_module, "plot_curves", lambda records, path: path.touch())
+
+
 def lines(folder):
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
@@ -274,6 +280,12 @@ def test_drawing_often_keeps_one_picture_in_memory(tmp_path):
 # the run folder
 
 
+@pytest.fixture
+def drawn(undrawn, monkeypatch):
+    """Draw them all the same."""
+    monkeypatch.setattr(logger_module, "plot_curves", plot_curves)
+
+
 def test_log_holds_what_was_logged(tmp_path):
     logger = Logger(tmp_path / "runs" / "a", {})
     logger.train(40, 0, TRAINED | {"roi_loc": float("nan"), "total": float("inf")})
@@ -321,7 +333,7 @@ def test_a_damaged_line_is_dropped(tmp_path, line):
     assert [line["step"] for line in lines(tmp_path)] == [1, 9]
 
 
-def test_curves_are_redrawn_now_and_then(tmp_path):
+def test_curves_are_redrawn_now_and_then(tmp_path, drawn):
     logger, curves = Logger(tmp_path, {}), tmp_path / "curves.png"
     logger.train(40, 0, TRAINED)
     for call, drawn in (
@@ -356,7 +368,7 @@ def test_a_full_disk_is_one_line_and_the_log_catches_up(tmp_path, capsys, monkey
     assert [line["step"] for line in lines(tmp_path)] == [40, 80, 120, 160, 200]
 
 
-def test_a_drawing_that_fails_is_one_line_and_keeps_the_old_one(tmp_path, capsys, monkeypatch):
+def test_a_drawing_that_fails_is_one_line_and_keeps_the_old_one(tmp_path, capsys, drawn, monkeypatch):
     def fill_the_disk(path, *args, **kwargs):
         path.write_bytes(b"half a picture")
         raise OSError(errno.ENOSPC, "No space left on device")
