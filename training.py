@@ -177,12 +177,12 @@ def evaluate_and_save_best(config, trainer, dataset, logger, run, epoch, step):
     evaluation = evaluate(net, dataset, metric, dtype, config.num_workers, **options)
     if logger is None:
         return
+    print(f"epoch {epoch + 1}, step {step}\n{format_heading(metric, dtype, **options)}\n{format_results(evaluation)}")
     best = max((record["map"] or 0 for record in logger.records if record.get("split") == dataset.split), default=-1)
     if (evaluation.map or 0) > best:
         ckpt.save_checkpoint(logger.folder / "best.pth", snapshot(trainer, run, epoch, step) | {"map": evaluation.map})
     draw = partial(draw_detections, net, dataset, N_PICTURE, dtype, **options | {"score_thresh": PICTURE_SCORE})
     logger.eval(step, epoch, dataset.split, evaluation.map, evaluation.ap, draw)
-    print(f"epoch {epoch + 1}, step {step}\n{format_heading(metric, dtype, **options)}\n{format_results(evaluation)}")
 
 
 def snapshot(trainer, run, epoch, step):

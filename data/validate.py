@@ -25,7 +25,7 @@ STORED = "pixels as stored (EXIF is not applied), otherwise rotate the images: m
 KINDS = {  # kind -> what it is, what to do or what was done; recorded as an error or as a note
     "split": (
         "unusable splits",
-        "write one image id per line, or name another split: --train-split and --eval-split may be the same",
+        "write one image id per line, or name another split; those to train and to evaluate on may be the same",
     ),
     "duplicate_id": ("duplicate image ids", "delete all but one; a last column of -1, 0 or 1 is no part of the id"),
     "above": ("lines that lead out of the data set", "write names of images, after their folders in the data set"),
@@ -34,7 +34,7 @@ KINDS = {  # kind -> what it is, what to do or what was done; recorded as an err
     "annotation": ("annotations that are not in the VOC format", "convert them: see docs/own-data.md"),
     "coco": ("entries that are not in COCO's format", "correct them, or export the file again"),
     "xml": ("annotations that are no valid XML", "correct them, or export them again"),
-    "encoding": ("annotations in an unknown encoding", "save them as UTF-8"),
+    "encoding": ("annotations in an unknown encoding", "save them as UTF-8 and declare that in the first line"),
     "object": ("unusable objects", f"each needs a class and one box: {OR_SKIP}"),
     "no_image": ("missing images", f"add them ({FORMATS}), {AS_XML}, delete their ids, or {SKIP}"),
     "coco_image": ("missing images", f"add them, correct their file_name, or {SKIP}"),

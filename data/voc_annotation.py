@@ -4,6 +4,7 @@ G: objects in one image. H, W: sides of the image.
 """
 
 import codecs
+import contextlib
 import json
 import math
 import re
@@ -139,10 +140,16 @@ def _parse(path, report):
 
 
 def _decode(raw):
-    """Decode XML by its byte order mark or zero bytes, else as it declares, else as UTF-8."""
+    """Decode XML by its byte order mark or zero bytes, else as UTF-8 if that has more than ASCII, else as it declares.
+
+    Editors that save a file as UTF-8 leave the declaration as it was.
+    """
     codec = json.detect_encoding(raw)
     declared = DECLARED.match(raw) if codec == "utf-8" else None
     if declared and b"utf-16" not in declared[1].lower():  # which zero bytes would show; written by .NET
+        with contextlib.suppress(UnicodeDecodeError):
+            if not raw.isascii():
+                return raw.decode("utf-8")
         codec = codecs.lookup(declared[1].decode("latin-1")).name
     try:
         return raw.decode(SUPERSETS.get(codec, codec))

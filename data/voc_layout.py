@@ -58,8 +58,9 @@ class Layout:
         named = {path.stem for path in more}
         xml, images = xml + more, images + [path for path in others if path.stem in named]  # no masks
         shared = [{*os.path.commonpath([p.parent for p in xs] or [""]).lower().split(os.sep)} for xs in (xml, images)]
-        # all annotations in notes/ and all images in photos/: these are containers, too
-        self.containers = CONTAINERS.union(*(folders - USUAL.keys() for folders in shared if not folders & CONTAINERS))
+        # all annotations in notes/ and all images in photos/: these are containers, too, but not train_images/
+        others = ({f for f in folders if _bare(f) not in USUAL} for folders in shared if not folders & CONTAINERS)
+        self.containers = CONTAINERS.union(*others)
         self.annotations, self.images, self.unread = map(self._index, (xml, images, self._of(UNREAD)[0]))
         self.folded = {stem.casefold(): files for stem, files in self.images.items()}
         counts = Counter(p.suffix.lower() or p.name for p in self.files if p.parts[0].lower() != "imagesets")
@@ -89,7 +90,7 @@ class Layout:
     def _key(self, path):
         """Return the folders of a path that are part of an id, and its name without suffix."""
         path = PurePosixPath(unicodedata.normalize("NFC", str(path)))  # some systems store é as e and an accent
-        folders = [CONTAINER.sub("", p).strip(" _.-") for p in path.parts[:-1] if p.lower() not in self.containers]
+        folders = [_bare(folder) for folder in path.parts[:-1] if folder.lower() not in self.containers]
         return tuple(filter(None, folders)), SUFFIX.sub("", path.name)
 
     def _index(self, files):
@@ -134,8 +135,10 @@ class Layout:
         return [paths[0] if len(paths) == 1 else None for paths in found]
 
     def find_splits(self) -> list[str]:
-        """Return those of `SPLITS` that are there; if none is, all that have a file; if none has, train and val."""
-        return [*filter(self.has, SPLITS)] or sorted(filter(None, self._lists(()))) or ["train", "val"]
+        """Return those of `SPLITS` that have ids, else those there; else all that have a file; else train and val."""
+        lists, folders = self._lists(()), self._folders(())
+        filled = [split for split in SPLITS if split in folders or any(map(read_lines, lists.get(split, ())))]
+        return filled or [*filter(self.has, SPLITS)] or sorted(filter(None, lists)) or ["train", "val"]
 
     def has(self, split: str) -> bool:
         """Whether a file or a folder says what is in a split."""
@@ -163,9 +166,9 @@ class Layout:
             stored = drawn_earlier(splits, ids_below(self.root, split_ids or {}, every), every, report)
             ids, there = ids | stored, stored.keys()
         if not there:
-            hints = [f for f in self.files if named_splits(f if f.suffix.lower() in LISTS else f.parent)]
+            hints = [path for path in self.files if self._may_name(path, {*splits, *map(_usual, splits)})]
             words = {p.stem for p in hints if p.suffix.lower() == ".txt" and p.parent.as_posix().lower() in PLACES}
-            words |= {w for p in hints if p.suffix.lower() in READ for w in self._key(p)[0] if named_splits(w)}
+            words |= {w for p in filter(self._annotated, hints) for w in self._key(p)[0] if named_splits(w)}
             why = f"for it with --val-ratio={val_ratio:g} of {len(every)} images"
             why = f"because {hints[0]} may say what it is: move that away if not" if hints else why
             fault += f", and none is drawn {why}"
@@ -177,6 +180,16 @@ class Layout:
                 others = ", ".join(sorted(there or words)[:20]) or "none"
                 report.error("split", f"{path} {what}; splits in this folder: {others}")
         return ids
+
+    def _annotated(self, path):
+        return path.suffix.lower() in READ and self._key(path)[1] in self.annotations
+
+    def _may_name(self, path, splits):
+        """Whether a file may say what some split is; one without annotation, in test/: what one of `splits` is."""
+        if path.suffix.lower() in LISTS:
+            return bool(named_splits(path))
+        names = named_splits(path.parent)
+        return bool(names if self._annotated(path) else splits & {*map(_usual, names)})
 
     def _folders(self, splits):
         """Return split -> ids of the annotations in a folder of this name, in any case; "" for those in none."""
@@ -291,6 +304,11 @@ def draw(splits: Sequence[str], every: list[str], val_ratio: float, seed: int, r
         drawn[split] = [every[i] for i in sorted(part)]
         report.note("drawn", f"{split} {len(part)} of {len(every)} images")
     return drawn
+
+
+def _bare(folder):
+    """Return the name of a folder without Annotations, images and the like."""
+    return CONTAINER.sub("", folder).strip(" _.-")
 
 
 def _usual(name, splits=()):

@@ -74,6 +74,9 @@ def main(config):
     changed = ckpt.changed_options(config, model.defaults)
     if "max_steps" in changed:
         raise OptionError("--max-steps: the run was started with another, and each step builds on those before it")
+    if config.resume and (folder / "last.pth").exists():
+        print(f"{folder}: already finished, nothing is changed")
+        return
     dist.init_distributed(device)
     last = max(folder.glob("*/last.pth"), default=None) if config.resume else None
     with dist.main_process_first():

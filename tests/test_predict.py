@@ -32,7 +32,7 @@ def touch(folder, *names):
 
 
 def test_images_are_files_and_those_in_directories_by_name(tmp_path, capsys):
-    touch(tmp_path, "b.JPG", "a.png", "c.jpeg", "note.txt", "deep/z.png", "one.bmp", "folder.png/y.png")
+    touch(tmp_path, "b.JPG", "a.png", "c.jpeg", "note.txt", "deep/z.png", "one.bmp", "folder.png/y.png", "._a.png")
     found = find_images([str(tmp_path / "one.bmp"), str(tmp_path), tmp_path / "a.png"])
     assert [path.name for path in found] == ["one.bmp", "a.png", "b.JPG", "c.jpeg"]  # each once
     assert (
@@ -50,10 +50,13 @@ def test_images_are_files_and_those_in_directories_by_name(tmp_path, capsys):
         ("deep/**", ["deep/b.png", "deep/er/a4.jpg"]),
         ("x[1].png", ["x[1].png"]),  # the name of a file comes first
         ("[bx]*", ["b2.JPG", "x[1].png"]),
+        ("cam [1]/*", ["cam [1]/c.png"]),  # and so does that of a directory
+        ("cam [1]/**", ["cam [1]/c.png", "cam [1]/new/d.png"]),
     ],
 )
 def test_patterns_match_images(tmp_path, pattern, found):
-    touch(tmp_path, "b2.JPG", "a1.png", "a2.png", "a3.txt", "deep/er/a4.jpg", "deep/b.png", "x[1].png")
+    touch(tmp_path, "b2.JPG", "a1.png", "a2.png", "a3.txt", "deep/er/a4.jpg", "deep/b.png", "x[1].png", "cam [1]/c.png")
+    touch(tmp_path, "cam [1]/new/d.png", "cam 1/e.png")
     assert [str(path.relative_to(tmp_path)) for path in find_images([tmp_path / pattern])] == found
 
 

@@ -446,6 +446,23 @@ def test_best_pth_is_replaced_by_a_better_map_only(run, monkeypatch):
     assert [line["map"] for line in log(run.folder, "eval")] == [0.2, 0.1, 0.2, 0.3]
 
 
+def test_a_disk_that_is_full_at_best_pth_loses_no_result(run, capsys, monkeypatch):
+    real = training.ckpt.save_checkpoint
+
+    def save(path, checkpoint):
+        if path.name == "best.pth":
+            raise CheckpointError("No space left on device")
+        real(path, checkpoint)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.ckpt, "save_checkpoint", save)
+        with pytest.raises(CheckpointError):
+            run(max_steps="1")
+    assert "\nmean " in capsys.readouterr().out
+    run(resume="True")  # evaluates anew
+    assert load_checkpoint(run.folder / "best.pth")["step"] == log(run.folder, "eval")[0]["step"] == 1
+
+
 def test_best_pth_is_the_best_of_one_split(run, monkeypatch):
     values, real = iter([0.3, 0.1, 0.2]), training.evaluate
     monkeypatch.setattr(training, "evaluate", lambda *args, **kwargs: real(*args, **kwargs)._replace(map=next(values)))
@@ -650,6 +667,11 @@ def test_an_earlier_run_is_not_replaced_unasked(earlier_run):
         check_run_folder(earlier_run, resume=False, overwrite=False)
     for folder, options in (("new", (False, False)), ("old", (True, False)), ("old", (False, True))):
         check_run_folder(Path("runs") / folder, *options)
+    for name in ("last.pth", "best.pth"):  # copied from another machine
+        (Path("runs") / name).mkdir(parents=True)
+        (Path("runs") / name / name).touch()
+        with pytest.raises(OptionError, match=f"runs/{name} exists"):
+            check_run_folder(Path("runs") / name, resume=False, overwrite=False)
 
 
 @pytest.mark.parametrize(
@@ -721,8 +743,14 @@ def test_a_damaged_config_json_is_named(earlier_run, content):
         stored_options({"env": "old", "resume": "True"})
 
 
-@pytest.mark.parametrize("missing", ["config.json", "last.pth"])
-def test_resuming_needs_a_run(earlier_run, missing):
+@pytest.mark.parametrize(
+    ("missing", "advice"),
+    [
+        ("config.json", "config.json: --load-path=runs/old/last.pth starts another run"),
+        ("last.pth", "last.pth: --overwrite starts again"),
+    ],
+)
+def test_resuming_needs_a_run(earlier_run, missing, advice):
     (earlier_run / missing).unlink()
-    with pytest.raises(OptionError, match=r"^--resume: runs/old lacks config\.json or last\.pth: start again with"):
+    with pytest.raises(OptionError, match=f"^--resume: runs/old lacks {advice}$"):
         stored_options({"env": "old", "resume": "True"})

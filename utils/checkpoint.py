@@ -304,7 +304,7 @@ def check_run_folder(folder: Path, resume: bool, overwrite: bool) -> None:
     name = folder.name
     if folder.parent != RUNS or name in ("", "..") or len(os.fsencode(name)) > 200:
         raise OptionError(f"--env must be a plain name of at most 200 bytes, it names the folder {RUNS}/ENV/")
-    if (folder / "config.json").exists() and not (resume or overwrite):
+    if any((folder / name).exists() for name in ("config.json", "last.pth", "best.pth")) and not (resume or overwrite):
         raise OptionError(
             f"{folder} exists: --resume continues that run, --overwrite deletes it; or choose another --env"
         )
@@ -315,8 +315,11 @@ def stored_options(texts: dict, config_class: type[TrainConfig] = TrainConfig) -
     if texts.get("resume", "").lower() != "true":
         return {}
     path = RUNS / texts.get("env", TrainConfig.model_fields["env"].default) / "config.json"
-    if not (path.is_file() and any(path.parent.rglob("last.pth"))):  # a schedule of several runs has it below
-        raise OptionError(f"--resume: {path.parent} lacks config.json or last.pth: start again with --overwrite")
+    weights = max(path.parent.rglob("last.pth"), default=None)  # a schedule of several runs has it below
+    if not (weights and path.is_file()):
+        lacks = f"config.json: --load-path={weights} starts another run"
+        lacks = lacks if weights else "last.pth: --overwrite starts again"
+        raise OptionError(f"--resume: {path.parent} lacks {lacks}")
     try:
         return restore_options(config_class, json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, AttributeError) as error:

@@ -47,8 +47,14 @@ def drawable(text: str, number: int | None = None) -> str:
         return text
     if number is None:
         return ascii(text)[1:-1]
+    _warn_of_fonts()
+    return str(number)
+
+
+@cache
+def _warn_of_fonts() -> None:
+    """Warn once per run: libraries empty the memory of `warnings`."""
     warnings.warn("no installed font has the letters of some class names: pictures show their numbers", stacklevel=1)
-    return str(number)  # warned once per run
 
 
 @cache

@@ -219,6 +219,7 @@ HEAD = '<?xml version="1.0" encoding="{}" standalone="no"?>'
         *((HEAD.format(name), name) for name in ("utf-16", "utf-32")),
         (HEAD.format("utf-16"), "utf-8"),  # by .NET
         (HEAD.format("latin-1"), "utf-8-sig"),
+        *((HEAD.format(name), "utf-8") for name in ("gb2312", "latin-1", "us-ascii", "windows-949")),  # by an editor
         (HEAD.format("gb2312").replace('"', "'"), "gb2312"),
         ("<?xml version = '1.0' encoding = 'big5' ?>\r\n", "big5"),
     ],

@@ -122,6 +122,7 @@ LAYOUTS = {  # files, ids of the splits train and val
         | pairs("cd", "val_annots/{}.xml", "val images/{}.jpg"),
         TWO,
     ),
+    "photographs to try": (pairs(ABCD) | {"test/x.jpg": "", "images-test/y.jpg": "", "testing/look.py": ""}, DRAWN),
     "two folders": (pairs(ABCD, "notes/{}.xml", "photos/{}.jpg"), DRAWN),
     "splits above": (
         {f"{split}/images/{i}.jpg": "" for split in ("Train", "Val") for i in "ab"}
@@ -398,7 +399,7 @@ FAULTS = {  # files, splits, kind of error, words
                 "ImageSets/train",
                 "2007_train.txt",
             ),
-            *("coin_train/x.jpg", "Train Set/x.jpg", "images-test/x.jpg", "01_val/x.xml"),
+            *("coin_train/x.jpg", "Train Set/x.jpg", "images-val/x.jpg", "01_val/x.xml", "test/a.jpg"),
         )
     },
     "lists of other names": (
@@ -433,6 +434,15 @@ def test_splits_of_other_data_with_the_same_names_are_not_used(tmp_path):
     few = {"fit": [*map(str, range(10, 22))], "rest": ["30", "31"]}  # 14 of the 30
     assert len(read(tmp_path, "rest", split_ids=few)) == 30
     assert len(read(tmp_path, "val", val_ratio=0.1, split_ids=few)) == 3
+
+
+@pytest.mark.parametrize("more", [{}, {"test_images/x.jpg": ""}])
+@pytest.mark.parametrize(
+    "forms", [("train_annots/{}.xml", "train_images/{}.jpg"), ("Images_Train/{}.xml", "Images_Train/{}.jpg")]
+)
+def test_one_folder_is_one_split(tmp_path, forms, more):
+    (dataset,) = read_splits(write(tmp_path, pairs("ab", *forms) | more))
+    assert (dataset.split, dataset.ids) == ("train", ["a", "b"])
 
 
 @pytest.mark.parametrize(
@@ -487,8 +497,12 @@ def test_a_level_too_high_or_too_low(tmp_path, wrong):
 def test_splits_are_the_usual_ones_or_all(tmp_path):
     for split in ("val", "cat_train", "train"):
         write_voc(tmp_path, {"a": [thing()]}, split)
+    (tmp_path / "ImageSets/Main/test.txt").touch()  # as by a script that splits 100 : 0
     assert Layout(tmp_path).find_splits() == ["train", "val"]
     for split in ("val", "train"):
+        (tmp_path / f"ImageSets/Main/{split}.txt").write_text("")
+    assert Layout(tmp_path).find_splits() == ["train", "val", "test"]
+    for split in ("val", "train", "test"):
         (tmp_path / f"ImageSets/Main/{split}.txt").unlink()
     assert Layout(tmp_path).find_splits() == ["cat_train"]
     (tmp_path / "ImageSets/Main/cat_train.txt").unlink()

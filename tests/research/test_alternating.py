@@ -158,6 +158,13 @@ def test_a_stopped_run_ends_as_if_undisturbed(calm, place, monkeypatch, stop_at)
     assert differences(calm / "4-detector", stopped / "4-detector") == []
 
 
+def test_a_finished_run_stays_as_it_is(calm, capsys):
+    before = {path: path.stat().st_mtime_ns for path in calm.rglob("*")}
+    run(env="calm", resume="True", lr="0.5")
+    assert capsys.readouterr().out == "runs/calm: already finished, nothing is changed\n"
+    assert {path: path.stat().st_mtime_ns for path in calm.rglob("*")} == before
+
+
 def test_what_cannot_change_or_is_no_option(calm):
     with pytest.raises(OptionError, match="--rpn-steps=9: the run was started with 5,3, which cannot change"):
         run(env="calm", resume="True", rpn_steps="9")

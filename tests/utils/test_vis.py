@@ -281,6 +281,7 @@ def test_a_font_with_the_letters_is_found(monkeypatch, tmp_path):
 def no_other_font(monkeypatch):
     monkeypatch.setattr(vis, "findSystemFonts", lambda: [])
     vis.find_font.cache_clear()
+    vis._warn_of_fonts.cache_clear()
     yield
     vis.find_font.cache_clear()
 
@@ -289,8 +290,8 @@ def test_without_a_font_the_number_is_drawn_and_noted_once(no_other_font, monkey
     texts = []
     monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda self, xy, text, **kwargs: texts.append(text))
     with warnings.catch_warnings(record=True) as noted:
-        warnings.simplefilter("default")
         for _ in range(3):
+            warnings.simplefilter("default")  # as a library may: what was warned of is forgotten
             draw_bbox(GREY, CORNERS, [0, 1, 2, 3], None, ["猫", "žena", "$1_$5", "a\nb"])
     assert sorted(texts) == sorted(["0", "žena", "$1_$5", "3"] * 3)
     assert len(noted) == 1
