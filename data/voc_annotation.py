@@ -19,7 +19,8 @@ import numpy as np
 from data.validate import ValidationReport
 
 DECLARED = re.compile(rb"""\s*<\?xml[^>]*?\sencoding\s*=\s*["']([^"']*)""")
-SUPERSETS = {"gb2312": "gb18030", "gbk": "gb18030"}  # many files use more characters than they declare
+# many files use more characters than they declare; as browsers do, encoding.spec.whatwg.org
+SUPERSETS = {"gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949", "iso8859-1": "cp1252"}
 ADVICE = (  # part of expat's message, part of the file, what to do
     ("invalid token", r"[\0-\x08\x0b\x0c\x0e-\x1f]", "delete the control characters"),
     ("invalid token", r"&(?!#?\w+;)", "write &amp; for &"),

@@ -230,9 +230,13 @@ def test_encodings(tmp_path, head, codec):
     assert read_annotation(tmp_path / "a.xml", ValidationReport()).names.tolist() == [name]
 
 
-def test_gb2312_may_hold_more_than_it_declares(tmp_path):
-    (tmp_path / "a.xml").write_bytes(f"{HEAD.format('gb2312')}<annotation>{thing('镕')}</annotation>".encode("gbk"))
-    assert read_annotation(tmp_path / "a.xml", ValidationReport()).names.tolist() == ["镕"]
+@pytest.mark.parametrize(
+    ("declared", "codec", "name"),
+    [("gb2312", "gbk", "镕"), ("Shift_JIS", "cp932", "①"), ("EUC-KR", "cp949", "똠"), ("ISO-8859-1", "cp1252", "œ")],
+)
+def test_files_hold_more_than_they_declare(tmp_path, declared, codec, name):
+    (tmp_path / "a.xml").write_bytes(f"{HEAD.format(declared)}<annotation>{thing(name)}</annotation>".encode(codec))
+    assert read_annotation(tmp_path / "a.xml", ValidationReport()).names.tolist() == [name]
 
 
 @pytest.mark.parametrize(
