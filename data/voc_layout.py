@@ -62,6 +62,11 @@ class Layout:
         others = ({f for f in folders if _bare(f) not in USUAL} for folders in shared if not folders & CONTAINERS)
         self.containers = CONTAINERS.union(*others)
         self.annotations, self.images, self.unread = map(self._index, (xml, images, self._of(UNREAD)[0]))
+        of_xml, of_images = ([of for fs in index.values() for of, _ in fs] for index in (self.annotations, self.images))
+        words, others = {*()}.union(*of_xml), {*()}.union(*of_images)
+        if all(of_xml) and others and words.isdisjoint(others) and not any(map(named_splits, words)):
+            # in TL_1/ and TS_1/: the names of the files alone decide
+            self.annotations = {stem: [((), path) for _, path in files] for stem, files in self.annotations.items()}
         self.folded = {stem.casefold(): files for stem, files in self.images.items()}
         counts = Counter(p.suffix.lower() or p.name for p in self.files if p.parts[0].lower() != "imagesets")
         self.others = ", ".join(f"{n} {suffix}" for suffix, n in counts.most_common() if suffix not in READ)
@@ -168,7 +173,9 @@ class Layout:
         if not there:
             hints = [path for path in self.files if self._may_name(path, {*splits, *map(_usual, splits)})]
             words = {p.stem for p in hints if p.suffix.lower() == ".txt" and p.parent.as_posix().lower() in PLACES}
-            words |= {w for p in filter(self._annotated, hints) for w in self._key(p)[0] if named_splits(w)}
+            indices = self.annotations, self.images
+            read = {path for index in indices for stem in self.annotations for _, path in index.get(stem, ())}
+            words |= {w for p in hints if self.root / p in read for w in self._key(p)[0] if named_splits(w)}
             why = f"for it with --val-ratio={val_ratio:g} of {len(every)} images"
             why = f"because {hints[0]} may say what it is: move that away if not" if hints else why
             fault += f", and none is drawn {why}"
@@ -181,15 +188,12 @@ class Layout:
                 report.error("split", f"{path} {what}; splits in this folder: {others}")
         return ids
 
-    def _annotated(self, path):
-        return path.suffix.lower() in READ and self._key(path)[1] in self.annotations
-
     def _may_name(self, path, splits):
         """Whether a file may say what some split is; one without annotation, in test/: what one of `splits` is."""
         if path.suffix.lower() in LISTS:
             return bool(named_splits(path))
-        names = named_splits(path.parent)
-        return bool(names if self._annotated(path) else splits & {*map(_usual, names)})
+        names, annotated = named_splits(path.parent), self._key(path)[1] in self.annotations
+        return bool(names if annotated else splits & {*map(_usual, names)})
 
     def _folders(self, splits):
         """Return split -> ids of the annotations in a folder of this name, in any case; "" for those in none."""

@@ -123,6 +123,14 @@ LAYOUTS = {  # files, ids of the splits train and val
         TWO,
     ),
     "photographs to try": (pairs(ABCD) | {"test/x.jpg": "", "images-test/y.jpg": "", "testing/look.py": ""}, DRAWN),
+    "folders of other names": (
+        pairs("ab", "labels/TL_1/{}.xml", "images/TS_1/{}.jpg") | pairs("cd", "labels/TL_2/{}.xml", "images/2/{}.jpg"),
+        DRAWN,
+    ),
+    "one format of annotations": (
+        pairs(ABCD, "Annotations/HBB/{}.xml", "JPEGImages/day/{}.jpg") | lists(train="day/a\nb", val="c\nd"),
+        {"train": ["day/a", "b"], "val": ["c", "d"]},
+    ),
     "two folders": (pairs(ABCD, "notes/{}.xml", "photos/{}.jpg"), DRAWN),
     "splits above": (
         {f"{split}/images/{i}.jpg": "" for split in ("Train", "Val") for i in "ab"}
@@ -309,6 +317,7 @@ def test_images_in_formats_that_are_not_read_are_named(tmp_path):
 
 def test_a_folder_of_another_name_is_named(tmp_path):
     write(tmp_path, {"labels/cam1_voc/a.xml": thing(A), "images/cam1/a.jpg": ""})
+    write(tmp_path, pairs("b", "labels/cam2/{}.xml", "images/cam2/{}.jpg"))
     title, offender = message(read, tmp_path, "train").splitlines()
     assert "each named as its annotation, in folders of the same names" in title
     assert offender == f"  {tmp_path}/labels/cam1_voc/a.xml, only {tmp_path}/images/cam1/a.jpg"
@@ -376,7 +385,7 @@ FAULTS = {  # files, splits, kind of error, words
         "/a.xml",
     ),
     "image of another folder": (
-        {"Annotations/cam1/a.xml": "", "JPEGImages/cam2/a.jpg": ""},
+        {"Annotations/cam1/a.xml": "", "JPEGImages/cam1/b.jpg": "", "JPEGImages/cam2/a.jpg": ""},
         "train",
         "no_image",
         "/a.xml",
@@ -407,6 +416,12 @@ FAULTS = {  # files, splits, kind of error, words
         "train",
         "split",
         "; splits in this folder: train_list, val_list",
+    ),
+    "copies in folders of splits": (
+        pairs(ABCD) | pairs("ab", "Annotations_val/{}.xml", "JPEGImages_val/{}.jpg"),
+        "train val",
+        "split",
+        "Annotations_val/a.xml may say what it is: move that away if not; splits in this folder: none",
     ),
     "training": (pairs(["training/a", "testing/b"], "{}.xml", "{}.jpg"), "train val", "split", "folder: test, train"),
     "no image": (pairs(ABCD, "{}.xml", "{}.jpg") | {"e.xml": ""}, "train", "no_image", "/e.xml"),
