@@ -63,8 +63,8 @@ class Layout:
         self.containers = CONTAINERS.union(*others)
         self.annotations, self.images, self.unread = map(self._index, (xml, images, self._of(UNREAD)[0]))
         of_xml, of_images = ([of for fs in index.values() for of, _ in fs] for index in (self.annotations, self.images))
-        words, others = {*()}.union(*of_xml), {*()}.union(*of_images)
-        if all(of_xml) and others and words.isdisjoint(others) and not any(map(named_splits, words)):
+        words = {*()}.union(*of_xml)
+        if all(of_xml) and words.isdisjoint({*()}.union(*of_images)) and not any(map(named_splits, words)):
             # in TL_1/ and TS_1/: the names of the files alone decide
             self.annotations = {stem: [((), path) for _, path in files] for stem, files in self.annotations.items()}
         self.folded = {stem.casefold(): files for stem, files in self.images.items()}

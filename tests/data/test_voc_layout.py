@@ -417,6 +417,18 @@ FAULTS = {  # files, splits, kind of error, words
         "split",
         "; splits in this folder: train_list, val_list",
     ),
+    "splits of annotations, cameras of images": (
+        pairs("a", "annotations/train/{}.xml", "images/day/{}.jpg"),
+        "train",
+        "no_image",
+        "annotations/train/a.xml, only",
+    ),
+    "splits of images under other names": (
+        pairs("a", "xml/{}.xml", "Train_Set/{}.jpg") | pairs("b", "xml/{}.xml", "Test_Set/{}.jpg"),
+        "train test",
+        "split",
+        "; splits in this folder: Test_Set, Train_Set",
+    ),
     "copies in folders of splits": (
         pairs(ABCD) | pairs("ab", "Annotations_val/{}.xml", "JPEGImages_val/{}.jpg"),
         "train val",
