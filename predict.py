@@ -129,17 +129,21 @@ def detect(net, dataset, images, names, classes, config):
 def find_images(paths):
     """List the image files that `paths` name, each once: files, those in directories, those that match patterns.
 
-    A pattern may hold *, ?, [abc], and ** for directories at any depth, after a directory whose name is taken as it is.
+    A pattern may hold *, ?, [abc], and ** for directories at any depth; the directories that exist at its start are
+    taken literally. Hidden files are left out.
     """
     found = []
     for path in map(Path, paths):
         if path.is_file():
             found.append(path)
             continue
-        folder = next(parent for parent in (path, *path.parents) if parent.is_dir())
-        pattern = "*" if folder == path else str(path.relative_to(folder))
-        named = glob.glob(pattern, root_dir=folder, recursive=True)  # without .hidden files
-        files = [folder / name for name in named if (folder / name).is_file()]
+        if path.is_dir():
+            named = [file for file in path.iterdir() if not file.name.startswith(".")]
+        else:
+            folder = next(parent for parent in path.parents if parent.is_dir())
+            pattern = str(path.relative_to(folder))
+            named = [folder / name for name in glob.glob(pattern, root_dir=folder, recursive=True)]
+        files = [file for file in named if file.is_file()]
         inside = sorted(file for file in files if file.suffix.lower() in IMAGE_SUFFIXES)
         if not inside:
             what = "contains" if path.is_dir() else "does not exist, and as a pattern it matches"

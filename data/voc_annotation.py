@@ -4,7 +4,6 @@ G: objects in one image. H, W: sides of the image.
 """
 
 import codecs
-import contextlib
 import json
 import math
 import re
@@ -19,8 +18,7 @@ import numpy as np
 from data.validate import ValidationReport
 
 DECLARED = re.compile(rb"""\s*<\?xml[^>]*?\sencoding\s*=\s*["']([^"']*)""")
-# many files use more characters than they declare; as browsers do, encoding.spec.whatwg.org
-SUPERSETS = {"gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949", "iso8859-1": "cp1252"}
+SUPERSETS = {"gb2312": "gb18030", "gbk": "gb18030"}  # many files use more characters than they declare
 ADVICE = (  # part of expat's message, part of the file, what to do
     ("invalid token", r"[\0-\x08\x0b\x0c\x0e-\x1f]", "delete the control characters"),
     ("invalid token", r"&(?!#?\w+;)", "write &amp; for &"),
@@ -141,16 +139,10 @@ def _parse(path, report):
 
 
 def _decode(raw):
-    """Decode XML by its byte order mark or zero bytes, else as UTF-8 if that has more than ASCII, else as it declares.
-
-    Editors that save a file as UTF-8 leave the declaration as it was.
-    """
+    """Decode XML by its byte order mark or zero bytes, else as it declares, else as UTF-8."""
     codec = json.detect_encoding(raw)
     declared = DECLARED.match(raw) if codec == "utf-8" else None
     if declared and b"utf-16" not in declared[1].lower():  # which zero bytes would show; written by .NET
-        with contextlib.suppress(UnicodeDecodeError):
-            if not raw.isascii():
-                return raw.decode("utf-8")
         codec = codecs.lookup(declared[1].decode("latin-1")).name
     try:
         return raw.decode(SUPERSETS.get(codec, codec))

@@ -58,15 +58,12 @@ class Layout:
         named = {path.stem for path in more}
         xml, images = xml + more, images + [path for path in others if path.stem in named]  # no masks
         shared = [{*os.path.commonpath([p.parent for p in xs] or [""]).lower().split(os.sep)} for xs in (xml, images)]
-        # all annotations in notes/ and all images in photos/: these are containers, too, but not train_images/
-        others = ({f for f in folders if _bare(f) not in USUAL} for folders in shared if not folders & CONTAINERS)
-        self.containers = CONTAINERS.union(*others)
+        # containers, too: notes/ of all annotations and photos/ of all images; Annotations/voc/ of all annotations if no
+        # image is in a voc/; not train_images/
+        shared.append(shared[0] - CONTAINERS - {folder.lower() for path in images for folder in path.parts})
+        more = {f for folders in shared if not folders & CONTAINERS for f in folders if not named_splits(f)}
+        self.containers = CONTAINERS | more
         self.annotations, self.images, self.unread = map(self._index, (xml, images, self._of(UNREAD)[0]))
-        of_xml, of_images = ([of for fs in index.values() for of, _ in fs] for index in (self.annotations, self.images))
-        words = {*()}.union(*of_xml)
-        if all(of_xml) and words.isdisjoint({*()}.union(*of_images)) and not any(map(named_splits, words)):
-            # in TL_1/ and TS_1/: the names of the files alone decide
-            self.annotations = {stem: [((), path) for _, path in files] for stem, files in self.annotations.items()}
         self.folded = {stem.casefold(): files for stem, files in self.images.items()}
         counts = Counter(p.suffix.lower() or p.name for p in self.files if p.parts[0].lower() != "imagesets")
         self.others = ", ".join(f"{n} {suffix}" for suffix, n in counts.most_common() if suffix not in READ)
@@ -142,7 +139,8 @@ class Layout:
     def find_splits(self) -> list[str]:
         """Return those of `SPLITS` that have ids, else those there; else all that have a file; else train and val."""
         lists, folders = self._lists(()), self._folders(())
-        filled = [split for split in SPLITS if split in folders or any(map(read_lines, lists.get(split, ())))]
+        lines = {split: [line for path in paths for line in read_lines(path)] for split, paths in lists.items()}
+        filled = [s for s in SPLITS if s in folders or any(line[:1] not in "#" for line in lines.get(s, ()))]
         return filled or [*filter(self.has, SPLITS)] or sorted(filter(None, lists)) or ["train", "val"]
 
     def has(self, split: str) -> bool:
@@ -189,7 +187,7 @@ class Layout:
         return ids
 
     def _may_name(self, path, splits):
-        """Whether a file may say what some split is; one without annotation, in test/: what one of `splits` is."""
+        """Whether a file may say what a split is: a list, an annotated file in train/, another in one of `splits`."""
         if path.suffix.lower() in LISTS:
             return bool(named_splits(path))
         names, annotated = named_splits(path.parent), self._key(path)[1] in self.annotations

@@ -74,10 +74,10 @@ def main(config):
     changed = ckpt.changed_options(config, model.defaults)
     if "max_steps" in changed:
         raise OptionError("--max-steps: the run was started with another, and each step builds on those before it")
+    dist.init_distributed(device)
     if config.resume and (folder / "last.pth").exists():
         print(f"{folder}: already finished, nothing is changed")
-        return
-    dist.init_distributed(device)
+        return dist.destroy()
     last = max(folder.glob("*/last.pth"), default=None) if config.resume else None
     with dist.main_process_first():
         train_set, eval_set = build_datasets(config, last and ckpt.load_checkpoint(last, mmap=True).get("split_ids"))

@@ -667,11 +667,12 @@ def test_an_earlier_run_is_not_replaced_unasked(earlier_run):
         check_run_folder(earlier_run, resume=False, overwrite=False)
     for folder, options in (("new", (False, False)), ("old", (True, False)), ("old", (False, True))):
         check_run_folder(Path("runs") / folder, *options)
-    for name in ("last.pth", "best.pth"):  # copied from another machine
-        (Path("runs") / name).mkdir(parents=True)
-        (Path("runs") / name / name).touch()
-        with pytest.raises(OptionError, match=f"runs/{name} exists"):
-            check_run_folder(Path("runs") / name, resume=False, overwrite=False)
+    for i, name in enumerate(("last.pth", "best.pth", "1-rpn/last.pth")):  # copied from another machine
+        file = Path(f"runs/{i}", name)
+        file.parent.mkdir(parents=True)
+        file.touch()
+        with pytest.raises(OptionError, match=f"runs/{i} exists"):
+            check_run_folder(Path(f"runs/{i}"), resume=False, overwrite=False)
 
 
 @pytest.mark.parametrize(
@@ -746,11 +747,14 @@ def test_a_damaged_config_json_is_named(earlier_run, content):
 @pytest.mark.parametrize(
     ("missing", "advice"),
     [
-        ("config.json", "config.json: --load-path=runs/old/last.pth starts another run"),
-        ("last.pth", "last.pth: --overwrite starts again"),
+        ("config.json", "config.json: --env=NEW --load-path=runs/old/last.pth starts from its weights"),
+        ("last.pth", "last.pth: --env=NEW --load-path=runs/old/best.pth starts from its weights"),
+        ("last.pth best.pth", "last.pth: start again with --overwrite"),
     ],
 )
 def test_resuming_needs_a_run(earlier_run, missing, advice):
-    (earlier_run / missing).unlink()
+    (earlier_run / "best.pth").touch()
+    for name in missing.split():
+        (earlier_run / name).unlink()
     with pytest.raises(OptionError, match=f"^--resume: runs/old lacks {advice}$"):
         stored_options({"env": "old", "resume": "True"})

@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import zipfile
@@ -304,7 +305,7 @@ def check_run_folder(folder: Path, resume: bool, overwrite: bool) -> None:
     name = folder.name
     if folder.parent != RUNS or name in ("", "..") or len(os.fsencode(name)) > 200:
         raise OptionError(f"--env must be a plain name of at most 200 bytes, it names the folder {RUNS}/ENV/")
-    if any((folder / name).exists() for name in ("config.json", "last.pth", "best.pth")) and not (resume or overwrite):
+    if not (resume or overwrite) and ((folder / "config.json").exists() or any(folder.rglob("[!.]*.pth"))):
         raise OptionError(
             f"{folder} exists: --resume continues that run, --overwrite deletes it; or choose another --env"
         )
@@ -315,11 +316,11 @@ def stored_options(texts: dict, config_class: type[TrainConfig] = TrainConfig) -
     if texts.get("resume", "").lower() != "true":
         return {}
     path = RUNS / texts.get("env", TrainConfig.model_fields["env"].default) / "config.json"
-    weights = max(path.parent.rglob("last.pth"), default=None)  # a schedule of several runs has it below
-    if not (weights and path.is_file()):
-        lacks = f"config.json: --load-path={weights} starts another run"
-        lacks = lacks if weights else "last.pth: --overwrite starts again"
-        raise OptionError(f"--resume: {path.parent} lacks {lacks}")
+    weights = sorted(path.parent.rglob("[!.]*.pth"), key=lambda file: (len(file.parts), file.name != "last.pth"))
+    if not (path.is_file() and any(file.name == "last.pth" for file in weights)):  # of a schedule, it may be below
+        advice = f"--env=NEW --load-path={shlex.quote(str(weights[0]))} starts from its weights" if weights else ""
+        lacks = "last.pth" if path.is_file() else "config.json"
+        raise OptionError(f"--resume: {path.parent} lacks {lacks}: {advice or 'start again with --overwrite'}")
     try:
         return restore_options(config_class, json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, AttributeError) as error:

@@ -53,7 +53,7 @@ def drawable(text: str, number: int | None = None) -> str:
 
 @cache
 def _warn_of_fonts() -> None:
-    """Warn once per run: libraries empty the memory of `warnings`."""
+    """Warn once; `warnings` itself forgets what it has said when a library changes its filters."""
     warnings.warn("no installed font has the letters of some class names: pictures show their numbers", stacklevel=1)
 
 
