@@ -58,7 +58,7 @@ class Layout:
         named = {path.stem for path in more}
         xml, images = xml + more, images + [path for path in others if path.stem in named]  # no masks
         shared = [{*os.path.commonpath([p.parent for p in xs] or [""]).lower().split(os.sep)} for xs in (xml, images)]
-        # containers, too: notes/ of all annotations and photos/ of all images; Annotations/voc/ of all annotations if no
+        # containers, too: notes/ of all annotations, photos/ of all images, Annotations/voc/ of all annotations if no
         # image is in a voc/; not train_images/
         shared.append(shared[0] - CONTAINERS - {folder.lower() for path in images for folder in path.parts})
         more = {f for folders in shared if not folders & CONTAINERS for f in folders if not named_splits(f)}
