@@ -47,7 +47,7 @@ def main(config):
     detector = restore(config.detector or config.load_path, classifier, device, config.svd)
     n_image = min(len(dataset), config.limit or len(dataset))
     print(f"{dataset.root}, split {dataset.split}: {counted(n_image, 'image')}", *dataset.notes, sep="\n")
-    if n_seen := count_seen(dataset, checkpoint):
+    if n_seen := ckpt.count_seen(dataset, checkpoint):
         print(f"note: the training saw images with {n_seen} of these ids")
     results, table, files, draw = measure(config, checkpoint, detector, dataset, dtype)
     if config.json_path:
@@ -109,23 +109,6 @@ def build_dataset(config, checkpoint):
     classes = ckpt.resolve_class_names(checkpoint, data.read_class_names(config.classes), VOC_CLASSES)
     (dataset,) = data.build(options.data, options, (options.eval_split,), classes)
     return dataset
-
-
-def count_seen(dataset, checkpoint):
-    """Count the ids of a data set that the training saw, in whatever folder if it did not have the data set's."""
-    trained = checkpoint["config"]
-    root = trained.get("coco_images" if trained.get("data") == "coco" else "voc_data_dir", "")
-    if trained.get("data") == "coco" and Path(trained.get("coco_eval_images") or root) == dataset.root != Path(root):
-        return 0  # its images to evaluate on, where files may have the same names
-    seen, ids = _with_folder(root, checkpoint.get("ids", ())), _with_folder(dataset.root, dataset.ids)
-    folders, names = ({image_id.partition("/")[part] for image_id in seen} for part in (0, 2))
-    others = [image_id.partition("/") for image_id in ids - seen]
-    return len(ids & seen) + sum(folder not in folders and name in names for folder, _, name in others)
-
-
-def _with_folder(root, ids):
-    """Return a set of ids, each after the name of its folder: x/1."""
-    return {image_id if "," in str(root) else f"{Path(root).name}/{image_id}" for image_id in ids}
 
 
 if __name__ == "__main__":

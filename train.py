@@ -30,7 +30,7 @@ def main(config):
     split_ids = ckpt.load_checkpoint(folder / "last.pth", mmap=True).get("split_ids") if config.resume else None
     with dist.main_process_first():  # it downloads or generates what is missing
         train_set, eval_set = build_datasets(config, split_ids)
-        net, build_kwargs = build_model(config, train_set.classes)
+        net, build_kwargs = build_model(config, train_set.classes, eval_set)
     trainer = build_trainer(config, net.to(device))
     trained = fit(config, folder, trainer, build_kwargs, train_set, eval_set, changed=changed)
     dist.destroy()

@@ -219,8 +219,11 @@ def build_datasets(config, split_ids=None):
     return train_set, eval_set
 
 
-def build_model(config, classes):
-    """Build the network with the weights of `--load-path`, else `--pretrained`; return it and its build arguments."""
+def build_model(config, classes, eval_set=None):
+    """Build the network with the weights of `--load-path`, else `--pretrained`; return it and its build arguments.
+
+    Images of `eval_set` that these weights were trained on are noted.
+    """
     torch.manual_seed(config.seed)
     known = inspect.signature(model.find_backbone(config.model).build).parameters.keys() - {"pretrained"}
     kwargs = {"name": config.model, "n_fg_class": len(classes)}
@@ -235,6 +238,8 @@ def build_model(config, classes):
         loaded = ckpt.open_checkpoint(config.load_path, config.preprocess, hint=config.model)
         preprocessing = loaded["preprocessing"]
         ckpt.check_compatible(config.load_path, loaded, classes, kwargs, config.reset_head)
+        if n_seen := eval_set and ckpt.count_seen(eval_set, loaded):
+            print(f"note: {config.load_path} was trained on images with {n_seen} of the ids to evaluate on")
     elif Path(config.pretrained).is_file():
         backbone = ckpt.load_backbone(config.pretrained)
         pretrained, preprocessing = backbone["model"], preprocessing or backbone["preprocessing"]

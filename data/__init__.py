@@ -1,6 +1,7 @@
 """Data sets. `build` opens splits of one; each yields `Sample`s."""
 
 import importlib
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,7 +63,7 @@ def read_class_names(classes: Sequence[str]) -> tuple[str, ...]:
             raise DataError(f"{where} contains no class name: write one per line")
     elif len(classes) == 1 and classes[0].endswith(".txt"):
         raise DataError(f"{where}: the file does not exist")
-    return tuple(dict.fromkeys(classes))
+    return tuple(dict.fromkeys(unicodedata.normalize("NFC", name) for name in classes))
 
 
 def read_lines(path: str | Path) -> list[str]:

@@ -95,7 +95,7 @@ class _File:
         stems = {i: str(_path(entry).parent / _path(entry).stem) for i, entry in entries.items()}
         count = Counter(stems.values())
         self.images = {stems[i] if count[stems[i]] == 1 else str(_path(entry)): entry for i, entry in entries.items()}
-        self.names = {category_id: entry["name"].strip() for category_id, entry in self.categories.items()}
+        self.names = {i: unicodedata.normalize("NFC", entry["name"]).strip() for i, entry in self.categories.items()}
         groups = [i for i, entry in self.categories.items() if entry.get("supercategory") == "none"]
         self.groups = groups if len(groups) < len(self.categories) else []
         names = [f"category {name}" for i, name in self.names.items() if i not in self.groups]

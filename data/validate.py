@@ -25,7 +25,7 @@ STORED = "pixels as stored (EXIF is not applied), otherwise rotate the images: m
 KINDS = {  # kind -> what it is, what to do or what was done; recorded as an error or as a note
     "split": (
         "unusable splits",
-        "write one image id per line, or name another split; those to train and to evaluate on may be the same",
+        "write one image id per line, or name another split; in training, both may be the same",
     ),
     "duplicate_id": ("duplicate image ids", "delete all but one; a last column of -1, 0 or 1 is no part of the id"),
     "above": ("lines that lead out of the data set", "write names of images, after their folders in the data set"),

@@ -93,7 +93,7 @@ def main(config):
         options = TrainConfig(**config.model_dump(include=TrainConfig.model_fields.keys()) | options)
         dist.barrier()  # every process has seen whether there is a last.pth
         if name in STEPS[:2]:
-            net, build_kwargs = build_model(options, train_set.classes)
+            net, build_kwargs = build_model(options, train_set.classes, eval_set)
             net.to(device)
         else:
             net.extractor.requires_grad_(False)

@@ -18,10 +18,10 @@ from voc_files import read, thing, write_voc
 import model.vgg16
 from data.proposals import write_proposals
 from data.validate import DataError
-from eval import count_seen, main
+from eval import main
 from model.utils.bbox_tools import resize_bbox
 from utils.ablation import PAPER
-from utils.checkpoint import CheckpointError, save_checkpoint
+from utils.checkpoint import CheckpointError, count_seen, save_checkpoint
 from utils.coco_eval import eval_detection_coco
 from utils.config import EvalConfig, OptionError
 from utils.voc_eval import eval_detection_voc

@@ -463,6 +463,16 @@ def test_a_disk_that_is_full_at_best_pth_loses_no_result(run, capsys, monkeypatc
     assert load_checkpoint(run.folder / "best.pth")["step"] == log(run.folder, "eval")[0]["step"] == 1
 
 
+def test_images_to_evaluate_on_that_the_loaded_weights_have_seen_are_noted(run, calm, place, capsys):
+    mixed = place / "voc/ImageSets/Main/mixed.txt"
+    for seen in (1, 0):
+        mixed.write_text("\n".join(["val00000", *load_checkpoint(calm / "last.pth")["ids"][:seen]]))
+        run(max_steps="1", load_path=str(calm / "last.pth"), eval_split="mixed", overwrite="True")
+        note = f"\nnote: {calm}/last.pth was trained on images with 1 of the ids to evaluate on\n"
+        assert capsys.readouterr().out.count(note) == seen
+    mixed.unlink()
+
+
 def test_best_pth_is_the_best_of_one_split(run, monkeypatch):
     values, real = iter([0.3, 0.1, 0.2]), training.evaluate
     monkeypatch.setattr(training, "evaluate", lambda *args, **kwargs: real(*args, **kwargs)._replace(map=next(values)))

@@ -46,7 +46,7 @@ def run_seed(config, seed):
     folder = RUNS / f"{config.env}-{seed}"
     last, result = folder / "last.pth", folder / "eval.json"
     state = {"resume": last.exists() and not config.overwrite}
-    state |= {"overwrite": not state["resume"], "seed": seed, "env": folder.name}
+    state |= {"overwrite": config.overwrite or not any(folder.glob("[!.]*.pth")), "seed": seed, "env": folder.name}
     run = TrainConfig(**config.model_dump() | state)
     for name, values in changed_options(run, model.defaults).items():
         before, now = map(as_text, values)

@@ -17,6 +17,7 @@ import zipfile
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -342,6 +343,23 @@ def changed_options(config: TrainConfig, defaults: Callable[[str, str], dict]) -
         what = f"the run was started with {old or 'none'}, which cannot change"
         raise OptionError(f"--{dashed(name)}={new}: {what}; start another run with --env")
     return changed
+
+
+def count_seen(dataset: Any, checkpoint: dict) -> int:
+    """Count the ids of a data set that a training saw, in whatever folder if it did not have the data set's."""
+    trained = checkpoint["config"]
+    root = trained.get("coco_images" if trained.get("data") == "coco" else "voc_data_dir", "")
+    if trained.get("data") == "coco" and Path(trained.get("coco_eval_images") or root) == dataset.root != Path(root):
+        return 0  # its images to evaluate on, where files may have the same names
+    seen, ids = _with_folder(root, checkpoint.get("ids", ())), _with_folder(dataset.root, dataset.ids)
+    folders, names = ({image_id.partition("/")[part] for image_id in seen} for part in (0, 2))
+    others = [image_id.partition("/") for image_id in ids - seen]
+    return len(ids & seen) + sum(folder not in folders and name in names for folder, _, name in others)
+
+
+def _with_folder(root, ids):
+    """Return a set of ids, each after the name of its folder: x/1."""
+    return {image_id if "," in str(root) else f"{Path(root).name}/{image_id}" for image_id in ids}
 
 
 def rng_state() -> dict:

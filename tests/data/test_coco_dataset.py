@@ -129,12 +129,12 @@ def test_a_group_may_be_named_as_one_of_its_classes(write):
 
 
 def test_two_files_are_joined_by_the_names_of_the_classes(write):
-    other = {"categories": [{"id": 9, "name": "cat"}, {"id": 2, "name": "eel"}]}
+    other = {"categories": [{"id": 9, "name": "cat"}, {"id": 2, "name": "e\u0301el"}]}
     paths = vars(write(change("annotations", 0, category_id=2) | other | {"annotations": []}, "eval"))
     evaluated = {"coco_eval_images": paths["coco_images"], "coco_eval_annotations": paths["coco_annotations"]}
     options = write(CONTENT, **evaluated)
     train, test, again = build("coco", options, ["trainval", "test", "train"])
-    assert train.classes == test.classes == again.classes == ("dog", "cat", "eel")
+    assert train.classes == test.classes == again.classes == ("dog", "cat", "\u00e9el")
     assert (train.category_ids, test.category_ids) == ([9, 4, None], [None, 9, 2])
     assert [len(dataset.bboxes[0]) for dataset in (train, test, again)] == [2, 0, 2]
     assert [dataset.split for dataset in build("coco", options, [])] == ["train", "eval"]

@@ -243,3 +243,4 @@ def test_two_classes_with_one_name(tmp_path):
     assert read_class_names([str(path)]) == ("cat", "dog", "Dog")
     assert read_class_names(("a", "b", "a", "b", "c")) == ("a", "b", "c")
     assert read_class_names(("cat", "Cat")) == ("cat", "Cat")
+    assert read_class_names(("e\u0301t\u00e9",)) == ("\u00e9t\u00e9",)  # as in annotations

@@ -72,6 +72,9 @@ def test_from_end_to_end(place, launched, capsys, monkeypatch):
     with pytest.raises(OptionError, match=r"runs/tiny-3 was trained with --lr=0\.001, not 0\.002: --overwrite"):
         main(make_config(seeds="3,5", max_steps="4", lr="2e-3"))
     assert launched == []
+    Path("runs/tiny-3/last.pth").rename("runs/tiny-3/best.pth")  # kept to save space
+    with pytest.raises(SystemExit, match="runs/tiny-3 exists"):
+        main(config)
     main(make_config(seeds="3", max_steps="2", overwrite="True"))
     assert json.loads(Path("runs/tiny-3/eval.json").read_text())["step"] == 2
 
