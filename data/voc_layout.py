@@ -51,18 +51,11 @@ class Layout:
 
     def __init__(self, root: Path) -> None:
         self.root, self.files = root, visible_files(root)
-        (xml, more), (images, others) = (
-            self._of((".xml",), "annotations"),
-            self._of(IMAGE_SUFFIXES, "jpegimages", "images"),
-        )
+        xml, more = self._of((".xml",), "annotations")
+        images, others = self._of(IMAGE_SUFFIXES, "jpegimages", "images")
         named = {path.stem for path in more}
         xml, images = xml + more, images + [path for path in others if path.stem in named]  # no masks
-        shared = [{*os.path.commonpath([p.parent for p in xs] or [""]).lower().split(os.sep)} for xs in (xml, images)]
-        # containers, too: notes/ of all annotations, photos/ of all images, Annotations/voc/ of all annotations if no
-        # image is in a voc/; not train_images/
-        shared.append(shared[0] - CONTAINERS - {folder.lower() for path in images for folder in path.parts})
-        more = {f for folders in shared if not folders & CONTAINERS for f in folders if not named_splits(f)}
-        self.containers = CONTAINERS | more
+        self.containers = CONTAINERS | more_containers(xml, images)
         self.annotations, self.images, self.unread = map(self._index, (xml, images, self._of(UNREAD)[0]))
         self.folded = {stem.casefold(): files for stem, files in self.images.items()}
         counts = Counter(p.suffix.lower() or p.name for p in self.files if p.parts[0].lower() != "imagesets")
@@ -252,6 +245,17 @@ def visible_files(root: Path) -> list[Path]:
             seen.add(real)
         found += [os.path.relpath(os.path.join(folder, name), root) for name in names if not name.startswith(".")]
     return [Path(name) for name in sorted(found) if (root / name).is_file()]
+
+
+def more_containers(xml: list[Path], images: list[Path]) -> set[str]:
+    """Return other folders, in lower case, that are no part of an id: those that all annotations or all images share.
+
+    notes/ and photos/; Annotations/voc/, if no image is in a voc/; not train_images/, which names a split.
+    """
+    of_xml, of_images = (os.path.commonpath([path.parent for path in paths] or [""]).lower() for paths in (xml, images))
+    shared = [{*of_xml.split(os.sep)}, {*of_images.split(os.sep)}]
+    shared.append(shared[0] - CONTAINERS - {folder.lower() for path in images for folder in path.parts})
+    return {name for names in shared if not names & CONTAINERS for name in names if not named_splits(name)}
 
 
 def named_splits(path: PurePath) -> set[str]:
