@@ -75,7 +75,7 @@ def main(config, *paths):
 def read_split(config, checkpoint, classes):
     """Read the split `config.split` with the options of the training, unchecked, and print what it is."""
     unchecked = {"invalid_boxes": "skip", "unknown_classes": "ignore", "proposals_file": None}
-    options = training_options(config, checkpoint, **unchecked)
+    options = training_options(config, checkpoint, **unchecked, val_ratio=0)  # of other data all, as eval.py
     (dataset,) = data.build(options.data, options, [config.split], classes)
     n_image = min(len(dataset), config.limit or len(dataset))
     print(f"{dataset.root}, split {dataset.split}: {counted(n_image, 'image')}", *dataset.notes, sep="\n")

@@ -56,7 +56,7 @@ KINDS = {  # kind -> what it is, what to do or what was done; recorded as an err
     "exif": ("images rotated by EXIF", "boxes are taken to fit the pixels as stored; check that they do"),
     "unusual": ("unusual values of difficult or <size>", "they count as absent"),
     "absent": ("classes without objects", "not learned in training, no AP in evaluation; difficult ones do not count"),
-    "drawn": ("splits drawn at random", "nothing says what the splits are; the run keeps the ids"),
+    "drawn": ("splits drawn at random", "nothing says what the splits are; a training keeps the ids"),
     "new": (
         "images that came after the splits were drawn",
         "not used: a new run draws again, so does --val-ratio of eval.py",

@@ -296,6 +296,9 @@ def test_a_split_of_the_data_set(folder, monkeypatch):
     for out in ("other", "other/JPEGImages"):
         with pytest.raises(OptionError, match="is where the images are"):
             main(config(split="train", voc_data_dir="other", out=out))
+    shutil.rmtree("other/ImageSets")
+    main(config(split="val", voc_data_dir="other", out="all"))  # nothing says what the splits are
+    assert len(json.loads(Path("all/predictions.json").read_text())) == 3
 
 
 def test_pictures_of_a_split_do_not_replace_each_other(folder, monkeypatch, capsys):
