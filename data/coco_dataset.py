@@ -42,14 +42,15 @@ def build(options, splits, classes=(), report=None) -> list["COCODataset"]:
     check_class_names(found, tuple(classes), report, values["unknown_classes"] == "ignore")
     classes = tuple(classes) or tuple(dict.fromkeys(name for file in files.values() for name in file.classes(found)))
     ids = {split: [*files[prefix].images] for split, prefix in zip(splits, prefixes, strict=True)}
-    ids = _draw(splits, ids[splits[0]], values, report) if one else ids
+    ids = _draw(splits, file, values, report) if one else ids
     datasets = [COCODataset(files[p], s, classes, ids[s], records[p]) for s, p in zip(splits, prefixes, strict=True)]
     return finish(datasets, report, raises)
 
 
-def _draw(splits, every, options, report):
+def _draw(splits, file, options, report):
     """Return split -> ids of the only file: as drawn earlier, else drawn at random."""
-    stored = drawn_earlier(splits, options["split_ids"], every, report)
+    every, drawn = [*file.images], (options["split_ids"], options["n_bytes"])
+    stored = drawn_earlier(splits, *drawn, every, file.find, report)
     for gone in sorted({image_id for ids in stored.values() for image_id in ids}.difference(every)):
         skip = options["invalid_images"] == "skip"
         report.note("skipped_image", gone) if skip else report.error("no_image", f"{gone}, which was drawn")
@@ -112,6 +113,12 @@ class _File:
             except ValueError as error:
                 offender = f"{self.path} annotations[{i}]: {error}"
                 report.note("no_box", offender) if skip_boxes else report.error("object", offender)
+        rows = [row for rows in self.objects.values() for row in rows]
+        if crowds := [row for row in rows if row[2]]:
+            report.note("crowd", f"{len(crowds)} of {len(rows)} in {self.path}")
+        if len(crowds) == len(rows):
+            for row in crowds:
+                row[2] = False
 
     def _by_id(self, content, key, text):
         """Return id -> entry of those in a list that have an id of their own and a text."""
@@ -163,20 +170,27 @@ class _File:
         own = [name for i, name in self.names.items() if i not in self.groups]
         return [name for name in self.names.values() if name in own or name in found]
 
+    def find(self, image_id):
+        """Return the files that may be an image: one, or none or several at any depth; file_name may name more folders.
+
+        Of several, the one below the folders that file_name names.
+        """
+        path = _path(self.images[image_id])
+        ways = (self.root.joinpath(*path.parts[i:]) for i in range(len(path.parts) or 1))
+        image = next((way for way in ways if way.is_file()), None)
+        deeper = [] if image else self.files.get(_folded(path), [])
+        inside = [file for file in deeper if file.as_posix().casefold().endswith(f"/{path}".casefold())]
+        return [image] if image else inside if len(inside) == 1 else deeper
+
     def read(self, image_id):
         """Return the name of an image for messages, its file, None if it is missing, and its `Annotation`."""
         entry = self.images[image_id]
-        path, rows = _path(entry), self.objects[entry["id"]]
-        # file_name may name more folders, or less
-        ways = [self.root.joinpath(*path.parts[i:]) for i in range(len(path.parts) or 1)]
-        image = next((way for way in ways if way.is_file()), None)
-        if not image:
-            deeper = self.files.get(_folded(path), [])
-            image = deeper[0] if len(deeper) == 1 else None
+        path, rows, files = _path(entry), self.objects[entry["id"]], self.find(image_id)
+        image = files[0] if len(files) == 1 else None
         if not image and self.skip_images:
-            self.report.note("skipped_image", f"{ways[0]}: no image")
+            self.report.note("skipped_image", f"{self.root / path}: no image")
         elif not image:
-            self.report.error("coco_image", ", ".join(map(str, (ways[0], *deeper))))
+            self.report.error("coco_image", ", ".join(map(str, (self.root / path, *files))))
         try:
             annotation = as_annotation(rows, (entry["height"], entry["width"]), origin=0)
         except (KeyError, TypeError, ValueError, OverflowError):

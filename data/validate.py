@@ -54,6 +54,10 @@ KINDS = {  # kind -> what it is, what to do or what was done; recorded as an err
     "clipped": ("clipped boxes", "they extend beyond their image"),
     "from_0": ("clipped boxes that start at 0", "VOC counts from 1; if these files count from 0, all are off by 1"),
     "exif": ("images rotated by EXIF", "boxes are taken to fit the pixels as stored; check that they do"),
+    "crowd": (
+        "objects with iscrowd",
+        "they count as difficult, unless all have it; masks of single objects need 0, CVAT writes 1",
+    ),
     "unusual": ("unusual values of difficult or <size>", "they count as absent"),
     "absent": ("classes without objects", "not learned in training, no AP in evaluation; difficult ones do not count"),
     "drawn": ("splits drawn at random", "nothing says what the splits are; a training keeps the ids"),

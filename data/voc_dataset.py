@@ -31,7 +31,7 @@ VOC_CLASSES = ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 IMAGE_END = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}  # near the end of a complete file; others: none
 DEFAULTS = {"invalid_boxes": "error", "invalid_images": "error", "unknown_classes": "error"}
-DEFAULTS |= {"val_ratio": 0.0, "seed": 0, "split_ids": None}  # of the options that `read_splits` explains
+DEFAULTS |= {"val_ratio": 0.0, "seed": 0, "split_ids": None, "n_bytes": ()}  # of the options of `read_splits`
 AREA_METRIC = re.compile(r"VOC201\d")  # folders whose devkit takes the area under the curve
 FOLDER = Path("datasets")  # for what is downloaded or drawn
 
@@ -56,7 +56,7 @@ def read_splits(root, splits=(), classes=(), report=None, **options) -> list["VO
         options: `invalid_boxes`, "error", or "skip" to leave out objects without a box, without area or outside their
             image, and to clip the others; `invalid_images`, "error", or "skip" to decode all images and leave out
             those that are missing or cannot be read; `unknown_classes`, "error", or "ignore" to leave out objects of
-            other classes than `classes`; `val_ratio`, `seed`, `split_ids`, see `Layout.split_ids`.
+            other classes than `classes`; `val_ratio`, `seed`, `split_ids`, `n_bytes`, see `Layout.split_ids`.
 
     Returns:
         One data set per split, without the images that have errors.
@@ -72,7 +72,7 @@ def read_splits(root, splits=(), classes=(), report=None, **options) -> list["VO
         own = [s for s in splits if layout.has(s) or not any(other.has(s) for other in layouts.values())]
         if not own:
             report.note("unused", f"{layout.root}, annotations: {len(layout.annotations)}")
-        drawing = options["val_ratio"], options["seed"], options["split_ids"]
+        drawing = (options[name] for name in ("val_ratio", "seed", "split_ids", "n_bytes"))
         for split, names in layout.split_ids(own, report, *drawing).items():
             ids[split] += [prefix + name for name in names]
             entries |= {prefix + name: (layout, name) for name in names}

@@ -58,8 +58,9 @@ class Layout:
         self.containers = CONTAINERS | more_containers(xml, images)
         self.annotations, self.images, self.unread = map(self._index, (xml, images, self._of(UNREAD)[0]))
         self.folded = {stem.casefold(): files for stem, files in self.images.items()}
-        counts = Counter(p.suffix.lower() or p.name for p in self.files if p.parts[0].lower() != "imagesets")
-        self.others = ", ".join(f"{n} {suffix}" for suffix, n in counts.most_common() if suffix not in READ)
+        others = [p.suffix.lower() or "without suffix" for p in self.files if p.parts[0].lower() != "imagesets"]
+        counts = [f"{n} {suffix}" for suffix, n in Counter(others).most_common() if suffix not in READ]
+        self.others = ", ".join(counts[:10] + ["more"] * (len(counts) > 10))
         near = roots_near(root)
         if xml and images and (self._lists(()) or not any(root in other.parents for other in near)):
             return
@@ -140,7 +141,9 @@ class Layout:
         """Whether a file or a folder says what is in a split."""
         return bool({split, _usual(split)} & (self._lists((split,)).keys() | self._folders((split,)).keys()))
 
-    def split_ids(self, splits: Sequence[str], report: ValidationReport, val_ratio=0.0, seed=0, split_ids=None) -> dict:
+    def split_ids(
+        self, splits: Sequence[str], report: ValidationReport, val_ratio=0.0, seed=0, split_ids=None, n_bytes=()
+    ) -> dict:
         """Return split -> image ids.
 
         Args:
@@ -150,6 +153,7 @@ class Layout:
                 A single split is one of them if its name says which. A split named twice, or 0: all images.
             seed: seed of the drawing.
             split_ids: split -> ids, as they were drawn earlier, see `drawn_earlier`; those that are gone are errors.
+            n_bytes: sizes of the files of their images, if known.
         """
         lists, folders, ids = self._lists(splits), self._folders(splits), {}
         everything, in_none = lists.pop("", None), folders.pop("", ())
@@ -159,7 +163,8 @@ class Layout:
             name = split if split in there else _usual(split)
             ids[split] = self._read_ids(lists[name], report) if name in lists else folders.get(name, [])
         if not there:
-            stored = drawn_earlier(splits, ids_below(self.root, split_ids or {}, every), every, report)
+            drawn = ids_below(self.root, split_ids or {}, every), n_bytes
+            stored = drawn_earlier(splits, *drawn, every, lambda image_id: self._find(image_id)[1], report)
             ids, there = ids | stored, stored.keys()
         if not there:
             hints = [path for path in self.files if self._may_name(path, {*splits, *map(_usual, splits)})]
@@ -281,14 +286,16 @@ def ids_below(root: Path, split_ids: dict, every: list[str]) -> dict:
     return {s: [i.removeprefix(best[0]) for i in ids if i.startswith(best[0])] for s, ids in split_ids.items()}
 
 
-def drawn_earlier(splits: Sequence[str], split_ids: dict | None, every: list[str], report: ValidationReport) -> dict:
+def drawn_earlier(splits, split_ids: dict | None, n_bytes, every: list[str], find, report: ValidationReport) -> dict:
     """Return those of `split_ids`, see `Layout.split_ids`, that are asked for, if these are the data of that drawing.
 
-    They are others if most of their ids are new, or if most of the drawn ids are gone.
+    They are others if most of their ids are new, if most of the drawn ids are gone, or if most of the images of these
+    ids, which `find` returns, have none of the sizes `n_bytes`.
     """
     here, drawn = {*every}, {*()}.union(*(split_ids or {}).values())
-    new = here - drawn
-    if 2 * len(new) > len(here) or 2 * len(here & drawn) <= len(drawn):
+    new, old = here - drawn, here & drawn
+    changed = [i for i in old if n_bytes and not {*n_bytes} & {file.stat().st_size for file in find(i)}]
+    if 2 * len(new) > len(here) or 2 * len(old) <= len(drawn) or 2 * len(changed) > len(old):
         return {}
     asked = {split: ids for split, ids in split_ids.items() if split in splits}
     if new and asked:

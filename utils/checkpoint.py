@@ -346,15 +346,33 @@ def changed_options(config: TrainConfig, defaults: Callable[[str, str], dict]) -
 
 
 def count_seen(dataset: Any, checkpoint: dict) -> int:
-    """Count the ids of a data set that a training saw, in whatever folder if it did not have the data set's."""
+    """Count the ids of a data set that a training saw, in whatever folder if it did not have the data set's.
+
+    An id has folders where a name occurs twice, so that new images may change it: one with more or fewer counts, too.
+    """
     trained = checkpoint["config"]
     root = trained.get("coco_images" if trained.get("data") == "coco" else "voc_data_dir", "")
     if trained.get("data") == "coco" and Path(trained.get("coco_eval_images") or root) == dataset.root != Path(root):
         return 0  # its images to evaluate on, where files may have the same names
     seen, ids = _with_folder(root, checkpoint.get("ids", ())), _with_folder(dataset.root, dataset.ids)
-    folders, names = ({image_id.partition("/")[part] for image_id in seen} for part in (0, 2))
-    others = [image_id.partition("/") for image_id in ids - seen]
-    return len(ids & seen) + sum(folder not in folders and name in names for folder, _, name in others)
+    roots = {image_id.partition("/")[0] for image_id in seen}
+    here, elsewhere = _by_name(seen - ids, 0), _by_name(seen, 1)
+    count = len(ids & seen)
+    for image_id in ids - seen:
+        moved = image_id.partition("/")[0] not in roots
+        *own, name = image_id.split("/")[moved:]
+        among = (elsewhere if moved else here).get(name, ())
+        count += any(folders <= {*own} or folders >= {*own} for folders in among)
+    return count
+
+
+def _by_name(ids, n_left_out):
+    """Return name -> folders of each id, as sets, without the first ones."""
+    found = {}
+    for image_id in ids:
+        *folders, name = image_id.split("/")[n_left_out:]
+        found.setdefault(name, []).append({*folders})
+    return found
 
 
 def _with_folder(root, ids):

@@ -355,7 +355,8 @@ def training_options(config: Config, checkpoint: Values, **values: Any) -> Train
     """Return the options with which a command reads the data set of a checkpoint.
 
     They are those of the training, unless `config` gives others; its `split` is `eval_split`. `split_ids` are the ids
-    of splits that the training drew, unless `config` has a `val_ratio`. `values` replace options without being checked.
+    of splits that the training drew, unless `config` has a `val_ratio`, `n_bytes` the sizes of their images' files.
+    `values` replace options without being checked.
     """
     trained = restore_options(TrainConfig, checkpoint["config"])
     read = DatasetConfig.model_fields.keys() - {"classes"} | {"proposals_file"}
@@ -367,7 +368,7 @@ def training_options(config: Config, checkpoint: Values, **values: Any) -> Train
         given = {"data": "coco"} | dict.fromkeys(("coco_eval_images", "coco_eval_annotations") if only else ()) | given
     options = TrainConfig(**trained | given | {"eval_split": config.split or trained["eval_split"]})
     split_ids = None if given.get("val_ratio") else checkpoint.get("split_ids")
-    return options.model_copy(update={"split_ids": split_ids} | values)
+    return options.model_copy(update={"split_ids": split_ids, "n_bytes": checkpoint.get("n_bytes", ())} | values)
 
 
 def _validate(config_class, values):

@@ -1,6 +1,7 @@
 """The COCO reader: the same samples as from the VOC files, what the tools write, and a sentence for each fault."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 from voc_files import RGB, message, thing, write_voc
 
 from data import build
-from data.validate import ValidationReport
+from data.validate import KINDS, ValidationReport
 from data.voc_dataset import read_splits
 
 CROWD = {"id": 3, "image_id": 7, "category_id": 9, "bbox": [10, 5, 20.5, 30], "iscrowd": 1, "area": 77}
@@ -76,6 +77,13 @@ def test_numbers_by_hand(write):
     easy = dataset.without_difficult()
     assert ([len(bbox) for bbox in easy.bboxes], [len(area) for area in easy.areas]) == ([1, 0], [1, 0])
     assert dataset.metric == "coco"
+    assert f"objects with iscrowd: 1 of 2 in {dataset.root.parent}/all.json ({KINDS['crowd'][1]})" in dataset.notes
+
+
+def test_a_file_with_nothing_but_crowds_has_none(write):
+    (dataset,) = build("coco", write(change("annotations", 1, iscrowd=1)), ["train"])  # CVAT's masks of objects
+    assert dataset.difficults[0].tolist() == [False, False]
+    assert any(note.startswith("objects with iscrowd: 2 of 2 in ") for note in dataset.notes)
 
 
 WAYS = {  # of the tools -> changed content, image files, ids
@@ -159,6 +167,10 @@ def test_one_file_is_divided(write):
     assert len(build("coco", options, ["trainval", "test"])[1]) == 3
     options.split_ids = {"fit": ["1"], "test": ["8", "2"]}  # of fewer data with the same names
     assert len(build("coco", options, ["trainval", "test"])[1]) == 3
+    size = (Path(options.coco_images) / "0.jpg").stat().st_size
+    for n_bytes, n_test in (([size], 1), ([size + 1], 3)):  # of images with the same names
+        other = vars(options) | {"split_ids": fit | {"test": ["8"]}, "n_bytes": n_bytes}
+        assert len(build("coco", SimpleNamespace(**other), ["trainval", "test"])[1]) == n_test
     options.split_ids = fit | {"test": ["gone"]}  # of these data, less one image
     assert "missing images (1)" in (text := message(build, "coco", options, ["test"]))
     assert text.endswith("gone, which was drawn")
@@ -182,6 +194,11 @@ def test_images_lie_deeper_or_are_named_in_another_case(write, tmp_path):
     options = write(CONTENT, images=["y/b.jpg"])
     text = message(build, "coco", options, ["train"])
     assert text.endswith(f"{tmp_path}/img/b.jpg, {tmp_path}/img/x/b.jpg, {tmp_path}/img/y/b.jpg")
+    content = {"images": [{"id": 1, "file_name": "2/B.jpg"}], "categories": []}
+    options = write(content, images=["default/1/b.jpg", "default/2/b.jpg", "default/12/b.jpg"])  # its folder decides
+    assert build("coco", options, ["train"])[0].paths == [tmp_path / "img/default/2/b.jpg"]
+    options = write(content, images=["other/2/b.jpg"])
+    assert "missing images (1)" in message(build, "coco", options, ["train"])
 
 
 def test_images_lie_below_a_link(write, tmp_path):
@@ -259,7 +276,7 @@ def test_all_faults_are_named_at_once(write):
 def test_a_box_just_beyond_the_border_is_clipped(write):
     (dataset,) = build("coco", write(change("annotations", 1, bbox=[-0.5, 1, 2, 4])), ["train"])
     assert dataset.bboxes[0][1].tolist() == [1, 0, 5, 1.5]
-    assert "clipped boxes: " in dataset.notes[0]  # these files never count from 1
+    assert "clipped boxes: " in dataset.notes[1]  # these files never count from 1
 
 
 def test_missing_images_can_be_left_out(write, tmp_path):
@@ -267,7 +284,7 @@ def test_missing_images_can_be_left_out(write, tmp_path):
     assert f"  {tmp_path}/img/b.jpg" in message(build, "coco", options, ["train"])
     (dataset,) = build("coco", SimpleNamespace(**vars(options), invalid_images="skip"), ["train"])
     assert (dataset.ids, dataset.image_ids) == (["a"], [7])
-    assert dataset.notes[0].startswith(f"skipped images: {tmp_path}/img/b.jpg: no image")
+    assert dataset.notes[1].startswith(f"skipped images: {tmp_path}/img/b.jpg: no image")
 
 
 @pytest.mark.parametrize(

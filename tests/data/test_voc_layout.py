@@ -324,6 +324,10 @@ def test_what_is_left_out_is_counted(tmp_path):
     train, _ = read_splits(tmp_path, ["train", "val"], val_ratio=0.2)
     assert f"other files: 2 .json, 1 .txt ({KINDS['others'][1]})" in train.notes
     assert f"images without annotation: 2 ({KINDS['bare'][1]})" in train.notes
+    write(tmp_path, {f"{name}": "" for name in ("LICENSE", "README", *(f"part.{i}" for i in range(10, 20)))})
+    note = next(note for note in read(tmp_path, "train").notes if note.startswith("other files"))
+    assert note.startswith("other files: 2 .json, 2 without suffix, 1 .txt, 1 .10, ")
+    assert "1 .16, more (" in note
 
 
 FAULTS = {  # files, splits, kind of error, words
@@ -457,6 +461,15 @@ def test_splits_of_other_data_with_the_same_names_are_not_used(tmp_path):
     few = {"fit": [*map(str, range(10, 22))], "rest": ["30", "31"]}  # 14 of the 30
     assert len(read(tmp_path, "rest", split_ids=few)) == 30
     assert len(read(tmp_path, "val", val_ratio=0.1, split_ids=few)) == 3
+    drawn = {"train": [*map(str, range(10, 34))], "val": [*map(str, range(34, 40))]}
+    size = (tmp_path / "JPEGImages/10.jpg").stat().st_size
+    assert read(tmp_path, "val", split_ids=drawn, n_bytes=[7, size]).ids == drawn["val"]
+    assert len(read(tmp_path, "val", split_ids=drawn, n_bytes=[7, size + 1])) == 30  # frames of another video
+    for i in range(10, 25):
+        (tmp_path / f"JPEGImages/{i}.jpg").write_bytes(bytes(i))
+    assert read(tmp_path, "val", split_ids=drawn, n_bytes=[size]).ids == drawn["val"]
+    (tmp_path / "JPEGImages/25.jpg").write_bytes(b"")  # more than half
+    assert "unreadable images (16)" in message(read, tmp_path, "val", split_ids=drawn, n_bytes=[size])
 
 
 @pytest.mark.parametrize("more", [{}, {"test_images/x.jpg": ""}])

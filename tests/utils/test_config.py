@@ -486,9 +486,10 @@ def test_options_of_coco_need_its_data():
 def test_a_drawn_split_is_that_of_the_training(data_dir):
     drawn = {"train": ["b"], "val": ["a"]}
     config = EvalConfig(load_path="a", split="val", voc_data_dir=data_dir)
-    options = training_options(config, {"config": {}, "split_ids": drawn})
-    assert (options.split_ids, options.eval_split) == (drawn, "val")
-    assert training_options(config, {"config": {}}).split_ids is None  # an older checkpoint
+    options = training_options(config, {"config": {}, "split_ids": drawn, "n_bytes": [3]})
+    assert (options.split_ids, options.n_bytes, options.eval_split) == (drawn, [3], "val")
+    older = training_options(config, {"config": {}})
+    assert (older.split_ids, older.n_bytes) == (None, ())
     again = EvalConfig(load_path="a", val_ratio=0.5)
     assert training_options(again, {"config": {}, "split_ids": drawn}).split_ids is None
 
