@@ -1,14 +1,17 @@
-"""Check a data set and print what it contains: `python -m tools.check_data --voc-data-dir=MYDATA`."""
+"""Check a data set, print what it contains, draw some objects: `python -m tools.check_data --voc-data-dir=MYDATA`."""
 
 import sys
 
 import fire
 import numpy as np
+from PIL import Image
 from tqdm.contrib.concurrent import thread_map
 
 from data import build, read_class_names
 from data.validate import DataError, ValidationReport, check_objects
-from utils.config import DatasetConfig, Names, as_words, command, option
+from utils.checkpoint import check_writable, replacing
+from utils.config import DatasetConfig, Names, PathText, as_words, command, counted, option
+from utils.vis import contact_sheet, draw_bbox, shrink
 
 PAIRS = (
     ("trainval", "test"),
@@ -16,19 +19,22 @@ PAIRS = (
     ("train", "test"),
     ("trainval", "val"),
 )  # splits to train and to evaluate on
+N_DRAWN, HEIGHT = 16, 300  # images of the picture; pixels, largest height of each
 
 
 class CheckConfig(DatasetConfig):
-    """python -m tools.check_data: Check a data set, decode every image, list all errors, and print what it contains.
+    """python -m tools.check_data: Check a data set, decode every image, list all errors, print and draw its content.
 
     example: python -m tools.check_data --voc-data-dir=MYDATA --splits=train,val
     """
 
     splits: Names = option((), "Data", "splits a,b; empty: those of train, val, trainval and test that exist, else all")
+    out: PathText = option("runs/data.png", "Run", "file for a picture of some images with their objects")
 
 
 def check_data(config: CheckConfig) -> None:
-    """Print a summary and all notes; raise a DataError with all errors, if there are any."""
+    """Print a summary and all notes; draw some images, or raise a DataError with all errors, if there are any."""
+    check_writable(config.out)
     report = ValidationReport()
     datasets = build(config.data, config, config.splits, read_class_names(config.classes), report)
     unique = {(str(each.root), each.ids[i]): (each, i) for each in datasets for i in range(len(each))}
@@ -48,7 +54,9 @@ def check_data(config: CheckConfig) -> None:
     splits = [dataset.split for dataset in datasets]
     pair = next((pair for pair in PAIRS if {*pair} <= {*splits}), splits * 2)  # one split is both, which train notes
     options = config.dataset_options() | dict(zip(("train_split", "eval_split"), pair, strict=False))
-    print(f"no errors found\nnext: python -m tools.fit_anchors {as_words(options)}")
+    n_drawn = draw(unique, config.out)
+    print(f"no errors found\n{counted(n_drawn, 'image')} with their objects: {config.out}")
+    print(f"next: python -m tools.fit_anchors {as_words(options)}")
 
 
 def summarize(datasets, unique) -> list[str]:
@@ -68,6 +76,19 @@ def summarize(datasets, unique) -> list[str]:
         n_image = sum(i in values for values in labels)
         lines.append(f"{(label == i).sum():7}  {difficult[label == i].sum():9}  {n_image:6}  {name}")
     return lines
+
+
+def draw(images, path) -> int:
+    """Draw up to `N_DRAWN` of some (data set, index) with their objects into a PNG file; return how many they are."""
+    sheet, titles = [], []
+    for dataset, i in images[:: -(-len(images) // N_DRAWN)]:
+        sample = dataset[i]
+        small = shrink(sample.img, sample.bbox, HEIGHT)
+        sheet.append(draw_bbox(*small, sample.label, None, dataset.classes, sample.difficult))
+        titles.append(sample.id)
+    with replacing(path) as partial:
+        Image.fromarray(contact_sheet(sheet, titles)).save(partial, "PNG")
+    return len(sheet)
 
 
 if __name__ == "__main__":

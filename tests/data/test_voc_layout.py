@@ -326,7 +326,7 @@ def test_what_is_left_out_is_counted(tmp_path):
     assert f"images without annotation: 2 ({KINDS['bare'][1]})" in train.notes
     write(tmp_path, {f"{name}": "" for name in ("LICENSE", "README", *(f"part.{i}" for i in range(10, 20)))})
     note = next(note for note in read(tmp_path, "train").notes if note.startswith("other files"))
-    assert note.startswith("other files: 2 .json, 2 without suffix, 1 .txt, 1 .10, ")
+    assert note.startswith("other files: 2 without suffix, 2 .json, 1 .txt, 1 .10, ")
     assert "1 .16, more (" in note
 
 

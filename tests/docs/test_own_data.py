@@ -12,7 +12,6 @@ import data
 
 PAGE = (Path(__file__).parent.parent.parent / "docs/own-data.md").read_text(encoding="utf-8")
 (YOLO,) = re.findall(r"```python\n(.*?)```", PAGE, re.S)
-LOOK = re.search(r"python - <<'END'\n(.*?)END\n", PAGE, re.S)[1]
 BOXES = {"a": [("key", 4, 6, 30, 16)], "b": [("coin", 0, 0, 20, 10), ("key", 10, 5, 40.5, 30)], "none": []}
 
 
@@ -51,11 +50,12 @@ def test_from_yolo(place):
     check_voc()
 
 
-def test_looking_at_it(place):
+def test_from_yolo_as_tools_leave_it(place):
+    raw = place / "raw"
+    (raw / "labels/none.txt").unlink()  # of an image without objects
+    (raw / "classes.txt").write_text("\ufeffkey\r\ncoin\r\n", encoding="utf-8")
+    for name in ("Thumbs.db", ".DS_Store", "._a.png"):
+        (raw / "images" / name).touch()
+    (raw / "images/labels.bak").mkdir()
     exec(YOLO, {})
-    (place / "MYDATA/ImageSets/Main/train.txt").write_text("a\nb\nnone")
-    (place / "MYDATA/ImageSets/Main/val.txt").write_text("b")
-    exec(LOOK, {})
-    assert sorted(path.name for path in Path().glob("look_*.png")) == ["look_a.png", "look_b.png", "look_none.png"]
-    with Image.open("look_b.png") as img:
-        assert img.size == (80, 40)
+    check_voc()

@@ -21,6 +21,12 @@ from tools.fit_anchors import AnchorConfig
 from utils.config import TrainConfig, command
 
 
+@pytest.fixture(autouse=True)
+def _folder(tmp_path, monkeypatch):
+    """The current folder, in which pictures are written."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture
 def broken(tmp_path):
     """Two splits with an image in common, a fault in each, one that only decoding finds, and files of no use."""
@@ -109,6 +115,29 @@ def test_nothing_wrong(tmp_path, capsys):
     assert printed.endswith(" --train-split=mine --eval-split=trainval\n")
     assert "usable images: mine 1, trainval 2\ndifferent images: 3," in printed
     assert "\n      0          0       0  eel\n" in printed
+
+
+@pytest.mark.parametrize("n_image", [1, 16, 40])
+def test_the_objects_of_some_images_are_drawn(tmp_path, capsys, monkeypatch, n_image):
+    colors = {}
+    for name in [f"{i:02}" for i in range(n_image)]:
+        colors[name] = (10 + int(name), 100, 50)
+        write_voc(
+            tmp_path, {name: [thing(numbers=(11, 7, 31, 58))]}, "x", Image.new("RGB", (60, 40), colors[name]), ".png"
+        )
+    (tmp_path / "ImageSets/Main/x.txt").write_text("\n".join(colors))
+    sheets = []
+    monkeypatch.setattr(check_data, "contact_sheet", lambda imgs, titles: sheets.append((imgs, titles)) or imgs[0])
+    check_data.check_data(CheckConfig(voc_data_dir=str(tmp_path), out="new/look.jpg"))
+    ((imgs, titles),) = sheets
+    step = {1: 1, 16: 1, 40: 3}[n_image]
+    assert titles == list(colors)[::step]
+    for img, title in zip(imgs, titles, strict=True):
+        assert tuple(img[38, 58]) == colors[title]  # outside the box
+        assert tuple(img[31, 30]) != colors[title] == tuple(img[20, 30])  # its lower side, and inside
+    with Image.open("new/look.jpg") as picture:
+        assert (picture.format, picture.size) == ("PNG", (60, 40))
+    assert f"no errors found\n{len(titles)} image" in capsys.readouterr().out
 
 
 def test_wrong_classes_leave_nothing(tmp_path):
