@@ -15,7 +15,7 @@ import model
 import utils.checkpoint as ckpt
 import utils.distributed as dist
 from data.validate import DataError
-from training import TrainingError, build_datasets, build_model, build_trainer, fit
+from training import TrainingError, build_datasets, build_model, build_trainer, fit, steps_per_epoch
 from utils.config import TrainConfig, command
 
 
@@ -38,7 +38,9 @@ def main(config):
         load_path = shlex.quote(f"{folder}/last.pth")
         print(f"written to {folder}\nnext: python eval.py --load-path={load_path}")
     else:
-        print("--epoch or --max-steps continue it")
+        ends = {"--epoch": config.epoch * steps_per_epoch(config, len(train_set)), "--max-steps": config.max_steps}
+        names = [name for name, step in ends.items() if step == min(filter(None, ends.values()))]
+        print(f"give a higher {' and '.join(names)} to continue")
 
 
 if __name__ == "__main__":

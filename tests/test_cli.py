@@ -208,7 +208,7 @@ def test_help_lists_every_option(script):
             ["--model=vgg61"],
             "there is no backbone 'vgg61' (--model): choose one of resnet50, .*resnet50_fpn, .*vgg16",
         ),
-        ("train.py", ["--env=b", "--resume"], "--resume: runs/b lacks config.json: start again with --overwrite"),
+        ("train.py", ["--env=b", "--resume"], "--resume: runs/b does not exist, see --env; runs that are there: "),
         ("eval.py", ["--load-path=voc/Annotations/val00000.xml"], "val00000.xml .* is damaged or not a checkpoint"),
         ("eval.py", ["--load-path=net.pth", "--data=coc"], "--data=coc: data/coc_dataset.py does not exist"),
         (

@@ -403,8 +403,14 @@ def test_a_finished_run_stays_as_it_is(calm, run, capsys):
     before = {path: path.read_bytes() for path in run.folder.glob("*.*")}
     run(resume="True", lr="0.25")
     last = capsys.readouterr().out.splitlines()[-2:]
-    assert last == ["runs/a: already finished at step 12, nothing is changed", "--epoch or --max-steps continue it"]
+    assert last == ["runs/a: already finished at step 12, nothing is changed", "give a higher --epoch to continue"]
     assert {path: path.read_bytes() for path in run.folder.glob("*.*")} == before
+    for options, names in (
+        ({"epoch": "9", "max_steps": "12"}, "--max-steps"),
+        ({"max_steps": "12"}, "--epoch and --max-steps"),
+    ):
+        run(resume="True", **options)
+        assert capsys.readouterr().out.endswith(f"\ngive a higher {names} to continue\n")
 
 
 def test_what_a_resumed_run_changes_is_listed_logged_and_stored(calm, run, capsys):
@@ -753,6 +759,8 @@ def test_a_damaged_config_json_is_named(earlier_run, content):
     (earlier_run / "config.json").write_text(content, encoding="latin-1")
     with pytest.raises(OptionError, match=r"^runs/old/config\.json is damaged \(.*\): last\.pth has"):
         stored_options({"env": "old", "resume": "True"})
+    with pytest.raises(OptionError, match=r"^--resume: runs/odl does not exist, see --env; runs that are there: old$"):
+        stored_options({"env": "odl", "resume": "True"})
 
 
 @pytest.mark.parametrize(

@@ -317,6 +317,9 @@ def stored_options(texts: dict, config_class: type[TrainConfig] = TrainConfig) -
     if texts.get("resume", "").lower() != "true":
         return {}
     path = RUNS / texts.get("env", TrainConfig.model_fields["env"].default) / "config.json"
+    if not path.parent.is_dir():
+        there = ", ".join(sorted(config.parent.name for config in RUNS.glob("*/config.json"))) or "none"
+        raise OptionError(f"--resume: {path.parent} does not exist, see --env; runs that are there: {there}")
     weights = sorted(path.parent.rglob("[!.]*.pth"), key=lambda file: (len(file.parts), file.name != "last.pth"))
     if not (path.is_file() and any(file.name == "last.pth" for file in weights)):  # of a schedule, it may be below
         advice = f"--env=NEW --load-path={shlex.quote(str(weights[0]))} starts from its weights" if weights else ""

@@ -325,6 +325,9 @@ def parse_options(
     coco = next((name for name in texts if name in DatasetConfig.model_fields and name.startswith("coco_")), None)
     if coco and (values.get("data") or fields["data"].default) not in (None, "coco"):
         raise OptionError(f"--{dashed(coco)} is of --data=coco only")
+    named = "voc_data_dir" in texts or values.get("data", "voc") != "voc"
+    if named and _true_or_false(texts.get("download")) is True:
+        raise OptionError("--download is of VOC2007 alone, it would replace your data: leave it out")
     implied = IMPLIED.get(values.get("joint"), {})
     values = implied | values
     if defaults and "model" in fields:

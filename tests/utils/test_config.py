@@ -479,6 +479,10 @@ def test_options_of_coco_need_its_data():
     assert parse_options(EvalConfig, texts).coco_eval_images == "x"
     assert refusal(EvalConfig, texts | {"data": "voc"}) == "--coco-eval-images is of --data=coco only"
     assert refusal(TrainConfig, {"coco_images": "x"}) == "--coco-images is of --data=coco only"
+    for other in ({"voc_data_dir": "x"}, {"data": "shapes"}):
+        assert refusal(TrainConfig, {"download": "True"} | other).startswith("--download is of VOC2007 alone")
+        assert not parse_options(TrainConfig, {"download": "false"} | other).download
+    assert parse_options(TrainConfig, {"download": "True", "data": "voc"}).download
     assert parse_options(TrainConfig, {"coco_images": "x"}, {"data": "coco"}).data == "coco"
 
 
