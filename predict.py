@@ -147,7 +147,9 @@ def find_images(paths):
         inside = sorted(file for file in files if file.suffix.lower() in IMAGE_SUFFIXES)
         if not inside:
             what = "contains" if path.is_dir() else "does not exist, and as a pattern it matches"
-            hint = f": '{path}/**' takes those in its folders" if path.is_dir() else ""
+            there = sorted({file.suffix.lower() for file in files if file.suffix})[:5]
+            hint = f", only {' '.join(there)}" if there else ""
+            hint += f": '{path}/**' takes those in its folders" if len(files) < len(named) else ""
             raise DataError(f"{path} {what} no image ({FORMATS}){hint}")
         if len(files) > len(inside):
             print(f"{path}: {counted(len(files) - len(inside), 'file')} passed over, not {FORMATS}")

@@ -213,7 +213,7 @@ def build_datasets(config, split_ids=None):
     train_set = train_set if config.use_difficult else train_set.without_difficult()
     check_objects(train_set)
     both = {*train_set.ids} & {*eval_set.ids}
-    if both and config.train_split != config.eval_split and train_set.root == eval_set.root:
+    if both and train_set.root == eval_set.root:
         print(f"note: {counted(len(both), 'image')} to train on will be evaluated on, too: mAP will be too high")
     counts = f"{counted(len(train_set), 'image')} to train on, {len(eval_set)} to evaluate on, "
     counts += counted(len(train_set.classes), "class")
@@ -284,6 +284,8 @@ def build_logger(config, folder, step, device, changed=None):
     """
     if config.overwrite and not config.resume:
         shutil.rmtree(folder, ignore_errors=True)
+    if not config.resume and (folder / "config.json").exists():  # it was not when this run started
+        raise OptionError(f"{folder} exists: another training has started there, choose another --env")
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob(".[0-9]*"):  # half-written files of a process that was killed
         path.unlink()

@@ -180,7 +180,7 @@ class _File:
         image = next((way for way in ways if way.is_file()), None)
         deeper = [] if image else self.files.get(_folded(path), [])
         inside = [file for file in deeper if file.as_posix().casefold().endswith(f"/{path}".casefold())]
-        return [image] if image else inside if len(inside) == 1 else deeper
+        return [image] if image else inside or deeper
 
     def read(self, image_id):
         """Return the name of an image for messages, its file, None if it is missing, and its `Annotation`."""

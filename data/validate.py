@@ -50,6 +50,7 @@ KINDS = {  # kind -> what it is, what to do or what was done; recorded as an err
     "skipped": ("skipped boxes", "they have no area or lie outside their image"),
     "skipped_image": ("skipped images", "they are missing or cannot be read"),
     "cut_off": ("images whose end is missing", f"less than {CUT_OFF:.0%}, which is gray or blurred"),
+    "copy": ("copies of images", "in training and evaluation they make mAP too high: delete all but one of each"),
     "ignored": ("ignored classes", "their objects are left out"),
     "clipped": ("clipped boxes", "they extend beyond their image"),
     "from_0": ("clipped boxes that start at 0", "VOC counts from 1; if these files count from 0, all are off by 1"),

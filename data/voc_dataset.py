@@ -7,6 +7,7 @@ G: objects in one image. H, W: sides of the image as its pixels are stored; the 
 """
 
 import copy
+import filecmp
 import io
 import re
 import warnings
@@ -119,12 +120,15 @@ def check_images(ids, read, options, report: ValidationReport, found: dict, orig
         id -> file of the image, `Annotation` with clipped boxes and the size of the image; of usable images only.
     """
     skip_boxes, skip_images = options["invalid_boxes"] == "skip", options["invalid_images"] == "skip"
-    records, users = {}, {}
+    records, users, known = {}, {}, {}
     for image_id in tqdm(ids, "check", unit="image", leave=False, delay=1):
         where, image, annotation = read(image_id)
         if users.setdefault(image, image_id) != image_id and image:
             report.error("duplicate_id", f"{image_id} and {users[image]} are both {image}")
         header = image and read_header(image, report, skip_images)
+        like = header and known.setdefault((Path(image).name, Path(image).stat().st_size), image)
+        if header and like != image and filecmp.cmp(like, image, shallow=False):
+            report.note("copy", f"{image} of {like}")
         if annotation and header:
             check_size(where, annotation.size, image, header, report)
             bbox, usable = check_boxes(where, annotation.names, annotation.bbox, header[0], skip_boxes, report, origin)

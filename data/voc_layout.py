@@ -152,7 +152,8 @@ class Layout:
             val_ratio: fraction drawn for one of two splits if nothing says what the splits are; the other is the rest.
                 A single split is one of them if its name says which. A split named twice, or 0: all images.
             seed: seed of the drawing.
-            split_ids: split -> ids, as they were drawn earlier, see `drawn_earlier`; those that are gone are errors.
+            split_ids: split -> ids, as they were drawn earlier, see `drawn_earlier`, for splits that nothing else says;
+                those that are gone are errors.
             n_bytes: sizes of the files of their images, if known.
         """
         lists, folders, ids = self._lists(splits), self._folders(splits), {}
@@ -162,10 +163,10 @@ class Layout:
         for split in splits:
             name = split if split in there else _usual(split)
             ids[split] = self._read_ids(lists[name], report) if name in lists else folders.get(name, [])
-        if not there:
-            drawn = ids_below(self.root, split_ids or {}, every), n_bytes
-            stored = drawn_earlier(splits, *drawn, every, lambda image_id: self._find(image_id)[1], report)
-            ids, there = ids | stored, stored.keys()
+        drawn = ids_below(self.root, split_ids or {}, every), n_bytes
+        lacking = [split for split in splits if not {split, _usual(split)} & there]
+        stored = drawn_earlier(lacking, *drawn, every, lambda image_id: self._find(image_id)[1], report)
+        ids, there = ids | stored, there | stored.keys()
         if not there:
             hints = [path for path in self.files if self._may_name(path, {*splits, *map(_usual, splits)})]
             words = {p.stem for p in hints if p.suffix.lower() == ".txt" and p.parent.as_posix().lower() in PLACES}
@@ -297,7 +298,10 @@ def drawn_earlier(splits, split_ids: dict | None, n_bytes, every: list[str], fin
     changed = [i for i in old if n_bytes and not {*n_bytes} & {file.stat().st_size for file in find(i)}]
     if 2 * len(new) > len(here) or 2 * len(old) <= len(drawn) or 2 * len(changed) > len(old):
         return {}
-    asked = {split: ids for split, ids in split_ids.items() if split in splits}
+    asked = {}
+    for split in splits:  # train is the part called trainval, if that is what was drawn
+        alike = [split] if split in split_ids else [s for s in split_ids if _part(s) == _part(split) != 0]
+        asked |= {split: split_ids[alike[0]]} if len(alike) == 1 else {}
     if new and asked:
         report.note("new", f"{len(new)} of {len(every)}, such as {min(new)}")
     return asked
@@ -305,7 +309,7 @@ def drawn_earlier(splits, split_ids: dict | None, n_bytes, every: list[str], fin
 
 def draw(splits: Sequence[str], every: list[str], val_ratio: float, seed: int, report: ValidationReport) -> dict:
     """Return split -> ids that are drawn, and note it; the part held out is that of val and test, or the last."""
-    ranks = {s: s.lower().startswith(("val", "test")) - s.lower().startswith("train") for s in splits}
+    ranks = {split: _part(split) for split in splits}
     order = np.random.default_rng(seed).permutation(len(every))
     n_val = max(val_ratio > 0, round(val_ratio * len(every)))
     parts = [order[n_val:], order[:n_val]]
@@ -317,6 +321,11 @@ def draw(splits: Sequence[str], every: list[str], val_ratio: float, seed: int, r
         drawn[split] = [every[i] for i in sorted(part)]
         report.note("drawn", f"{split} {len(part)} of {len(every)} images")
     return drawn
+
+
+def _part(split):
+    """Return whether a drawn split is the part held out, 1, or the other, -1; 0 if its name does not say."""
+    return split.lower().startswith(("val", "test")) - split.lower().startswith("train")
 
 
 def _bare(folder):

@@ -65,6 +65,13 @@ def test_missing_images_are_named(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"empty contains no image \(\.jpg \.jpeg "):
         find_images([tmp_path / "a.png", tmp_path / "empty"])
+    touch(tmp_path, "phone/a.HEIC", "phone/b.mov", "phone/LICENSE", "trip/x.heic", "trip/day 1/a.jpg")
+    for name, end in (
+        ("phone", r"\), only \.heic \.mov$"),
+        ("trip", r"\), only \.heic: '.*trip/\*\*' takes those in its f"),
+    ):
+        with pytest.raises(DataError, match=rf"{name} contains no image \(.*{end}"):
+            find_images([tmp_path / name])
     for name in ("no.png", "n*"):
         with pytest.raises(DataError) as caught:
             find_images([tmp_path / name])

@@ -489,6 +489,19 @@ def test_best_pth_is_the_best_of_one_split(run, monkeypatch):
     assert best == [1, 2, 2]
 
 
+def test_two_trainings_of_one_name_that_start_together(run, monkeypatch):
+    def build(*args):  # meanwhile the other one starts
+        run.folder.mkdir(parents=True)
+        (run.folder / "config.json").write_text("other")
+        return training.build_trainer(*args)
+
+    monkeypatch.setattr("train.build_trainer", build)
+    with pytest.raises(OptionError, match=r"^runs/a exists: another training has started there, choose another --env$"):
+        run(max_steps="1")
+    assert [path.name for path in run.folder.iterdir()] == ["config.json"]
+    assert (run.folder / "config.json").read_text() == "other"
+
+
 def test_a_drawn_split_stays_when_images_are_added(run, place):
     fixtures.write_voc(place / "flat", {"a": 6})
     shutil.rmtree(place / "flat/ImageSets")

@@ -259,6 +259,8 @@ def test_a_split_is_drawn_by_seed_and_ratio_and_can_be_given_back(tmp_path):
     )
     write(tmp_path, lists("", rest="20\n"))
     assert build("voc", options, ["rest"])[0].ids == ["20"]  # what the folder says goes first
+    assert [d.ids for d in build("voc", options, ["rest", "fit"])] == [["20"], stored["fit"]]  # of each what is there
+    options.split_ids = None  # a new run
     assert "fit.txt does not exist; splits in this folder: rest" in message(build, "voc", options, ["rest", "fit"])
 
 
@@ -273,6 +275,16 @@ def test_names_say_which_part_of_a_drawn_split_is_held_out(tmp_path, splits):
     assert {split: len(ids) for split, ids in drawn.items()} == {s: 24 if s in larger else 6 for s in splits}
     for split in {*splits} & {"train", "trainval", "val", "test", "Test"}:  # tools that read one of them
         assert read(tmp_path, split, val_ratio=0.2).ids == drawn[split]
+
+
+def test_other_names_of_a_split_that_was_drawn(tmp_path):
+    write(tmp_path, pairs(map(str, range(10, 40))))
+    drawn = {d.split: d.ids for d in read_splits(tmp_path, ["trainval", "test"], val_ratio=0.2)}
+    for split, own in (("train", "trainval"), ("Training", "trainval"), ("val", "test"), ("valid", "test")):
+        assert read(tmp_path, split, split_ids=drawn).ids == drawn[own]
+    two = {"val": ["10"], "test": ["11"], "train": [*map(str, range(12, 40))]}
+    assert len(read(tmp_path, "valid", split_ids=two)) == 30  # either
+    assert len(read(tmp_path, "x", split_ids=drawn | {"y": ["10"]})) == 30
 
 
 def test_other_names_are_told_apart_by_position(tmp_path):
@@ -317,6 +329,13 @@ def test_a_folder_of_another_name_is_named(tmp_path):
     title, offender, _ = message(read, tmp_path, "train").splitlines()
     assert "each named as its annotation, in folders of the same names" in title
     assert offender == f"  {tmp_path}/labels/cam1_voc/a.xml, only {tmp_path}/images/cam1/a.jpg"
+
+
+def test_copies_of_images_are_noted(tmp_path):
+    write(tmp_path, pairs(["1", "2", "backup/1", "camera/1"], "{}.xml", "{}.bmp"))
+    IMG.transpose(Image.Transpose.ROTATE_180).save(tmp_path / "camera/1.bmp")  # of as many bytes
+    notes = [note for note in read(tmp_path, "train").notes if note.startswith("copies")]
+    assert notes == [f"copies of images: {tmp_path}/backup/1.bmp of {tmp_path}/1.bmp ({KINDS['copy'][1]})"]
 
 
 def test_what_is_left_out_is_counted(tmp_path):
