@@ -47,7 +47,7 @@ def main(config, *paths):
         dataset = read_split(config, checkpoint, classes)
         images = dataset.ids[: config.limit]
         names = picture_names([f"{image_id}.jpg" for image_id in images])
-        folders = {Path(root).resolve() for root in str(dataset.root).split(",")}
+        folders = {Path(root).resolve() for root in str(dataset.root).split(",") if root}
     else:
         names, folders = picture_names(images), {path.resolve().parent for path in images}
     if folders & {out.resolve(), *(out.resolve().parents if config.split else ())}:

@@ -137,7 +137,7 @@ def check_finite(losses, step, samples):
         since = "" if losses.total.is_cpu else " or since the last point of the curves"  # a GPU is asked only there
         ids = ", ".join(sample.id for sample in samples)
         what = f"step {step}{since}: the loss is not finite ({values}), image {ids}"
-        raise TrainingError(f"{what}; last.pth is as it was. Lower --lr, or check the image")
+        raise TrainingError(f"{what}; last.pth, if there is one, is as it was. Lower --lr, or check the image")
 
 
 def steps_per_epoch(config, n_image):
@@ -196,7 +196,7 @@ def snapshot(trainer, run, epoch, step):
 def save_last(folder, trainer, run, epoch, step):
     """Write last.pth, with all that resuming needs; raise `TrainingError` if a weight is not finite."""
     if not all(param.isfinite().all() for param in trainer.model.parameters()):
-        raise TrainingError(f"step {step}: a weight is not finite; last.pth is as it was. Lower --lr")
+        raise TrainingError(f"step {step}: a weight is not finite; last.pth, if there is one, is as it was. Lower --lr")
     if dist.rank() == 0:
         resumable = {"optimizer": trainer.optimizer.state_dict(), "rng": ckpt.rng_state()}
         ckpt.save_checkpoint(folder / "last.pth", snapshot(trainer, run, epoch, step) | resumable)

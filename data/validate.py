@@ -123,8 +123,9 @@ def _format(kinds, shown, few=0):
 def check_objects(dataset) -> None:
     """Raise a DataError unless a data set has an object to train on."""
     if not any(map(len, dataset.bboxes)):
-        hint = "choose another --train-split, correct --classes, or pass --use-difficult if all are difficult"
-        raise DataError(f"{dataset.root}: split {dataset.split} contains no object to train on: {hint}")
+        hint = "name another split, correct --classes, or pass --use-difficult if all are difficult"
+        what = f"{dataset.root}: split {dataset.split} contains no object to train on: {hint}"
+        raise DataError("\n".join([what, *dataset.notes]))  # they say what was left out
 
 
 def check_size(where, annotated, image, header, report: ValidationReport) -> None:

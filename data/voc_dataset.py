@@ -20,7 +20,7 @@ from torchvision.datasets import VOCDetection
 from tqdm import tqdm
 
 from data import Sample
-from data.validate import CUT_OFF, UNUSED, DataError, ValidationReport, check_boxes, check_class_names, check_size
+from data.validate import CUT_OFF, FEW, UNUSED, DataError, ValidationReport, check_boxes, check_class_names, check_size
 from data.voc_annotation import Annotation, read_annotation
 from data.voc_layout import Layout
 
@@ -140,7 +140,14 @@ def check_images(ids, read, options, report: ValidationReport, found: dict, orig
 
 
 def finish(datasets: list, report: ValidationReport, raises: bool) -> list:
-    """Note classes without objects, raise the errors with `raises`, and return the data sets with all notes."""
+    """Note classes without objects, raise the errors with `raises`, and return the data sets with all notes.
+
+    A split of which nothing is left is an error, unless other errors say why.
+    """
+    for dataset in [] if report.errors else datasets:
+        if not dataset.ids:
+            why = ", ".join([*report.notes.get("skipped_image", ())][:FEW])
+            report.error("split", f"{dataset.root}: no image of {dataset.split} is usable ({why})")
     for dataset in datasets:
         labels = np.concatenate([[], *dataset.without_difficult().labels])
         absent = [name for i, name in enumerate(dataset.classes) if i not in labels and name != UNUSED]

@@ -34,8 +34,8 @@ SPLITS = ("train", "val", "trainval", "test")
 USUAL = {"training": "train", "valid": "val", "validation": "val", "testing": "test"} | {s: s for s in SPLITS}
 NAMED = re.compile(rf"(?<![a-z])({'|'.join(USUAL)})(set|list)?(?![a-z])")  # train_list, train2017, 1_train
 WAYS = (
-    "name its folder with --voc-data-dir, read COCO's format with --data=coco, convert yours as docs/own-data.md "
-    "shows, or try --download or --data=shapes"
+    "name its folder with --voc-data-dir, read COCO's format with --data=coco, or convert yours as docs/own-data.md "
+    "shows; without data: python train.py train --download (VOC2007) or --data=shapes"
 )
 
 

@@ -303,16 +303,23 @@ def test_a_split_of_the_data_set(folder, monkeypatch):
     for out in ("other", "other/JPEGImages"):
         with pytest.raises(OptionError, match="is where the images are"):
             main(config(split="train", voc_data_dir="other", out=out))
+    for image in Path("other/JPEGImages").glob("val*"):
+        image.rename(f"other/{image.name}.away")
+    with pytest.raises(DataError, match="other: no image of val is usable"):
+        main(config(split="val", voc_data_dir="other", out="none", invalid_images="skip"))
+    for image in Path("other").glob("val*.away"):
+        image.rename(f"other/JPEGImages/{image.stem}")
     shutil.rmtree("other/ImageSets")
     main(config(split="val", voc_data_dir="other", out="all"))  # nothing says what the splits are
     assert len(json.loads(Path("all/predictions.json").read_text())) == 3
 
 
-def test_pictures_of_a_split_do_not_replace_each_other(folder, monkeypatch, capsys):
+@pytest.mark.parametrize("root", ["voc", ""])  # "": a data set in memory
+def test_pictures_of_a_split_do_not_replace_each_other(folder, monkeypatch, capsys, root):
     ids = ["a/b", "a_b", "c/b", "contact_sheet", "v1.5"]
     sample = SimpleNamespace(img=np.zeros((40, 60, 3), np.uint8))
     dataset = Split([sample] * len(ids))
-    dataset.ids, dataset.root, dataset.split, dataset.notes = ids, folder / "voc", "val", ["splits drawn at random"]
+    dataset.ids, dataset.root, dataset.split, dataset.notes = ids, root, "val", ["splits drawn at random"]
     monkeypatch.setattr(predict.data, "build", lambda *args: [dataset])
     checkpoint = {"build": {"n_fg_class": 2}, "class_names": ["cat", "dog"], "config": {}}
     monkeypatch.setattr(predict.ckpt, "open_checkpoint", lambda *args: checkpoint)
@@ -321,7 +328,7 @@ def test_pictures_of_a_split_do_not_replace_each_other(folder, monkeypatch, caps
     assert len(pictures) == len(ids) + 1, pictures
     assert {"contact_sheet", "contact_sheet.jpg", "v1.5", "c_b.jpg"} <= pictures
     assert len({row["image_id"] for row in json.loads(Path("coco.json").read_text())}) == len(ids)
-    assert f"{folder}/voc, split val: 5 images\nsplits drawn at random\n" in capsys.readouterr().out
+    assert f"{root}, split val: 5 images\nsplits drawn at random\n" in capsys.readouterr().out
 
 
 def test_no_image_is_replaced(folder):

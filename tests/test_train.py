@@ -526,7 +526,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(run, on_step):
     (index,) = training.epoch_batches(make_config(), 6, 1)[1]  # the second step of the second epoch
     text = str(caught.value)
     assert text.startswith("step 8: the loss is not finite (rpn_loc ")
-    assert f"roi_cls nan), image train{index:05d}; last.pth is as it was. Lower --lr" in text
+    assert f"roi_cls nan), image train{index:05d}; last.pth, if there is one, is as it was. Lower --lr" in text
     assert "\n" not in text
     assert load_checkpoint(run.folder / "last.pth")["step"] == 6
 
@@ -534,7 +534,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(run, on_step):
 def test_weights_that_are_not_finite_are_not_saved(run, on_step):
     on_step(12, lambda trainer, losses: trainer.model.rpn.conv.bias.data[:1].fill_(np.inf) and None)
     with pytest.raises(
-        training.TrainingError, match=r"^step 12: a weight is not finite; last\.pth is as it was\. Lower"
+        training.TrainingError,
+        match=r"^step 12: a weight is not finite; last\.pth, if there is one, is as it was\. Lower",
     ):
         run()
     assert load_checkpoint(run.folder / "last.pth")["step"] == 6
@@ -631,8 +632,9 @@ def test_a_refused_run_writes_nothing(run, options, error, words):
 
 def test_a_data_set_without_objects_is_refused(place, run):
     (place / "voc/ImageSets/Main/empty.txt").write_text("train00005\n")
-    with pytest.raises(DataError, match=r"^voc: split empty contains no object to train on"):
+    with pytest.raises(DataError, match=r"^voc: split empty contains no object to train on") as caught:
         run(train_split="empty")
+    assert "\nclasses without objects: all in empty (" in str(caught.value)
     assert not run.folder.exists()
 
 
@@ -695,6 +697,10 @@ def test_a_run_has_a_plain_name(env):
 def test_an_earlier_run_is_not_replaced_unasked(earlier_run):
     with pytest.raises(OptionError, match=r"runs/old exists: --resume .*--overwrite .*--env"):
         check_run_folder(earlier_run, resume=False, overwrite=False)
+    (earlier_run / "last.pth").rename("last.pth")  # as after a first epoch that failed
+    with pytest.raises(OptionError, match=r"^runs/old exists, without a checkpoint: --overwrite starts it again; or"):
+        check_run_folder(earlier_run, resume=False, overwrite=False)
+    Path("last.pth").rename(earlier_run / "last.pth")
     for folder, options in (("new", (False, False)), ("old", (True, False)), ("old", (False, True))):
         check_run_folder(Path("runs") / folder, *options)
     for i, name in enumerate(("last.pth", "best.pth", "1-rpn/last.pth")):  # copied from another machine

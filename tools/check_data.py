@@ -7,18 +7,12 @@ import numpy as np
 from PIL import Image
 from tqdm.contrib.concurrent import thread_map
 
-from data import build, read_class_names
+from data import build, pair_splits, read_class_names
 from data.validate import DataError, ValidationReport, check_objects
 from utils.checkpoint import check_writable, replacing
-from utils.config import DatasetConfig, Names, PathText, as_words, command, counted, option
+from utils.config import DatasetConfig, Names, OptionError, PathText, as_words, command, counted, option
 from utils.vis import contact_sheet, draw_bbox, shrink
 
-PAIRS = (
-    ("trainval", "test"),
-    ("train", "val"),
-    ("train", "test"),
-    ("trainval", "val"),
-)  # splits to train and to evaluate on
 N_DRAWN, HEIGHT = 16, 300  # images of the picture; pixels, largest height of each
 
 
@@ -37,6 +31,8 @@ def check_data(config: CheckConfig) -> None:
     check_writable(config.out)
     report = ValidationReport()
     datasets = build(config.data, config, config.splits, read_class_names(config.classes), report)
+    if not datasets:
+        raise OptionError(f"--data={config.data} does not say which splits it has: name them with --splits=a,b")
     unique = {(str(each.root), each.ids[i]): (each, i) for each in datasets for i in range(len(each))}
     unique = list(unique.values())
 
@@ -49,11 +45,8 @@ def check_data(config: CheckConfig) -> None:
     thread_map(decode, unique, desc="decode", unit="image", leave=False)
     print(datasets[0].root, *summarize(datasets, unique), *report.format_notes(sys.maxsize), sep="\n")
     report.raise_errors(sys.maxsize)
-    if config.classes:  # wrong ones leave nothing
-        check_objects(datasets[0])
-    splits = [dataset.split for dataset in datasets]
-    pair = next((pair for pair in PAIRS if {*pair} <= {*splits}), splits * 2)  # one split is both, which train notes
-    options = config.dataset_options() | dict(zip(("train_split", "eval_split"), pair, strict=False))
+    check_objects(max(datasets, key=lambda dataset: sum(map(len, dataset.bboxes))))  # --classes may leave nothing
+    options = config.dataset_options() | pair_splits(datasets)
     n_drawn = draw(unique, config.out)
     print(f"no errors found\n{counted(n_drawn, 'image')} with their objects: {config.out}")
     print(f"next: python -m tools.fit_anchors {as_words(options)}")

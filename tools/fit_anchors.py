@@ -57,6 +57,8 @@ def main(config):
         net = model.build(config.model, min_size=config.min_size, max_size=config.max_size)
     if not isinstance(net.rpn, RegionProposalNetwork):
         raise OptionError(f"--model={config.model} has anchors on several levels, keep the default ones")
+    if not (config.anchor_scales and config.anchor_ratios):
+        raise OptionError(f"--model={config.model} has no options for its anchors, --anchor-scales and --anchor-ratios")
     stride = net.extractor.stride
     dataset = read_dataset(config)
     img_sizes, map_sizes = zip(*(network_sizes(net, *size) for size in dataset.sizes), strict=True)

@@ -55,7 +55,8 @@ def main(config):
         write_proposals(partial_file, dict(zip(images, rois, strict=True)))
     mean = np.mean([len(roi) for roi in rois])
     print(f"{len(rois)} images, {mean:.0f} proposals each on average, written to {config.out}")
-    print(f"next: python train.py train {as_words(config.dataset_options() | {'proposals_file': config.out})}")
+    options = config.dataset_options() | data.pair_splits(datasets) | {"proposals_file": config.out}
+    print(f"next: python train.py train {as_words(options)}")
 
 
 def find_method(config):

@@ -306,10 +306,11 @@ def check_run_folder(folder: Path, resume: bool, overwrite: bool) -> None:
     name = folder.name
     if folder.parent != RUNS or name in ("", "..") or len(os.fsencode(name)) > 200:
         raise OptionError(f"--env must be a plain name of at most 200 bytes, it names the folder {RUNS}/ENV/")
-    if not (resume or overwrite) and ((folder / "config.json").exists() or any(folder.rglob("[!.]*.pth"))):
-        raise OptionError(
-            f"{folder} exists: --resume continues that run, --overwrite deletes it; or choose another --env"
-        )
+    saved = any(folder.rglob("[!.]*.pth"))
+    if not (resume or overwrite) and (saved or (folder / "config.json").exists()):
+        what = "exists: --resume continues that run, --overwrite deletes it"
+        what = what if saved else "exists, without a checkpoint: --overwrite starts it again"
+        raise OptionError(f"{folder} {what}; or choose another --env")
 
 
 def stored_options(texts: dict, config_class: type[TrainConfig] = TrainConfig) -> dict:

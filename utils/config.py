@@ -325,9 +325,10 @@ def parse_options(
     coco = next((name for name in texts if name in DatasetConfig.model_fields and name.startswith("coco_")), None)
     if coco and (values.get("data") or fields["data"].default) not in (None, "coco"):
         raise OptionError(f"--{dashed(coco)} is of --data=coco only")
-    named = "voc_data_dir" in texts or values.get("data", "voc") != "voc"
-    if named and _true_or_false(texts.get("download")) is True:
-        raise OptionError("--download is of VOC2007 alone, it would replace your data: leave it out")
+    if "voc_data_dir" in texts or values.get("data", "voc") != "voc":
+        if _true_or_false(texts.get("download")) is True:
+            raise OptionError("--download is of VOC2007 alone, it would replace your data: leave it out")
+        values |= {"download": False} if "download" in values else {}  # of a run that is resumed elsewhere
     implied = IMPLIED.get(values.get("joint"), {})
     values = implied | values
     if defaults and "model" in fields:
@@ -384,6 +385,9 @@ def _validate(config_class, values):
     name = error["loc"][0]
     if name not in values:
         raise OptionError(f"--{dashed(name)} is missing: --help lists all options")
+    field = config_class.model_fields.get(name)
+    if field and field.description.startswith("no option here"):
+        raise OptionError(f"--{dashed(name)}: {field.description}")
     what = "it needs more values" if error["type"] == "missing" else error["msg"]
     raise OptionError(f"--{dashed(name)}={as_text(values[name])}: {what}")
 

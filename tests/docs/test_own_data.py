@@ -54,6 +54,9 @@ def test_from_yolo_as_tools_leave_it(place):
     raw = place / "raw"
     (raw / "labels/none.txt").unlink()  # of an image without objects
     (raw / "classes.txt").write_text("\ufeffkey\r\ncoin\r\n", encoding="utf-8")
+    (raw / "labels/a.txt").write_text("\ufeff0 0.05 0.15 0.2 0.4 0.375 0.4 0.375 0.15\n\n", encoding="utf-8")  # polygon
+    b = (raw / "labels/b.txt").read_text().splitlines()
+    (raw / "labels/b.txt").write_text("\n".join(f"{line} 0.9" for line in b) + "\n")  # with scores
     for name in ("Thumbs.db", ".DS_Store", "._a.png"):
         (raw / "images" / name).touch()
     (raw / "images/labels.bak").mkdir()

@@ -172,7 +172,7 @@ def test_what_cannot_change_or_is_no_option(calm):
         run(env="calm", resume="True", max_steps="9")
     values = {"epoch": "3", "lr_decay_epoch": "2", "lr_decay_step": "2", "joint": "non-approximate"}
     for name, text in (values | {"proposals_file": "a"}).items():
-        with pytest.raises(OptionError, match=f"--{name.replace('_', '-')}=.*: Input should be"):
+        with pytest.raises(OptionError, match=f"^--{name.replace('_', '-')}: no option here"):
             make_config(**{name: text})
 
 

@@ -18,7 +18,7 @@ from data.voc_dataset import read_splits
 from tools import check_data, fit_anchors
 from tools.check_data import CheckConfig
 from tools.fit_anchors import AnchorConfig
-from utils.config import TrainConfig, command
+from utils.config import OptionError, TrainConfig, command
 
 
 @pytest.fixture(autouse=True)
@@ -143,9 +143,23 @@ def test_the_objects_of_some_images_are_drawn(tmp_path, capsys, monkeypatch, n_i
 def test_wrong_classes_leave_nothing(tmp_path):
     write_voc(tmp_path, {"a": thing("cat")})
     config = CheckConfig(voc_data_dir=str(tmp_path), classes=("cut",), unknown_classes="ignore")
-    assert "contains no object to train on: choose another --train-split, correct --classes" in message(
+    assert "contains no object to train on: name another split, correct --classes" in message(
         check_data.check_data, config
     )
+
+
+@pytest.mark.parametrize("objects", [[], ["<object><name>a</name><robndbox/></object>"]])
+def test_nothing_to_find(tmp_path, objects):
+    write_voc(tmp_path, {"a": objects})
+    text = message(check_data.check_data, CheckConfig(voc_data_dir=str(tmp_path), invalid_boxes="skip"))
+    assert "split trainval contains no object to train on" in text
+    assert ("skipped objects" in text) == bool(objects)
+
+
+def test_a_data_set_of_unknown_splits(monkeypatch):
+    monkeypatch.setattr(check_data, "build", lambda *args: [])  # of a file that returns those that are asked for
+    with pytest.raises(OptionError, match=r"^--data=shapes does not say which splits it has: name them with --spli"):
+        check_data.check_data(CheckConfig(data="shapes"))
 
 
 def test_every_offender_is_listed_and_the_next_command_can_be_pasted(tmp_path, capsys):
@@ -215,5 +229,5 @@ def test_images_of_one_name_in_two_folders_are_two(tmp_path, capsys):
         path = tmp_path / f"{prefix}.json"
         path.write_text(json.dumps({"images": [{"id": 1, "file_name": "a.png"}], "categories": []}))
         options |= {f"{prefix}_images": str(tmp_path / prefix), f"{prefix}_annotations": str(path)}
-    check_data.check_data(CheckConfig(**options))
+    assert "contains no object" in message(check_data.check_data, CheckConfig(**options))
     assert "\ndifferent images: 2," in capsys.readouterr().out

@@ -24,7 +24,7 @@ from tools.fit_anchors import (
     side_lengths,
 )
 from utils.coco_eval import proposal_recall
-from utils.config import TrainConfig, command
+from utils.config import OptionError, TrainConfig, command
 
 
 def rng():
@@ -234,6 +234,11 @@ def test_nothing_to_fit(tmp_path, classes):
     with pytest.raises(DataError):
         main(config(root, classes=classes))
     assert not (root / "fit.png").exists()
+
+
+def test_a_model_without_options_for_anchors():
+    with pytest.raises(OptionError, match=r"^--model=vgg16 has no options for its anchors"):
+        main(AnchorConfig(min_size=64, max_size=96))
 
 
 def test_difficult_objects_count_if_asked_for(tmp_path, capsys):

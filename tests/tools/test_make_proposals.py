@@ -82,7 +82,8 @@ def test_selective_search(folder, capsys):
     assert list(rois) == ["a", "b", "c"]
     for roi in rois.values():
         assert roi.tolist() == [[4, 2, 12, 8], [0, 0, 50, 100]]  # a fifth: the image was searched at 500 pixels
-    last = "next: python train.py train --voc-data-dir=voc --proposals-file=new/rois.npz\n"
+    last = "next: python train.py train --voc-data-dir=voc --train-split=trainval --eval-split=test "
+    last += "--proposals-file=new/rois.npz\n"
     printed = capsys.readouterr().out
     assert printed.endswith(f"3 images, 2 proposals each on average, written to new/rois.npz\n{last}")
 

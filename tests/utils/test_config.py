@@ -483,6 +483,8 @@ def test_options_of_coco_need_its_data():
         assert refusal(TrainConfig, {"download": "True"} | other).startswith("--download is of VOC2007 alone")
         assert not parse_options(TrainConfig, {"download": "false"} | other).download
     assert parse_options(TrainConfig, {"download": "True", "data": "voc"}).download
+    for texts, again in (({"lr": "1"}, True), ({"voc_data_dir": "x"}, False), ({"data": "shapes"}, False)):
+        assert parse_options(TrainConfig, texts, {"download": True}).download is again  # resumed
     assert parse_options(TrainConfig, {"coco_images": "x"}, {"data": "coco"}).data == "coco"
 
 
