@@ -17,10 +17,11 @@ from collections import Counter
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
+from data.drawn_splits import draw, drawn_earlier
 from data.validate import DataError, ValidationReport, check_class_names
 from data.voc_annotation import as_annotation
 from data.voc_dataset import DEFAULTS, VOCDataset, check_images, finish
-from data.voc_layout import draw, drawn_earlier, named_splits, visible_files
+from data.voc_layout import named_splits, visible_files
 
 
 def build(options, splits, classes=(), report=None) -> list["COCODataset"]:

@@ -15,9 +15,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePath, PurePosixPath
 
-import numpy as np
-
 from data import read_lines
+from data.drawn_splits import draw, drawn_earlier, ids_below
 from data.validate import FORMATS, IMAGE_SUFFIXES, DataError, ValidationReport, roots_near
 
 UNREAD = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".pgm", ".pbm", ".pnm", ".tga", ".dng", ".svg")  # but images
@@ -267,65 +266,6 @@ def more_containers(xml: list[Path], images: list[Path]) -> set[str]:
 def named_splits(path: PurePath) -> set[str]:
     """Return the names of splits that are words of a path without its suffix."""
     return {name for name, _ in NAMED.findall(re.sub("([a-z])([A-Z])", r"\1 \2", str(path)).lower())}
-
-
-def ids_below(root: Path, split_ids: dict, every: list[str]) -> dict:
-    """Return split -> those of `split_ids` that lie in the folder `root`, without what they start with.
-
-    Ids of several folders start with the names of these, which may be others now: they lie in the folder that has most
-    of `every`; of equal ones, in that named as `root`, or in none.
-    """
-    names, starts = {*every}, Counter()
-    for image_id in {image_id for ids in split_ids.values() for image_id in ids}:
-        for i in [0, *(match.end() for match in re.finditer("/", image_id))]:
-            starts[image_id[:i]] += image_id[i:] in names
-    most = max(starts.values(), default=0)
-    best = [start for start, n in starts.items() if n == most > 0]
-    best = [start for start in best if start in (f"{root.name}/", f"{root}/")] or best
-    if len(best) != 1:
-        return {}
-    return {s: [i.removeprefix(best[0]) for i in ids if i.startswith(best[0])] for s, ids in split_ids.items()}
-
-
-def drawn_earlier(splits, split_ids: dict | None, n_bytes, every: list[str], find, report: ValidationReport) -> dict:
-    """Return those of `split_ids`, see `Layout.split_ids`, that are asked for, if these are the data of that drawing.
-
-    They are others if most of their ids are new, if most of the drawn ids are gone, or if most of the images of these
-    ids, which `find` returns, have none of the sizes `n_bytes`.
-    """
-    here, drawn = {*every}, {*()}.union(*(split_ids or {}).values())
-    new, old = here - drawn, here & drawn
-    changed = [i for i in old if n_bytes and not {*n_bytes} & {file.stat().st_size for file in find(i)}]
-    if 2 * len(new) > len(here) or 2 * len(old) <= len(drawn) or 2 * len(changed) > len(old):
-        return {}
-    asked = {}
-    for split in splits:  # train is the part called trainval, if that is what was drawn
-        alike = [split] if split in split_ids else [s for s in split_ids if _part(s) == _part(split) != 0]
-        asked |= {split: split_ids[alike[0]]} if len(alike) == 1 else {}
-    if new and asked:
-        report.note("new", f"{len(new)} of {len(every)}, such as {min(new)}")
-    return asked
-
-
-def draw(splits: Sequence[str], every: list[str], val_ratio: float, seed: int, report: ValidationReport) -> dict:
-    """Return split -> ids that are drawn, and note it; the part held out is that of val and test, or the last."""
-    ranks = {split: _part(split) for split in splits}
-    order = np.random.default_rng(seed).permutation(len(every))
-    n_val = max(val_ratio > 0, round(val_ratio * len(every)))
-    parts = [order[n_val:], order[:n_val]]
-    if len(ranks) == 1:
-        everything = val_ratio == 0 or len(splits) > 1
-        parts = [order if everything else (parts[0], (), parts[1])[ranks[splits[0]] + 1]]
-    drawn = {}
-    for split, part in zip(sorted(ranks, key=ranks.get), parts, strict=False):
-        drawn[split] = [every[i] for i in sorted(part)]
-        report.note("drawn", f"{split} {len(part)} of {len(every)} images")
-    return drawn
-
-
-def _part(split):
-    """Return whether a drawn split is the part held out, 1, or the other, -1; 0 if its name does not say."""
-    return split.lower().startswith(("val", "test")) - split.lower().startswith("train")
 
 
 def _bare(folder):

@@ -26,7 +26,8 @@ ORDERED = (("min_size", "max_size"), ("rpn_neg_iou", "rpn_pos_iou"), ("neg_iou_l
 IMPLIED = {"non-approximate": {"roi_op": "warp"}}  # value of --joint -> other options, unless they are given
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 SYNONYMS = {"learning_rate": "lr", "weights": "load_path", "checkpoint": "load_path"}
-SYNONYMS |= {"thresh": "score_thresh", "threshold": "score_thresh"}
+SYNONYMS |= {"thresh": "score_thresh", "threshold": "score_thresh", "batch": "batch_size", "name": "env"}
+SYNONYMS |= {"split": "train_split", "splits": "train_split"}
 CLASSES_OF_CHECKPOINT = "only for a checkpoint without class names: a,b,c in the order of its labels, or a file of them"
 PROPOSALS = "Fast R-CNN on these proposals, FILE.npz or sliding-windows, instead of the RPN's"
 DETECTOR = "checkpoint: ours, torchvision's (or its name, as resnet50_fpn), simple-faster-rcnn-pytorch's or chainercv's"
@@ -339,7 +340,8 @@ def parse_options(
             raise OptionError(str(error)) from None
         for own in (own for own, field in fields.items() if "own" in field.json_schema_extra):
             if own not in model_values and own in texts | implied:
-                raise OptionError(f"--{dashed(own)}: --model={name} has no such option")
+                source = "" if own in texts else " (of --joint)"
+                raise OptionError(f"--{dashed(own)}{source}: --model={name} has no such option")
             if values.get(own) is None:
                 values[own] = model_values.get(own)
     return _validate(config_class, values)

@@ -155,6 +155,9 @@ def test_every_share_lies_between_0_and_1():
         ("max_step", "max-steps"),
         ("noresume", "resume"),
         ("learning_rate", "lr"),
+        ("batch", "batch-size"),
+        ("name", "env"),
+        ("split", "train-split"),
     ],
 )
 def test_an_unknown_option_names_the_nearest(name, near):
@@ -278,8 +281,9 @@ def test_non_approximate_training_implies_its_roi_operation():
     assert roi_op(joint) == roi_op({}, stored=joint) == roi_op(joint | {"roi_op": "warp"}) == "warp"
     words = "--roi-op=align has no gradient for boxes: leave it out, or --joint=approximate"
     assert refusal(TrainConfig, joint | {"roi_op": "align"}, defaults=model.defaults) == words
-    words = "--roi-op: --model=plain has no such option"
-    assert refusal(TrainConfig, joint | {"model": "plain"}, defaults=lambda *_: {"lr": 1.0}) == words
+    for texts, source in ((joint, " (of --joint)"), (joint | {"roi_op": "warp"}, "")):
+        words = f"--roi-op{source}: --model=plain has no such option"
+        assert refusal(TrainConfig, texts | {"model": "plain"}, defaults=lambda *_: {"lr": 1.0}) == words
 
 
 def test_stored_options_are_restored():
