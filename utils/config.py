@@ -268,7 +268,7 @@ class EvalConfig(CheckpointConfig, WorkerConfig, DatasetConfig):
     invalid_boxes: OnInvalid | None = option(None, "Data", "error or skip; empty: as in training")
     invalid_images: OnInvalid | None = option(None, "Data", "error or skip; empty: as in training")
     unknown_classes: Literal["error", "ignore"] | None = option(None, "Data", "error or ignore; empty: as in training")
-    val_ratio: Share = option(0, "Data", "fraction to evaluate on if neither data nor run say what the splits are; 0: all")
+    val_ratio: Share = option(0, "Data", "fraction to evaluate on if neither data nor run state splits; 0: all images")
     metric: Literal["voc07", "voc", "coco"] | None = option(
         None, "Metric", "voc07: 11 points, voc: area, coco: IoU 0.5 to 0.95; empty: the usual one of the data set"
     )
