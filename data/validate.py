@@ -25,7 +25,7 @@ STORED = "pixels as stored (EXIF is not applied), otherwise rotate the images: m
 KINDS = {  # kind -> what it is, what to do or what was done; recorded as an error or as a note
     "split": (
         "unusable splits",
-        "write one image id per line, or name another split; in training, both may be the same",
+        "write one image id per line, or name another split; without any list or folder of a split, they are drawn",
     ),
     "duplicate_id": ("duplicate image ids", "delete all but one; a last column of -1, 0 or 1 is no part of the id"),
     "above": ("lines that lead out of the data set", "write names of images, after their folders in the data set"),
@@ -37,7 +37,10 @@ KINDS = {  # kind -> what it is, what to do or what was done; recorded as an err
     "encoding": ("annotations in an unknown encoding", "save them as UTF-8 and declare that in the first line"),
     "object": ("unusable objects", f"each needs a class and one box: {OR_SKIP}"),
     "no_image": ("missing images", f"add them ({FORMATS}), {AS_XML}, delete their ids, or {SKIP}"),
-    "coco_image": ("missing images", f"add them, correct their file_name, or {SKIP}"),
+    "coco_image": (
+        "missing images",
+        f"name their folder with --coco-images, add them, correct their file_name, or {SKIP}",
+    ),
     "image": ("unreadable images", f"replace them, delete their ids, or {SKIP}"),
     "swapped_size": ("images with swapped sides", f"correct or delete that size if the boxes fit the {STORED}"),
     "size": ("images of another size than annotated", "use those that were annotated, or correct or delete that size"),

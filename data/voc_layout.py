@@ -10,6 +10,7 @@ An id is the name of an image without its suffix, after the folders that tell it
 
 import os
 import re
+import shlex
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
@@ -66,7 +67,8 @@ class Layout:
         found = f"{len(xml)} annotations .xml, {len(images)} images {FORMATS}, other files: {self.others or 'none'}"
         fault = "is a file" if root.is_file() else "does not exist"
         fault = f"contains no data set in the VOC layout ({found})" if root.is_dir() else fault
-        ways = f"pass --voc-data-dir={near[0]}, found {', '.join(map(str, near[:5]))}" if near else WAYS
+        found = ", ".join(map(str, near[:5]))
+        ways = f"pass --voc-data-dir={shlex.quote(str(near[0]))}, found {found}" if near else WAYS
         raise DataError(f"{root} {fault}: {ways}")
 
     def _of(self, suffixes, *folders):

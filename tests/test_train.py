@@ -398,6 +398,18 @@ def test_an_evaluation_in_the_log_is_not_repeated(calm, run, monkeypatch):
     assert not differences(calm, run.folder)
 
 
+def test_a_file_of_class_names_may_move(place, run):
+    (place / "names.txt").write_text("bar\nbox\n")
+    run(classes="names.txt", max_steps="1")
+    (place / "names.txt").rename("moved.txt")
+    run(resume="True", classes="moved.txt", max_steps="2")
+    assert load_checkpoint(run.folder / "last.pth")["step"] == 2
+    with pytest.raises(
+        CheckpointError, match=r"the classes differ \(\['bar', 'box'\] in the checkpoint, \['box', 'bar'\]"
+    ):
+        run(resume="True", classes="box,bar", max_steps="3")
+
+
 def test_a_finished_run_stays_as_it_is(calm, run, capsys):
     shutil.copytree(calm, run.folder)
     before = {path: path.read_bytes() for path in run.folder.glob("*.*")}
@@ -760,7 +772,6 @@ def test_a_path_may_be_given_again_with_a_tilde(earlier_run, monkeypatch):
         ("seed", "1", "0"),
         ("anchor_scales", "2,4,8", "2,4"),
         ("batch_size", "2", "1"),
-        ("classes", "a,b", "none"),
         ("val_ratio", "0.4", "0.2"),
     ],
 )

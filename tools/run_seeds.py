@@ -33,6 +33,8 @@ class SeedsConfig(TrainConfig):
 
 def main(config):
     """Complete the run of every seed as a `SeedsConfig` says; print their results and the row."""
+    if config.resume:
+        raise OptionError("--resume: leave it out, the same command goes on where it was interrupted")
     results = []
     for seed in config.seed:
         results.append(run_seed(config, seed))
@@ -68,6 +70,7 @@ def launch(script, *words):
     except BaseException:  # KeyboardInterrupt, or SystemExit of a signal
         process.terminate()  # once: the training finishes its step and saves last.pth
         process.wait()
+        print("the same command of tools.run_seeds goes on from there")
         raise
     if code:
         sys.exit(f"error: {script} ended with exit code {code}; after mending it the same command goes on from there")

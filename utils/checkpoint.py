@@ -31,7 +31,7 @@ RUNS = Path("runs")
 PUBLISHED = ("resnet50_fpn", "resnet50_fpn_v2", "mobilenet_v3_large_fpn", "mobilenet_v3_large_320_fpn")
 UNUSED = "N/A"  # torchvision's name of an output without a class: COCO's categories are numbered with gaps
 # options that a resumed run keeps: they define its weights, its data or the order of its images
-FIXED_OPTIONS = ("model", "load_path", "reset_head", "pretrained", "preprocess", "seed", "classes", "train_split")
+FIXED_OPTIONS = ("model", "load_path", "reset_head", "pretrained", "preprocess", "seed", "train_split")
 FIXED_OPTIONS += ("val_ratio", "batch_size", "head_width", "frozen_convs", "trainable_layers", "batch_norm")
 FIXED_OPTIONS += ("anchor_scales", "anchor_ratios", "roi_op", "rpn_objectness", "optimizer")
 FIXED_OPTIONS += ("rpn_steps", "detector_steps", "detector_batch_size")  # of research/alternating.py
@@ -279,9 +279,9 @@ def resume_training(path: str | Path, model: torch.nn.Module, optimizer: torch.o
     Raises:
         CheckpointError: The file cannot be read, or classes, images or number of processes differ.
     """
-    stored = load_checkpoint(path, resume=True)
+    stored, load_path = load_checkpoint(path, resume=True), f"--load-path={shlex.quote(str(path))}"
     if stored["format"] < FORMAT:
-        raise CheckpointError(f"{path} is of an earlier version: start another run with --load-path={path}")
+        raise CheckpointError(f"{path} is of an earlier version: start another run with {load_path}")
     for name, what in (("class_names", "classes"), ("ids", "training images"), ("processes", "number of processes")):
         before, now = stored.get(name, run[name]), run[name]
         if before != now:
@@ -290,7 +290,7 @@ def resume_training(path: str | Path, model: torch.nn.Module, optimizer: torch.o
                 before, now = (f"{counted(len(ids), 'image')}, e.g. {ids[k]}" for ids in (before, now))
             what = f"the {what} differ ({before} in the checkpoint, {now} in this run): resume with the same, or start"
             reset = " --reset-head" * (name == "class_names")
-            raise CheckpointError(f"{path}: {what} another run with --load-path={path}{reset}")
+            raise CheckpointError(f"{path}: {what} another run with {load_path}{reset}")
     if stored.get("split_ids", run["split_ids"]) != run["split_ids"]:
         print(f"note: {path}: the images to evaluate on were others so far, also those of best.pth")
     load_weights(model, stored, path)

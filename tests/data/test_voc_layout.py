@@ -541,6 +541,11 @@ def test_a_folder_without_a_data_set(tmp_path, monkeypatch):
     assert read("~/mine").root == tmp_path / "mine"
 
 
+def test_a_folder_in_an_advice_is_quoted(tmp_path):
+    right = write_voc(tmp_path / "my data/VOC", {"a": [thing()]})
+    assert f": pass --voc-data-dir='{right}', found {right}" in message(read_splits, tmp_path / "my data")
+
+
 @pytest.mark.parametrize("wrong", [".", "devkit", "devkit/VOC2007/JPEGImages", "devkit/VOC2007/ImageSets/Main"])
 def test_a_level_too_high_or_too_low(tmp_path, wrong):
     right = write_voc(tmp_path / "devkit/VOC2007", {"a": [thing()]})

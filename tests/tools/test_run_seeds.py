@@ -118,7 +118,12 @@ def test_a_failing_script_ends_the_command(tmp_path):
         run_seeds.launch(script, "3")
 
 
-def test_a_signal_lets_the_training_save_first(tmp_path):
+def test_resume_is_not_needed():
+    with pytest.raises(OptionError, match=r"^--resume: leave it out, the same command goes on"):
+        run_seeds.main(SeedsConfig(resume=True))
+
+
+def test_a_signal_lets_the_training_save_first(tmp_path, capsys):
     script, ready, saved = (tmp_path / name for name in ("train.py", "ready", "saved"))
     script.write_text(
         "import pathlib, signal, sys, time\n"
@@ -136,3 +141,4 @@ def test_a_signal_lets_the_training_save_first(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run_seeds.launch(script, ready, saved)
     assert saved.exists()
+    assert capsys.readouterr().out == "the same command of tools.run_seeds goes on from there\n"
