@@ -7,6 +7,7 @@ import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch loads: docs/benchmarks.md#a-busy-machine
 
+import math
 import shlex
 
 import fire
@@ -32,14 +33,16 @@ def main(config):
         train_set, eval_set = build_datasets(config, split_ids)
         net, build_kwargs = build_model(config, train_set.classes, eval_set)
     trainer = build_trainer(config, net.to(device))
-    trained = fit(config, folder, trainer, build_kwargs, train_set, eval_set, changed=changed)
+    with ckpt.run_lock(folder):
+        trained = fit(config, folder, trainer, build_kwargs, train_set, eval_set, changed=changed)
+    n_step = config.epoch * steps_per_epoch(config, len(train_set))
     dist.destroy()
     if trained:
         load_path = shlex.quote(f"{folder}/last.pth")
         print(f"written to {folder}\nnext: python eval.py --load-path={load_path}")
     else:
-        ends = {"--epoch": config.epoch * steps_per_epoch(config, len(train_set)), "--max-steps": config.max_steps}
-        names = [name for name, step in ends.items() if step == min(filter(None, ends.values()))]
+        names = ["--epoch"] * (n_step <= (config.max_steps or n_step))
+        names += ["--max-steps"] * ((config.max_steps or math.inf) <= n_step)
         print(f"give a higher {' and '.join(names)} to continue")
 
 

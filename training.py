@@ -7,7 +7,7 @@ import contextlib
 import inspect
 import json
 import math
-import shutil
+import os
 import signal
 from functools import partial
 from pathlib import Path
@@ -62,8 +62,8 @@ def fit(config, folder, trainer, build_kwargs, train_set, eval_set, evaluation=N
     run = {"build": build_kwargs, "config": config.model_dump(), "class_names": list(train_set.classes)}
     run |= {"ids": train_set.ids, "processes": dist.world_size()}
     run["split_ids"] = {split.split: split.ids for split in (train_set, eval_set)}
-    paths = {path for split in (train_set, eval_set) for path in getattr(split, "paths", ())}
-    run["n_bytes"] = sorted({path.stat().st_size for path in paths})  # tell these images from others of equal names
+    paths = [path for split in (train_set, eval_set) for path in getattr(split, "paths", ())]
+    run["n_bytes"] = sorted({os.path.getsize(path) for path in paths})  # tell these images from others of equal names
     step = ckpt.resume_training(folder / "last.pth", trainer.model, trainer.optimizer, run) if config.resume else 0
     epoch_steps = steps_per_epoch(config, len(train_set))
     n_step = min(config.epoch * epoch_steps, config.max_steps or math.inf)
@@ -283,9 +283,7 @@ def build_logger(config, folder, step, device, changed=None):
     `changed`: options that a resumed run changes, name -> [before, now], are listed and logged.
     """
     if config.overwrite and not config.resume:
-        shutil.rmtree(folder, ignore_errors=True)
-    if not config.resume and (folder / "config.json").exists():  # it was not when this run started
-        raise OptionError(f"{folder} exists: another training has started there, choose another --env")
+        ckpt.clear_run(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob(".[0-9]*"):  # half-written files of a process that was killed
         path.unlink()

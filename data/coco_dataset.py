@@ -50,8 +50,8 @@ def build(options, splits, classes=(), report=None) -> list["COCODataset"]:
 
 def _draw(splits, file, options, report):
     """Return split -> ids of the only file: as drawn earlier, else drawn at random."""
-    every, drawn = [*file.images], (options["split_ids"], options["n_bytes"])
-    stored = drawn_earlier(splits, *drawn, every, file.find, report)
+    every = [*file.images]
+    stored = drawn_earlier(splits, options["split_ids"], options["n_bytes"], every, file.find, report)
     for gone in sorted({image_id for ids in stored.values() for image_id in ids}.difference(every)):
         skip = options["invalid_images"] == "skip"
         report.note("skipped_image", gone) if skip else report.error("no_image", f"{gone}, which was drawn")

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,14 @@ def ids_below(root: Path, split_ids: dict, every: list[str]) -> dict:
     return {s: [i.removeprefix(best[0]) for i in ids if i.startswith(best[0])] for s, ids in split_ids.items()}
 
 
-def drawn_earlier(splits, split_ids: dict | None, n_bytes, every: list[str], find, report: ValidationReport) -> dict:
+def drawn_earlier(
+    splits: Sequence[str],
+    split_ids: dict[str, list[str]] | None,
+    n_bytes: Sequence[int],
+    every: list[str],
+    find: Callable[[str], list[Path]],
+    report: ValidationReport,
+) -> dict[str, list[str]]:
     """Return split -> ids that were drawn earlier, of those of `splits` that were drawn from these data.
 
     They are other data if most of their ids are new, if most of the drawn ids are gone, or if most images of these ids
@@ -50,7 +57,8 @@ def drawn_earlier(splits, split_ids: dict | None, n_bytes, every: list[str], fin
     asked = {}
     for split in splits:  # train is the part called trainval, if that is what was drawn
         alike = [split] if split in split_ids else [s for s in split_ids if _part(s) == _part(split) != 0]
-        asked |= {split: split_ids[alike[0]]} if len(alike) == 1 else {}
+        if len(alike) == 1:
+            asked[split] = split_ids[alike[0]]
     if new and asked:
         report.note("new", f"{len(new)} of {len(every)}, such as {min(new)}")
     return asked

@@ -27,6 +27,7 @@ KINDS = {  # kind -> what it is, what to do or what was done; recorded as an err
         "unusable splits",
         "write one image id per line, or name another split; without any list or folder of a split, they are drawn",
     ),
+    "empty": ("splits without a usable image", "name another, or leave out --invalid-images=skip to see what is wrong"),
     "duplicate_id": ("duplicate image ids", "delete all but one; a last column of -1, 0 or 1 is no part of the id"),
     "above": ("lines that lead out of the data set", "write names of images, after their folders in the data set"),
     "ambiguous": ("ids that mean several files", "write the folder before the id, or delete all files but one"),

@@ -20,7 +20,7 @@ from torchvision.datasets import VOCDetection
 from tqdm import tqdm
 
 from data import Sample
-from data.validate import CUT_OFF, FEW, UNUSED, DataError, ValidationReport, check_boxes, check_class_names, check_size
+from data.validate import CUT_OFF, UNUSED, DataError, ValidationReport, check_boxes, check_class_names, check_size
 from data.voc_annotation import Annotation, read_annotation
 from data.voc_layout import Layout
 
@@ -126,9 +126,11 @@ def check_images(ids, read, options, report: ValidationReport, found: dict, orig
         if users.setdefault(image, image_id) != image_id and image:
             report.error("duplicate_id", f"{image_id} and {users[image]} are both {image}")
         header = image and read_header(image, report, skip_images)
-        like = header and known.setdefault((Path(image).name, Path(image).stat().st_size), image)
-        if header and like != image and filecmp.cmp(like, image, shallow=False):
-            report.note("copy", f"{image} of {like}")
+        like = known.setdefault((Path(image).name, Path(image).stat().st_size), []) if header else []
+        twin = next((other for other in like if other != image and filecmp.cmp(other, image, shallow=False)), None)
+        if twin:
+            report.note("copy", f"{image} of {twin}")
+        like.append(image)
         if annotation and header:
             check_size(where, annotation.size, image, header, report)
             bbox, usable = check_boxes(where, annotation.names, annotation.bbox, header[0], skip_boxes, report, origin)
@@ -146,8 +148,7 @@ def finish(datasets: list, report: ValidationReport, raises: bool) -> list:
     """
     for dataset in [] if report.errors else datasets:
         if not dataset.ids:
-            why = ", ".join([*report.notes.get("skipped_image", ())][:FEW])
-            report.error("split", f"{dataset.root}: no image of {dataset.split} is usable ({why})")
+            report.error("empty", f"{dataset.root}, split {dataset.split}")
     for dataset in datasets:
         labels = np.concatenate([[], *dataset.without_difficult().labels])
         absent = [name for i, name in enumerate(dataset.classes) if i not in labels and name != UNUSED]

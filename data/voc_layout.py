@@ -164,9 +164,9 @@ class Layout:
         for split in splits:
             name = split if split in there else _usual(split)
             ids[split] = self._read_ids(lists[name], report) if name in lists else folders.get(name, [])
-        drawn = ids_below(self.root, split_ids or {}, every), n_bytes
-        lacking = [split for split in splits if not {split, _usual(split)} & there]
-        stored = drawn_earlier(lacking, *drawn, every, lambda image_id: self._find(image_id)[1], report)
+        drawn = ids_below(self.root, split_ids or {}, every)
+        lacking = [s for s in splits if not {s, _usual(s)} & there and (s in drawn or not there)]
+        stored = drawn_earlier(lacking, drawn, n_bytes, every, lambda image_id: self._find(image_id)[1], report)
         ids, there = ids | stored, there | stored.keys()
         if not there:
             hints = [path for path in self.files if self._may_name(path, {*splits, *map(_usual, splits)})]

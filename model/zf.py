@@ -126,7 +126,9 @@ def _load_pretrained(extractor, head, pretrained):
         warnings.warn("there is no copy of ZF's weights to download: it starts random", stacklevel=2)
         return TORCHVISION
     if isinstance(pretrained, str):
-        raise WeightsError(f"--pretrained={pretrained}: ZF takes a file with Caffe's names (conv1 ... fc7), or none")
+        raise WeightsError(
+            f"--pretrained={pretrained} is no file: ZF takes one with Caffe's names (conv1 ... fc7), or none"
+        )
     parameter = {"W": "weight", "b": "bias"}
     names = {name: name.replace("/", ".").rpartition(".") for name in pretrained}
     state = {f"{layer}.{parameter.get(kind, kind)}": pretrained[name] for name, (layer, _, kind) in names.items()}

@@ -80,12 +80,21 @@ def main(config):
         return dist.destroy()
     last = max(folder.glob("*/last.pth"), default=None) if config.resume else None
     with dist.main_process_first():
-        train_set, eval_set = build_datasets(config, last and ckpt.load_checkpoint(last, mmap=True).get("split_ids"))
+        sets = build_datasets(config, last and ckpt.load_checkpoint(last, mmap=True).get("split_ids"))
+    with ckpt.run_lock(folder):
         if dist.rank() == 0:
             if config.overwrite and not config.resume:
-                shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True, exist_ok=True)
+                ckpt.clear_run(folder)
             ckpt.write_text(folder / "config.json", json.dumps(config.model_dump(), indent=1))
+        train_steps(config, device, folder, *sets, changed)
+    dist.destroy()
+    load_path = shlex.quote(f"{folder}/last.pth")
+    print(f"written to {folder}\nnext: python eval.py --load-path={load_path}")
+
+
+def train_steps(config, device, folder, train_set, eval_set, changed):
+    """Train the steps that are not done yet; `changed`: see `fit`."""
+    dist.barrier()  # the folder is as the main process leaves it
     net = rois = None
     for name in STEPS:
         part, at = name[2:], folder / name
@@ -111,9 +120,6 @@ def main(config):
     if dist.rank() == 0:
         with ckpt.replacing(folder / "last.pth") as partial:
             shutil.copyfile(folder / STEPS[-1] / "last.pth", partial)
-    dist.destroy()
-    load_path = shlex.quote(f"{folder}/last.pth")
-    print(f"written to {folder}\nnext: python eval.py --load-path={load_path}")
 
 
 def step_options(config, part, n_image):

@@ -156,6 +156,16 @@ def test_images_of_the_training_are_counted_in_coco_files(root, n_seen):
     assert count_seen(SimpleNamespace(root=Path(root), ids=["1", "3"]), checkpoint) == n_seen
 
 
+def test_other_images_of_the_same_names_are_not_counted(tmp_path):
+    paths = [tmp_path / name for name in ("1", "2", "3")]
+    for path in paths:
+        path.write_bytes(bytes(int(path.name)))
+    dataset = SimpleNamespace(root=Path("y"), ids=["1", "2", "3"], paths=paths)
+    for root, n_seen in (("x", 1), ("y", 2)):  # of another folder only those with a size of the training's
+        checkpoint = {"config": {"voc_data_dir": root}, "ids": ["1", "2"], "n_bytes": [1, 5]}
+        assert count_seen(dataset, checkpoint) == n_seen
+
+
 def test_options_that_are_given_replace_those_of_the_training(run, folder):
     assert run(split="other")["n_object"] == {"ant": 0, "bee": 0, "cow": 1}
     write_voc(folder / "more", {"a": thing("ant")}, "held")

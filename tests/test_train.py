@@ -501,17 +501,32 @@ def test_best_pth_is_the_best_of_one_split(run, monkeypatch):
     assert best == [1, 2, 2]
 
 
-def test_two_trainings_of_one_name_that_start_together(run, monkeypatch):
-    def build(*args):  # meanwhile the other one starts
-        run.folder.mkdir(parents=True)
-        (run.folder / "config.json").write_text("other")
-        return training.build_trainer(*args)
+@pytest.mark.parametrize("options", [{}, {"resume": "True"}, {"overwrite": "True"}])
+def test_two_trainings_do_not_write_one_folder(calm, run, on_step, options):
+    if options.get("resume"):
+        shutil.copytree(calm, run.folder)
+    on_step(1, lambda *_: outputs.append((wait(start(output="second.txt", env="a", **options)), files())))
 
-    monkeypatch.setattr("train.build_trainer", build)
-    with pytest.raises(OptionError, match=r"^runs/a exists: another training has started there, choose another --env$"):
-        run(max_steps="1")
-    assert [path.name for path in run.folder.iterdir()] == ["config.json"]
-    assert (run.folder / "config.json").read_text() == "other"
+    def files():
+        return {path.name: path.read_bytes() for path in run.folder.iterdir() if path.is_file()}
+
+    outputs, epochs = [], {"max_steps": "13", "epoch": "3"} if options.get("resume") else {}
+    run(**options, **epochs)
+    ((code, during),) = outputs
+    assert code == "error" or code != 0
+    assert "another training writes runs/a: wait for its end, or choose another --env" in Path("second.txt").read_text()
+    assert ".lock" in during
+    assert not (run.folder / ".lock").exists()
+    assert load_checkpoint(run.folder / "last.pth")["step"] == (13 if epochs else 12)
+
+
+def test_a_run_without_a_checkpoint_starts_again(run, on_step):
+    on_step(1, lambda trainer, losses: losses._replace(total=losses.total * np.nan))
+    with pytest.raises(training.TrainingError):
+        run()
+    assert {"config.json", "log.jsonl"} <= {path.name for path in run.folder.iterdir()}
+    run(lr="0.25", max_steps="1")
+    assert json.loads((run.folder / "config.json").read_text())["lr"] == 0.25
 
 
 def test_a_drawn_split_stays_when_images_are_added(run, place):
@@ -710,7 +725,10 @@ def test_an_earlier_run_is_not_replaced_unasked(earlier_run):
     with pytest.raises(OptionError, match=r"runs/old exists: --resume .*--overwrite .*--env"):
         check_run_folder(earlier_run, resume=False, overwrite=False)
     (earlier_run / "last.pth").rename("last.pth")  # as after a first epoch that failed
-    with pytest.raises(OptionError, match=r"^runs/old exists, without a checkpoint: --overwrite starts it again; or"):
+    check_run_folder(earlier_run, resume=False, overwrite=False)
+    (earlier_run / "pictures").mkdir()
+    (earlier_run / "pictures/000006.png").touch()  # weights were deleted, results were not
+    with pytest.raises(OptionError, match=r"^runs/old exists: --resume"):
         check_run_folder(earlier_run, resume=False, overwrite=False)
     Path("last.pth").rename(earlier_run / "last.pth")
     for folder, options in (("new", (False, False)), ("old", (True, False)), ("old", (False, True))):
@@ -776,9 +794,8 @@ def test_a_path_may_be_given_again_with_a_tilde(earlier_run, monkeypatch):
     ],
 )
 def test_what_resuming_cannot_change(earlier_run, name, text, was):
-    with pytest.raises(
-        OptionError, match=f"={text}: the run was started with {was}, which cannot change; start another run"
-    ):
+    words = f"={text}: the run was started with {was}, which cannot change; leave it out, or start another run"
+    with pytest.raises(OptionError, match=words):
         changed_options(resumed("old", {name: text}), model.defaults)
 
 

@@ -14,6 +14,7 @@ from utils.config import DatasetConfig, Names, OptionError, PathText, as_words, 
 from utils.vis import contact_sheet, draw_bbox, shrink
 
 N_DRAWN, HEIGHT = 16, 300  # images of the picture; pixels, largest height of each
+LEFT_OUT = {"no_box", "skipped", "ignored"}  # notes of objects, of which none may be left
 
 
 class CheckConfig(DatasetConfig):
@@ -45,8 +46,9 @@ def check_data(config: CheckConfig) -> None:
     thread_map(decode, unique, desc="decode", unit="image", leave=False)
     print(datasets[0].root, *summarize(datasets, unique), *report.format_notes(sys.maxsize), sep="\n")
     report.raise_errors(sys.maxsize)
-    check_objects(max(datasets, key=lambda dataset: sum(map(len, dataset.bboxes))))  # --classes may leave nothing
     options = config.dataset_options() | pair_splits(datasets)
+    if LEFT_OUT & report.notes.keys():
+        check_objects(next(dataset for dataset in datasets if dataset.split == options["train_split"]))
     n_drawn = draw(unique, config.out)
     print(f"no errors found\n{counted(n_drawn, 'image')} with their objects: {config.out}")
     print(f"next: python -m tools.fit_anchors {as_words(options)}")

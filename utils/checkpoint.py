@@ -6,6 +6,7 @@ A checkpoint holds "model" (weights), "build" (name and keyword arguments of `mo
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import platform
@@ -23,10 +24,16 @@ import numpy as np
 import torch
 from torchvision.models import get_model_weights
 
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
+
 from utils.config import OptionError, TrainConfig, as_text, counted, dashed, parse_options, restore_options
 from utils.convert_weights import convert_backbone, convert_detector
+from utils.distributed import rank
 
-RUNS = Path("runs")
+RUNS, LOCK = Path("runs"), ".lock"
 # torchvision's detectors that are trained on COCO, without `fasterrcnn_`
 PUBLISHED = ("resnet50_fpn", "resnet50_fpn_v2", "mobilenet_v3_large_fpn", "mobilenet_v3_large_320_fpn")
 UNUSED = "N/A"  # torchvision's name of an output without a class: COCO's categories are numbered with gaps
@@ -83,9 +90,12 @@ def check_writable(*paths: str | Path | None) -> None:
     """Create the folders of files that a command will write; raise OSError where a file cannot be written."""
     for path in map(Path, filter(None, paths)):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab") as file:
-            if file.tell() == 0:
-                path.unlink()
+        new = not path.exists()
+        path.open("ab").close()
+        if not path.is_file():
+            raise OSError(f"{path} is no regular file, which could be replaced")
+        if new:
+            path.unlink()
 
 
 @contextlib.contextmanager
@@ -306,11 +316,44 @@ def check_run_folder(folder: Path, resume: bool, overwrite: bool) -> None:
     name = folder.name
     if folder.parent != RUNS or name in ("", "..") or len(os.fsencode(name)) > 200:
         raise OptionError(f"--env must be a plain name of at most 200 bytes, it names the folder {RUNS}/ENV/")
-    saved = any(folder.rglob("[!.]*.pth"))
-    if not (resume or overwrite) and (saved or (folder / "config.json").exists()):
-        what = "exists: --resume continues that run, --overwrite deletes it"
-        what = what if saved else "exists, without a checkpoint: --overwrite starts it again"
-        raise OptionError(f"{folder} {what}; or choose another --env")
+    kept = [*folder.rglob("[!.]*.pth"), *folder.glob("pictures/*.png")]  # else it ended within its first epoch
+    if kept and not (resume or overwrite):
+        raise OptionError(
+            f"{folder} exists: --resume continues that run, --overwrite deletes it; or choose another --env"
+        )
+
+
+@contextlib.contextmanager
+def run_lock(folder: Path):
+    """Keep the folder of a run, which is created, for this process while the block runs.
+
+    Raises:
+        OptionError: Another process keeps it.
+    """
+    if not fcntl or rank() > 0:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("wb") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise OptionError(f"another training writes {folder}: wait for its end, or choose another --env") from None
+        except OSError:
+            pass  # a file system without locks
+        try:
+            yield
+        finally:
+            (folder / LOCK).unlink(missing_ok=True)
+
+
+def clear_run(folder: Path) -> None:
+    """Delete what the folder of a run holds, but for its lock."""
+    for path in folder.glob("*"):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != LOCK:
+            path.unlink()
 
 
 def stored_options(texts: dict, config_class: type[TrainConfig] = TrainConfig) -> dict:
@@ -327,9 +370,16 @@ def stored_options(texts: dict, config_class: type[TrainConfig] = TrainConfig) -
         lacks = "last.pth" if path.is_file() else "config.json"
         raise OptionError(f"--resume: {path.parent} lacks {lacks}: {advice or 'start again with --overwrite'}")
     try:
-        return restore_options(config_class, json.loads(path.read_text(encoding="utf-8")))
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        own = ("rpn_steps" in stored) == ("rpn_steps" in config_class.model_fields)
+        values = restore_options(config_class, stored) if own else {}
     except (ValueError, AttributeError) as error:
         raise OptionError(f"{path} is damaged ({error}): last.pth has the same options under 'config'") from None
+    if not own:
+        raise OptionError(
+            f"{path.parent} is a run of another command, train.py or research.alternating: resume with it"
+        )
+    return values
 
 
 def changed_options(config: TrainConfig, defaults: Callable[[str, str], dict]) -> dict[str, list]:
@@ -345,7 +395,7 @@ def changed_options(config: TrainConfig, defaults: Callable[[str, str], dict]) -
     for name in changed.keys() & {*FIXED_OPTIONS}:
         old, new = map(as_text, changed[name])
         what = f"the run was started with {old or 'none'}, which cannot change"
-        raise OptionError(f"--{dashed(name)}={new}: {what}; start another run with --env")
+        raise OptionError(f"--{dashed(name)}={new}: {what}; leave it out, or start another run with --env")
     return changed
 
 
@@ -358,15 +408,16 @@ def count_seen(dataset: Any, checkpoint: dict) -> int:
     root = trained.get("coco_images" if trained.get("data") == "coco" else "voc_data_dir", "")
     if trained.get("data") == "coco" and Path(trained.get("coco_eval_images") or root) == dataset.root != Path(root):
         return 0  # its images to evaluate on, where files may have the same names
-    seen, ids = _with_folder(root, checkpoint.get("ids", ())), _with_folder(dataset.root, dataset.ids)
+    seen, sizes = {*_with_folder(root, checkpoint.get("ids", ()))}, {*checkpoint.get("n_bytes", ())}
+    ids, files = _with_folder(dataset.root, dataset.ids), getattr(dataset, "paths", itertools.repeat(None))
     roots = {image_id.partition("/")[0] for image_id in seen}
-    here, elsewhere = _by_name(seen - ids, 0), _by_name(seen, 1)
-    count = len(ids & seen)
-    for image_id in ids - seen:
+    here, elsewhere, count = _by_name(seen.difference(ids), 0), _by_name(seen, 1), 0
+    for image_id, file in zip(ids, files, strict=False):
         moved = image_id.partition("/")[0] not in roots
         *own, name = image_id.split("/")[moved:]
-        among = (elsewhere if moved else here).get(name, ())
-        count += any(folders <= {*own} or folders >= {*own} for folders in among)
+        alike = (folders <= {*own} or folders >= {*own} for folders in (elsewhere if moved else here).get(name, ()))
+        other = file and sizes and os.path.getsize(file) not in sizes  # of this name
+        count += image_id in seen or (any(alike) and not other)
     return count
 
 
@@ -380,8 +431,8 @@ def _by_name(ids, n_left_out):
 
 
 def _with_folder(root, ids):
-    """Return a set of ids, each after the name of its folder: x/1."""
-    return {image_id if "," in str(root) else f"{Path(root).name}/{image_id}" for image_id in ids}
+    """Return ids, each after the name of its folder: x/1."""
+    return [image_id if "," in str(root) else f"{Path(root).name}/{image_id}" for image_id in ids]
 
 
 def rng_state() -> dict:

@@ -268,7 +268,7 @@ class EvalConfig(CheckpointConfig, WorkerConfig, DatasetConfig):
     invalid_boxes: OnInvalid | None = option(None, "Data", "error or skip; empty: as in training")
     invalid_images: OnInvalid | None = option(None, "Data", "error or skip; empty: as in training")
     unknown_classes: Literal["error", "ignore"] | None = option(None, "Data", "error or ignore; empty: as in training")
-    val_ratio: Share = option(0, "Data", "fraction to evaluate on if neither data nor run state splits; 0: all images")
+    val_ratio: Share = option(0, "Data", "fraction to evaluate on if neither data nor run states splits; 0: all images")
     metric: Literal["voc07", "voc", "coco"] | None = option(
         None, "Metric", "voc07: 11 points, voc: area, coco: IoU 0.5 to 0.95; empty: the usual one of the data set"
     )
@@ -326,7 +326,8 @@ def parse_options(
     coco = next((name for name in texts if name in DatasetConfig.model_fields and name.startswith("coco_")), None)
     if coco and (values.get("data") or fields["data"].default) not in (None, "coco"):
         raise OptionError(f"--{dashed(coco)} is of --data=coco only")
-    if "voc_data_dir" in texts or values.get("data", "voc") != "voc":
+    default = DatasetConfig.model_fields["voc_data_dir"].default
+    if texts.get("voc_data_dir", default) != default or values.get("data", "voc") != "voc":
         if _true_or_false(texts.get("download")) is True:
             raise OptionError("--download is of VOC2007 alone, it would replace your data: leave it out")
         values |= {"download": False} if "download" in values else {}  # of a run that is resumed elsewhere
@@ -361,8 +362,8 @@ def training_options(config: Config, checkpoint: Values, **values: Any) -> Train
     """Return the options with which a command reads the data set of a checkpoint.
 
     They are those of the training, unless `config` gives others; its `split` is `eval_split`. `split_ids` are the ids
-    of splits that the training drew, unless `config` has a `val_ratio`, `n_bytes` the sizes of their images' files.
-    `values` replace options without being checked.
+    of splits that the training drew, unless `config` has a `val_ratio`, `n_bytes` the sizes of the files of its
+    images, if the folder is another. `values` replace options without being checked.
     """
     trained = restore_options(TrainConfig, checkpoint["config"])
     read = DatasetConfig.model_fields.keys() - {"classes"} | {"proposals_file"}
@@ -374,7 +375,9 @@ def training_options(config: Config, checkpoint: Values, **values: Any) -> Train
         given = {"data": "coco"} | dict.fromkeys(("coco_eval_images", "coco_eval_annotations") if only else ()) | given
     options = TrainConfig(**trained | given | {"eval_split": config.split or trained["eval_split"]})
     split_ids = None if given.get("val_ratio") else checkpoint.get("split_ids")
-    return options.model_copy(update={"split_ids": split_ids, "n_bytes": checkpoint.get("n_bytes", ())} | values)
+    moved = any(given.get(name) not in (None, trained[name]) for name in ("voc_data_dir", "coco_images"))
+    n_bytes = checkpoint.get("n_bytes", ()) if moved else ()
+    return options.model_copy(update={"split_ids": split_ids, "n_bytes": n_bytes} | values)
 
 
 def _validate(config_class, values):

@@ -287,6 +287,13 @@ def test_other_names_of_a_split_that_was_drawn(tmp_path):
     assert len(read(tmp_path, "x", split_ids=drawn | {"y": ["10"]})) == 30
 
 
+def test_a_split_of_a_list_has_no_other_name(tmp_path):
+    write(tmp_path, pairs(ABCD) | USUAL)
+    assert "test.txt does not exist; splits in this folder: train, val" in message(
+        read, tmp_path, "test", split_ids=TWO
+    )
+
+
 def test_other_names_are_told_apart_by_position(tmp_path):
     write(tmp_path, pairs(map(str, range(10, 40))))
     for splits in (("x", "y"), ("y", "x"), ("val", "test"), ("test", "val")):
@@ -333,9 +340,12 @@ def test_a_folder_of_another_name_is_named(tmp_path):
 
 def test_copies_of_images_are_noted(tmp_path):
     write(tmp_path, pairs(["1", "2", "backup/1", "camera/1"], "{}.xml", "{}.bmp"))
-    IMG.transpose(Image.Transpose.ROTATE_180).save(tmp_path / "camera/1.bmp")  # of as many bytes
+    write(tmp_path, pairs(["copy/1"], "{}.xml", "{}.bmp"))
+    for folder in ("camera", "copy"):  # of as many bytes
+        IMG.transpose(Image.Transpose.ROTATE_180).save(tmp_path / folder / "1.bmp")
     notes = [note for note in read(tmp_path, "train").notes if note.startswith("copies")]
-    assert notes == [f"copies of images: {tmp_path}/backup/1.bmp of {tmp_path}/1.bmp ({KINDS['copy'][1]})"]
+    copies = f"{tmp_path}/backup/1.bmp of {tmp_path}/1.bmp; {tmp_path}/copy/1.bmp of {tmp_path}/camera/1.bmp"
+    assert notes == [f"copies of images: {copies} ({KINDS['copy'][1]})"]
 
 
 def test_what_is_left_out_is_counted(tmp_path):

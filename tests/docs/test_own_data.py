@@ -50,15 +50,19 @@ def test_from_yolo(place):
     check_voc()
 
 
-def test_from_yolo_as_tools_leave_it(place):
+def test_from_yolo_as_tools_leave_it(place, capsys):
     raw = place / "raw"
     (raw / "labels/none.txt").unlink()  # of an image without objects
     (raw / "classes.txt").write_text("\ufeffkey\r\ncoin\r\n", encoding="utf-8")
-    (raw / "labels/a.txt").write_text("\ufeff0 0.05 0.15 0.2 0.4 0.375 0.4 0.375 0.15\n\n", encoding="utf-8")  # polygon
-    b = (raw / "labels/b.txt").read_text().splitlines()
-    (raw / "labels/b.txt").write_text("\n".join(f"{line} 0.9" for line in b) + "\n")  # with scores
+    for label in (raw / "labels/a.txt", raw / "labels/b.txt"):  # with scores
+        lines = [f"{line} 0.9" for line in label.read_text().splitlines()]
+        label.write_text("\n".join(["\ufeff" + lines[0], *lines[1:], "", ""]), encoding="utf-8")
     for name in ("Thumbs.db", ".DS_Store", "._a.png"):
         (raw / "images" / name).touch()
     (raw / "images/labels.bak").mkdir()
     exec(YOLO, {})
+    assert capsys.readouterr().out == "3 images with 3 objects\n"
     check_voc()
+    (raw / "labels/a.txt").write_text("0 0.1 0.1 0.2 0.4 0.3 0.4")
+    with pytest.raises(SystemExit, match=r"labels/a\.txt: a polygon or keypoints"):
+        exec(YOLO, {})

@@ -168,6 +168,10 @@ def test_a_finished_run_stays_as_it_is(calm, capsys):
 def test_what_cannot_change_or_is_no_option(calm):
     with pytest.raises(OptionError, match="--rpn-steps=9: the run was started with 5,3, which cannot change"):
         run(env="calm", resume="True", rpn_steps="9")
+    with pytest.raises(
+        OptionError, match=r"^runs/calm is a run of another command, train\.py or research\.alternating"
+    ):
+        stored_options({"env": "calm", "resume": "True"})
     with pytest.raises(OptionError, match="--max-steps: the run was started with another"):
         run(env="calm", resume="True", max_steps="9")
     values = {"epoch": "3", "lr_decay_epoch": "2", "lr_decay_step": "2", "joint": "non-approximate"}

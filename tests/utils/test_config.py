@@ -486,7 +486,8 @@ def test_options_of_coco_need_its_data():
     for other in ({"voc_data_dir": "x"}, {"data": "shapes"}):
         assert refusal(TrainConfig, {"download": "True"} | other).startswith("--download is of VOC2007 alone")
         assert not parse_options(TrainConfig, {"download": "false"} | other).download
-    assert parse_options(TrainConfig, {"download": "True", "data": "voc"}).download
+    there = TrainConfig.model_fields["voc_data_dir"].default
+    assert parse_options(TrainConfig, {"download": "True", "data": "voc", "voc_data_dir": there}).download
     for texts, again in (({"lr": "1"}, True), ({"voc_data_dir": "x"}, False), ({"data": "shapes"}, False)):
         assert parse_options(TrainConfig, texts, {"download": True}).download is again  # resumed
     assert parse_options(TrainConfig, {"coco_images": "x"}, {"data": "coco"}).data == "coco"
@@ -496,8 +497,12 @@ def test_options_of_coco_need_its_data():
 def test_a_drawn_split_is_that_of_the_training(data_dir):
     drawn = {"train": ["b"], "val": ["a"]}
     config = EvalConfig(load_path="a", split="val", voc_data_dir=data_dir)
-    options = training_options(config, {"config": {}, "split_ids": drawn, "n_bytes": [3]})
-    assert (options.split_ids, options.n_bytes, options.eval_split) == (drawn, [3], "val")
+    checkpoint = {"config": {"voc_data_dir": "here"}, "split_ids": drawn, "n_bytes": [3]}
+    options = training_options(config, checkpoint)
+    assert (options.split_ids, options.eval_split) == (drawn, "val")
+    assert options.n_bytes == ([3] if data_dir else ())  # in the same folder they are the same images, as they are now
+    other = training_options(EvalConfig(load_path="a", coco_images="x"), checkpoint)
+    assert other.n_bytes == [3]
     older = training_options(config, {"config": {}})
     assert (older.split_ids, older.n_bytes) == (None, ())
     again = EvalConfig(load_path="a", val_ratio=0.5)
