@@ -127,8 +127,7 @@ def check_images(ids, read, options, report: ValidationReport, found: dict, orig
             report.error("duplicate_id", f"{image_id} and {users[image]} are both {image}")
         header = image and read_header(image, report, skip_images)
         like = known.setdefault((Path(image).name, Path(image).stat().st_size), []) if header else []
-        twin = next((other for other in like if other != image and filecmp.cmp(other, image, shallow=False)), None)
-        if twin:
+        if twin := next((other for other in like if filecmp.cmp(other, image, shallow=False)), None):
             report.note("copy", f"{image} of {twin}")
         like.append(image)
         if annotation and header:

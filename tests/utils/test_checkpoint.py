@@ -15,6 +15,7 @@ from utils import checkpoint as checkpoint_module
 from utils.checkpoint import (
     CheckpointError,
     check_compatible,
+    check_writable,
     checkpoint_error,
     describe_environment,
     load_checkpoint,
@@ -405,3 +406,9 @@ def test_describe_environment(tmp_path, monkeypatch):
     assert describe_environment(cpu)["commit"] == f"{commit}-dirty"
     monkeypatch.setenv("PATH", "")
     assert describe_environment(cpu)["commit"] is None
+
+
+def test_a_device_is_not_replaced():
+    with pytest.raises(OSError, match=r"^/dev/null is no regular file"):
+        check_writable("/dev/null")
+    assert Path("/dev/null").is_char_device()
