@@ -3,6 +3,7 @@
 import os
 import subprocess
 from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import pytest
