@@ -18,22 +18,23 @@ import utils.distributed as dist
 from data.validate import DataError
 from training import TrainingError, build_datasets, build_model, build_trainer, fit, steps_per_epoch
 from utils.config import TrainConfig, command
+from utils.run_folder import RUNS, changed_options, check_run_folder, run_lock, stored_options
 
 
 def main(config):
     """Train, evaluate, and write everything to runs/ENV/; `config` is a `TrainConfig`."""
-    device, folder = dist.pick_device(config.device), ckpt.RUNS / config.env
+    device, folder = dist.pick_device(config.device), RUNS / config.env
     if config.deterministic:
         dist.set_deterministic()
-    ckpt.check_run_folder(folder, config.resume, config.overwrite)
-    changed = ckpt.changed_options(config, model.defaults)
+    check_run_folder(folder, config.resume, config.overwrite)
+    changed = changed_options(config, model.defaults)
     dist.init_distributed(device)
     split_ids = ckpt.load_checkpoint(folder / "last.pth", mmap=True).get("split_ids") if config.resume else None
     with dist.main_process_first():  # it downloads or generates what is missing
         train_set, eval_set = build_datasets(config, split_ids)
         net, build_kwargs = build_model(config, train_set.classes, eval_set)
     trainer = build_trainer(config, net.to(device))
-    with ckpt.run_lock(folder):
+    with run_lock(folder):
         trained = fit(config, folder, trainer, build_kwargs, train_set, eval_set, changed=changed)
     n_step = config.epoch * steps_per_epoch(config, len(train_set))
     dist.destroy()
@@ -48,4 +49,4 @@ def main(config):
 
 if __name__ == "__main__":
     errors = (DataError, ckpt.CheckpointError, model.WeightsError, TrainingError)
-    fire.Fire(command(TrainConfig, main, errors, word="train", stored=ckpt.stored_options, defaults=model.defaults))
+    fire.Fire(command(TrainConfig, main, errors, word="train", stored=stored_options, defaults=model.defaults))

@@ -32,6 +32,7 @@ from trainer import build_optimizer, set_lr
 from utils.config import OptionError, counted
 from utils.logger import Logger, MetricLogger, read_log
 from utils.metrics import draw_detections, evaluate, format_heading, format_results, predict_options, worker_count
+from utils.run_folder import clear_run, describe_environment
 
 PICTURE_SCORE, N_PICTURE = 0.5, 6  # lowest score, and number of images, of the pictures drawn after an evaluation
 
@@ -283,12 +284,12 @@ def build_logger(config, folder, step, device, changed=None):
     `changed`: options that a resumed run changes, name -> [before, now], are listed and logged.
     """
     if config.overwrite and not config.resume:
-        ckpt.clear_run(folder)
+        clear_run(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob(".[0-9]*"):  # half-written files of a process that was killed
         path.unlink()
     ckpt.write_text(folder / "config.json", json.dumps(config.model_dump(), indent=1))
-    ckpt.write_text(folder / "environment.json", json.dumps(ckpt.describe_environment(device), indent=1))
+    ckpt.write_text(folder / "environment.json", json.dumps(describe_environment(device), indent=1))
     visdom_port = config.visdom_port if config.visdom == "auto" else None
     logger = Logger(folder, config.model_dump(), visdom_port, config.tensorboard, step)
     if changed:

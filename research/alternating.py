@@ -34,6 +34,7 @@ from training import TrainingError, build_datasets, build_model, build_trainer, 
 from utils.coco_eval import COUNTS, evaluate_proposals, format_recall
 from utils.config import Count, OptionError, Share, Times, TrainConfig, command, option
 from utils.metrics import read_samples
+from utils.run_folder import RUNS, changed_options, check_run_folder, clear_run, run_lock, stored_options
 
 STEPS = ("1-rpn", "2-detector", "3-rpn", "4-detector")
 N_IMAGE = 5011  # of VOC2007 trainval, for which the papers' numbers of steps are meant
@@ -67,11 +68,11 @@ class AlternatingConfig(TrainConfig):
 
 def main(config):
     """Train the four steps and write everything to runs/ENV/; `config` is an `AlternatingConfig`."""
-    device, folder = dist.pick_device(config.device), ckpt.RUNS / config.env
+    device, folder = dist.pick_device(config.device), RUNS / config.env
     if config.deterministic:
         dist.set_deterministic()
-    ckpt.check_run_folder(folder, config.resume, config.overwrite)
-    changed = ckpt.changed_options(config, model.defaults)
+    check_run_folder(folder, config.resume, config.overwrite)
+    changed = changed_options(config, model.defaults)
     if "max_steps" in changed:
         raise OptionError("--max-steps: the run was started with another, and each step builds on those before it")
     dist.init_distributed(device)
@@ -81,10 +82,10 @@ def main(config):
     last = max(folder.glob("*/last.pth"), default=None) if config.resume else None
     with dist.main_process_first():
         sets = build_datasets(config, last and ckpt.load_checkpoint(last, mmap=True).get("split_ids"))
-    with ckpt.run_lock(folder):
+    with run_lock(folder):
         if dist.rank() == 0:
             if config.overwrite and not config.resume:
-                ckpt.clear_run(folder)
+                clear_run(folder)
             ckpt.write_text(folder / "config.json", json.dumps(config.model_dump(), indent=1))
         train_steps(config, device, folder, *sets, changed)
     dist.destroy()
@@ -173,5 +174,5 @@ def evaluate_recall(config, trainer, dataset, logger, run, epoch, step):
 
 if __name__ == "__main__":
     errors = (DataError, OptionError, ckpt.CheckpointError, model.WeightsError, TrainingError)
-    stored = functools.partial(ckpt.stored_options, config_class=AlternatingConfig)
+    stored = functools.partial(stored_options, config_class=AlternatingConfig)
     fire.Fire(command(AlternatingConfig, main, errors, stored=stored, defaults=model.defaults))

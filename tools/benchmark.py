@@ -39,9 +39,10 @@ from model.utils.anchor_target_creator import AnchorTargetCreator
 from model.utils.proposal_target_creator import ProposalTargetCreator
 from research.padded import PaddedTrainer
 from trainer import FasterRCNNTrainer, build_optimizer
-from utils.checkpoint import check_writable, describe_environment, write_text
+from utils.checkpoint import check_writable, write_text
 from utils.config import MODEL, Config, Count, OptionError, PathText, Precision, command, option
 from utils.distributed import pick_device, pick_dtype
+from utils.run_folder import describe_environment
 
 N_CLASS, WIDTH, N_FROZEN, LR = 20, 4096, 4, 1e-3  # classes of VOC; width of fc6 and fc7; conv1_1 to conv2_2
 N_ROI = {"train": 128, "predict": 300}

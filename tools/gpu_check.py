@@ -27,10 +27,11 @@ import numpy as np
 import torch
 
 from tools import benchmark
-from utils.checkpoint import check_writable, describe_environment, write_text
+from utils.checkpoint import check_writable, write_text
 from utils.config import Config, Names, OptionError, PathText, command, option
 from utils.distributed import pick_device, pick_dtype
 from utils.logger import LOSSES
+from utils.run_folder import describe_environment
 
 ROOT = Path(__file__).parent.parent
 TESTS = ROOT / "tests"

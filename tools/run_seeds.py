@@ -14,9 +14,9 @@ from pathlib import Path
 import fire
 
 import model
-from utils.checkpoint import RUNS, changed_options
 from utils.config import EvalConfig, OptionError, Seeds, TrainConfig, as_text, command, counted, dashed, option
 from utils.metrics import format_value
+from utils.run_folder import RUNS, changed_options
 
 ROOT = Path(__file__).parent.parent
 

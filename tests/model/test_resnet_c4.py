@@ -18,8 +18,9 @@ import train
 import training
 from model import WeightsError, resnet_c4
 from model.utils.preprocess import CAFFE, TORCHVISION
-from utils.checkpoint import CheckpointError, load_checkpoint, stored_options
+from utils.checkpoint import CheckpointError, load_checkpoint
 from utils.config import EvalConfig, OptionError, PredictConfig, TrainConfig, parse_options
+from utils.run_folder import stored_options
 
 SMALL = {"n_fg_class": 2, "min_size": 64, "max_size": 96, "anchor_scales": (1, 2)}
 

@@ -42,9 +42,10 @@ from model.utils.proposal_target_creator import ProposalTargetCreator
 from research.fast_rcnn import RPNTrainer
 from research.padded import PaddedTrainer
 from trainer import FasterRCNNTrainer, build_optimizer
-from utils.checkpoint import load_checkpoint, stored_options
+from utils.checkpoint import load_checkpoint
 from utils.config import EvalConfig, OptionError, PredictConfig, TrainConfig, parse_options
 from utils.metrics import predict_sample
+from utils.run_folder import stored_options
 
 N_CLASS, LARGE = 3, 10**6  # LARGE: more than there are candidates
 # 90 x 150 becomes 72 x 120 or 192 x 320, 132 x 90 117 x 80 or 313 x 214. MultiScaleRoIAlign, given the size without the

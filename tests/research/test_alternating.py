@@ -18,8 +18,9 @@ from data.proposals import read_proposals
 from research.alternating import AlternatingConfig, step_options
 from trainer import FasterRCNNTrainer
 from training import build_datasets
-from utils.checkpoint import load_checkpoint, stored_options
+from utils.checkpoint import load_checkpoint
 from utils.config import OptionError, parse_options
+from utils.run_folder import stored_options
 
 OPTIONS = fixtures.OPTIONS | {"rpn_steps": "5,3", "detector_steps": "2,1", "eval_every": "0", "lr": "1e-2"}
 FOLDERS = ["1-rpn", "2-detector", "3-rpn", "4-detector"]

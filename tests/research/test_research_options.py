@@ -13,8 +13,9 @@ from model.utils.roi_warping import roi_warp
 from research.non_approximate import NonApproximateTrainer
 from research.paper_loss import paper_losses
 from trainer import FasterRCNNTrainer, detection_losses
-from utils.checkpoint import changed_options, load_checkpoint, stored_options
+from utils.checkpoint import load_checkpoint
 from utils.config import OptionError, TrainConfig, parse_options
+from utils.run_folder import changed_options, stored_options
 
 
 @pytest.fixture

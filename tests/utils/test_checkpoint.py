@@ -1,7 +1,6 @@
 """Checkpoints: what goes in comes out, nothing is half-written, and each failure is one sentence."""
 
 import os
-import subprocess
 from collections import OrderedDict
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from utils.checkpoint import (
     check_compatible,
     check_writable,
     checkpoint_error,
-    describe_environment,
     load_checkpoint,
     load_weights,
     open_checkpoint,
@@ -382,31 +380,6 @@ def test_random_state_of_cuda():
     expected = torch.rand(5, device="cuda")
     set_rng_state(before)
     assert torch.equal(torch.rand(5, device="cuda"), expected)
-
-
-def test_describe_environment(tmp_path, monkeypatch):
-    def git(*words):
-        name = ["-c", "user.name=a", "-c", "user.email=a@b"]
-        return subprocess.run(["git", "-C", tmp_path, *name, *words], check=True, capture_output=True, text=True).stdout
-
-    (tmp_path / "utils").mkdir()
-    monkeypatch.setattr(checkpoint_module, "__file__", str(tmp_path / "utils" / "checkpoint.py"))
-    cpu = torch.device("cpu")
-    found = describe_environment(cpu)
-    assert found["commit"] is None
-    assert torch.__version__.startswith(found["torch"].split("+")[0])
-    assert found["threads"] == torch.get_num_threads()
-    assert all(isinstance(value, str | int | None) for value in found.values())
-    git("init", "-q")
-    (tmp_path / "file").write_text("1")
-    git("add", "file")
-    git("commit", "-q", "-m", "one")
-    commit = git("rev-parse", "HEAD").strip()
-    assert describe_environment(cpu)["commit"] == commit
-    (tmp_path / "file").write_text("2")
-    assert describe_environment(cpu)["commit"] == f"{commit}-dirty"
-    monkeypatch.setenv("PATH", "")
-    assert describe_environment(cpu)["commit"] is None
 
 
 def test_a_device_is_not_replaced():
