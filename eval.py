@@ -22,7 +22,8 @@ from model.rpn import RegionProposalNetwork
 from model.truncated_svd import compress_head
 from utils import ablation, coco_eval, distributed, metrics
 from utils import checkpoint as ckpt
-from utils.config import EvalConfig, OptionError, command, counted, training_options
+from utils.command import command, training_options
+from utils.config import EvalConfig, OptionError, counted
 from utils.vis import plot_recall
 
 

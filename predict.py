@@ -26,7 +26,8 @@ from model.truncated_svd import compress_head
 from utils import checkpoint as ckpt
 from utils import distributed
 from utils.coco_eval import coco_results, number_ids
-from utils.config import OptionError, PredictConfig, command, counted, training_options
+from utils.command import command, training_options
+from utils.config import OptionError, PredictConfig, counted
 from utils.vis import contact_sheet, draw_bbox, sheet_columns, shrink
 
 SHEET, N_SHEET, SHEET_WIDTH = "contact_sheet", 16, 1600  # its name, number of images, about its width in pixels

@@ -17,7 +17,8 @@ import utils.checkpoint as ckpt
 import utils.distributed as dist
 from data.validate import DataError
 from training import TrainingError, build_datasets, build_model, build_trainer, fit, steps_per_epoch
-from utils.config import TrainConfig, command
+from utils.command import command
+from utils.config import TrainConfig
 from utils.run_folder import RUNS, changed_options, check_run_folder, run_lock, stored_options
 
 

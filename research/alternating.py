@@ -32,7 +32,8 @@ from model.utils.bbox_tools import resize_bbox
 from research.fast_rcnn import FastRCNNTrainer, RPNTrainer
 from training import TrainingError, build_datasets, build_model, build_trainer, fit
 from utils.coco_eval import COUNTS, evaluate_proposals, format_recall
-from utils.config import Count, OptionError, Share, Times, TrainConfig, command, option
+from utils.command import command
+from utils.config import Count, OptionError, Share, Times, TrainConfig, option
 from utils.metrics import read_samples
 from utils.run_folder import RUNS, changed_options, check_run_folder, clear_run, run_lock, stored_options
 

@@ -31,7 +31,8 @@ import model  # noqa: E402
 import train  # noqa: E402
 import training  # noqa: E402
 from utils.checkpoint import load_checkpoint  # noqa: E402
-from utils.config import TrainConfig, parse_options  # noqa: E402
+from utils.command import parse_options  # noqa: E402
+from utils.config import TrainConfig  # noqa: E402
 from utils.logger import Logger  # noqa: E402
 from utils.metrics import evaluate  # noqa: E402
 

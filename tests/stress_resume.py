@@ -28,7 +28,8 @@ from fixtures import OPTIONS, narrow_vgg16, write_voc  # noqa: E402
 
 import model  # noqa: E402
 import train  # noqa: E402
-from utils.config import TrainConfig, parse_options  # noqa: E402
+from utils.command import parse_options  # noqa: E402
+from utils.config import TrainConfig  # noqa: E402
 from utils.run_folder import stored_options  # noqa: E402
 
 RUN = OPTIONS | {"epoch": "2", "lr_decay_step": "9"}

@@ -19,7 +19,8 @@ from model.resnet_fpn import NAMES
 from training import build_model
 from utils.checkpoint import PUBLISHED, CheckpointError, check_compatible, load_checkpoint, open_checkpoint
 from utils.checkpoint import resolve_class_names as resolve
-from utils.config import EvalConfig, PredictConfig, TrainConfig, parse_options
+from utils.command import parse_options
+from utils.config import EvalConfig, PredictConfig, TrainConfig
 from utils.convert_weights import convert_backbone, convert_detector
 
 NAME = "mobilenet_v3_large_320_fpn"

@@ -18,7 +18,8 @@ import torch
 import data
 import model
 from research.alternating import AlternatingConfig
-from utils.config import EvalConfig, PredictConfig, TrainConfig, command, dashed
+from utils.command import command
+from utils.config import EvalConfig, PredictConfig, TrainConfig, dashed
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

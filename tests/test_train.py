@@ -27,7 +27,8 @@ from data.voc_dataset import read_splits
 from model.utils.preprocess import CAFFE, TORCHVISION, TORCHVISION_CAFFE
 from trainer import FasterRCNNTrainer, Losses, Stats
 from utils.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from utils.config import OptionError, TrainConfig, parse_options
+from utils.command import parse_options
+from utils.config import OptionError, TrainConfig
 
 
 def make_config(**options):

@@ -40,7 +40,8 @@ from model.utils.proposal_target_creator import ProposalTargetCreator
 from research.padded import PaddedTrainer
 from trainer import FasterRCNNTrainer, build_optimizer
 from utils.checkpoint import check_writable, write_text
-from utils.config import MODEL, Config, Count, OptionError, PathText, Precision, command, option
+from utils.command import command
+from utils.config import MODEL, Config, Count, OptionError, PathText, Precision, option
 from utils.distributed import pick_device, pick_dtype
 from utils.run_folder import describe_environment
 

@@ -10,7 +10,8 @@ from tqdm.contrib.concurrent import thread_map
 from data import build, pair_splits, read_class_names
 from data.validate import DataError, ValidationReport, check_objects
 from utils.checkpoint import check_writable, replacing
-from utils.config import DatasetConfig, Names, OptionError, PathText, as_words, command, counted, option
+from utils.command import command
+from utils.config import DatasetConfig, Names, OptionError, PathText, as_words, counted, option
 from utils.vis import contact_sheet, draw_bbox, shrink
 
 N_DRAWN, HEIGHT = 16, 300  # images of the picture; pixels, largest height of each

@@ -33,7 +33,8 @@ from model.resnet_fpn import MIN_DETECTION, PADDED_TO, PyramidFasterRCNN
 from model.utils.bbox_tools import bbox_iou, loc2bbox
 from model.utils.roi_ops import roi_pool
 from utils import checkpoint as ckpt
-from utils.config import DETECTOR, Config, Count, OptionError, PathText, Share, command, counted, option, own
+from utils.command import command
+from utils.config import DETECTOR, Config, Count, OptionError, PathText, Share, counted, option, own
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 EXAMPLE = (375, 500)  # height and width of an image of VOC; the graph takes others as well

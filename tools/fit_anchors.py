@@ -24,7 +24,8 @@ from data.validate import DataError, check_objects
 from model.rpn import RegionProposalNetwork
 from model.utils.anchors import enumerate_shifted_anchor, generate_anchor_base
 from model.utils.bbox_tools import bbox_iou, resize_bbox
-from utils.config import Count, OptionError, PathText, TrainInputConfig, as_words, command, counted, option
+from utils.command import command
+from utils.config import Count, OptionError, PathText, TrainInputConfig, as_words, counted, option
 from utils.vis import save_figure, set_log_scale
 
 N_START = 10  # random starts of k-means, of which the best is taken

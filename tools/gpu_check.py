@@ -28,7 +28,8 @@ import torch
 
 from tools import benchmark
 from utils.checkpoint import check_writable, write_text
-from utils.config import Config, Names, OptionError, PathText, command, option
+from utils.command import command
+from utils.config import Config, Names, OptionError, PathText, option
 from utils.distributed import pick_device, pick_dtype
 from utils.logger import LOSSES
 from utils.run_folder import describe_environment

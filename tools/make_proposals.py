@@ -16,7 +16,8 @@ import data
 from data.proposals import write_proposals
 from data.validate import DataError
 from utils.checkpoint import check_writable, replacing
-from utils.config import Count, DatasetConfig, Names, OptionError, PathText, WorkerConfig, as_words, command, option
+from utils.command import command
+from utils.config import Count, DatasetConfig, Names, OptionError, PathText, WorkerConfig, as_words, option
 
 WIDTH = 500  # pixels to which selective search resizes an image (R-CNN, arXiv 1311.2524, 4.2)
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import fire
 
 import model
-from utils.config import EvalConfig, OptionError, Seeds, TrainConfig, as_text, command, counted, dashed, option
+from utils.command import command
+from utils.config import EvalConfig, OptionError, Seeds, TrainConfig, as_text, counted, dashed, option
 from utils.metrics import format_value
 from utils.run_folder import RUNS, changed_options
 

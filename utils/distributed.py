@@ -18,7 +18,8 @@ from collections.abc import Iterable, Iterator
 import torch
 import torch.distributed as dist
 
-from utils.config import SIGNALS, OptionError, handling
+from utils.command import SIGNALS, handling
+from utils.config import OptionError
 
 TIMEOUT = datetime.timedelta(hours=2)  # the others wait while the main process downloads a data set
 

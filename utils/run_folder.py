@@ -13,7 +13,8 @@ from pathlib import Path
 
 import torch
 
-from utils.config import OptionError, TrainConfig, as_text, dashed, parse_options, restore_options
+from utils.command import parse_options, restore_options
+from utils.config import OptionError, TrainConfig, as_text, dashed
 from utils.distributed import rank
 
 try:
@@ -103,7 +104,7 @@ def stored_options(texts: dict, config_class: type[TrainConfig] = TrainConfig) -
 
 
 def changed_options(config: TrainConfig, defaults: Callable[[str, str], dict]) -> dict[str, list]:
-    """Return the options that a resumed run changes, name -> [before, now]; `defaults`: see `config.command`.
+    """Return the options that a resumed run changes, name -> [before, now]; `defaults`: see `command.command`.
 
     Raises:
         OptionError: One of FIXED_OPTIONS changes.

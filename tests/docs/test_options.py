@@ -8,7 +8,8 @@ import pytest
 
 import model
 from utils import config
-from utils.config import Config, help_text
+from utils.command import help_text
+from utils.config import Config
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/options.md").read_text(encoding="utf-8")

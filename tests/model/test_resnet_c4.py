@@ -19,7 +19,8 @@ import training
 from model import WeightsError, resnet_c4
 from model.utils.preprocess import CAFFE, TORCHVISION
 from utils.checkpoint import CheckpointError, load_checkpoint
-from utils.config import EvalConfig, OptionError, PredictConfig, TrainConfig, parse_options
+from utils.command import parse_options
+from utils.config import EvalConfig, OptionError, PredictConfig, TrainConfig
 from utils.run_folder import stored_options
 
 SMALL = {"n_fg_class": 2, "min_size": 64, "max_size": 96, "anchor_scales": (1, 2)}

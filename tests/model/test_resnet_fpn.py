@@ -43,7 +43,8 @@ from research.fast_rcnn import RPNTrainer
 from research.padded import PaddedTrainer
 from trainer import FasterRCNNTrainer, build_optimizer
 from utils.checkpoint import load_checkpoint
-from utils.config import EvalConfig, OptionError, PredictConfig, TrainConfig, parse_options
+from utils.command import parse_options
+from utils.config import EvalConfig, OptionError, PredictConfig, TrainConfig
 from utils.metrics import predict_sample
 from utils.run_folder import stored_options
 

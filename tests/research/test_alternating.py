@@ -19,7 +19,8 @@ from research.alternating import AlternatingConfig, step_options
 from trainer import FasterRCNNTrainer
 from training import build_datasets
 from utils.checkpoint import load_checkpoint
-from utils.config import OptionError, parse_options
+from utils.command import parse_options
+from utils.config import OptionError
 from utils.run_folder import stored_options
 
 OPTIONS = fixtures.OPTIONS | {"rpn_steps": "5,3", "detector_steps": "2,1", "eval_every": "0", "lr": "1e-2"}

@@ -15,7 +15,8 @@ from model.utils.proposal_target_creator import ProposalTargetCreator
 from research.padded import PaddedTrainer
 from trainer import FasterRCNNTrainer, build_optimizer
 from training import build_trainer
-from utils.config import OptionError, TrainConfig, parse_options
+from utils.command import parse_options
+from utils.config import OptionError, TrainConfig
 
 LARGE = 10**6  # more than there are candidates
 # as large as `prepare` makes them; both are padded to 64 x 96

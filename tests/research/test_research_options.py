@@ -14,7 +14,8 @@ from research.non_approximate import NonApproximateTrainer
 from research.paper_loss import paper_losses
 from trainer import FasterRCNNTrainer, detection_losses
 from utils.checkpoint import load_checkpoint
-from utils.config import OptionError, TrainConfig, parse_options
+from utils.command import parse_options
+from utils.config import OptionError, TrainConfig
 from utils.run_folder import changed_options, stored_options
 
 

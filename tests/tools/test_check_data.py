@@ -18,7 +18,8 @@ from data.voc_dataset import read_splits
 from tools import check_data, fit_anchors
 from tools.check_data import CheckConfig
 from tools.fit_anchors import AnchorConfig
-from utils.config import OptionError, TrainConfig, command
+from utils.command import command
+from utils.config import OptionError, TrainConfig
 
 
 @pytest.fixture(autouse=True)

@@ -24,7 +24,8 @@ from tools.fit_anchors import (
     side_lengths,
 )
 from utils.coco_eval import proposal_recall
-from utils.config import OptionError, TrainConfig, command
+from utils.command import command
+from utils.config import OptionError, TrainConfig
 
 
 def rng():

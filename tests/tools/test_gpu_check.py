@@ -18,7 +18,8 @@ import model
 import train
 from tools import benchmark, gpu_check
 from tools.gpu_check import GpuConfig, format_table, main, run_apart
-from utils.config import OptionError, TrainConfig, command, dashed
+from utils.command import command
+from utils.config import OptionError, TrainConfig, dashed
 from utils.run_folder import stored_options
 
 CPU, CONFIG = torch.device("cpu"), GpuConfig(device="cpu", size="64x96")

@@ -16,7 +16,8 @@ import model
 import train
 from tools import run_seeds
 from tools.run_seeds import SeedsConfig, as_words, format_row, main
-from utils.config import EvalConfig, OptionError, TrainConfig, command, parse_options
+from utils.command import command, parse_options
+from utils.config import EvalConfig, OptionError, TrainConfig
 from utils.run_folder import stored_options
 
 RUN = OPTIONS | {"epoch": "1", "eval_every": "0", "env": "tiny"}

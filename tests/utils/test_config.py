@@ -15,20 +15,8 @@ import pydantic
 import pytest
 
 import model
-from utils.config import (
-    EvalConfig,
-    OptionError,
-    PredictConfig,
-    TrainConfig,
-    as_text,
-    command,
-    dashed,
-    help_text,
-    option,
-    parse_options,
-    restore_options,
-    training_options,
-)
+from utils.command import command, help_text, parse_options, restore_options, training_options
+from utils.config import EvalConfig, OptionError, PredictConfig, TrainConfig, as_text, dashed, option
 
 NEEDED = {TrainConfig: {}, EvalConfig: {"load_path": "a"}, PredictConfig: {"load_path": "a"}}
 
@@ -562,7 +550,8 @@ def run_main(body, tmp_path, encoding="utf-8", **streams):
     code = f"""
 import sys, warnings, fire
 from tqdm import tqdm
-from utils.config import Config, command
+from utils.command import command
+from utils.config import Config
 class MyConfig(Config):
     "python my.py: Try."
 def main(config):

@@ -10,7 +10,8 @@ import torch
 import model
 import training
 from utils import run_folder
-from utils.config import OptionError, TrainConfig, parse_options
+from utils.command import parse_options
+from utils.config import OptionError, TrainConfig
 from utils.run_folder import changed_options, check_run_folder, describe_environment, stored_options
 
 
