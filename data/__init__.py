@@ -32,7 +32,8 @@ def build(name: str, options: Any, splits: Sequence[str], classes: Sequence[str]
     Args:
         name: NAME of that file.
         options: object with the options that the reader needs as attributes; `split_ids` (split -> ids), if it has it,
-            replaces splits that would be drawn at random; with `proposals_file`, see `add_proposals`.
+            replaces splits that would be drawn at random, see `n_bytes` of `drawn_splits.drawn_earlier`; with
+            `proposals_file`, see `add_proposals`.
         splits: names of the splits; none: the usual ones that are there.
         classes: names of the classes; none: those found in the splits.
         report: `ValidationReport` that receives the errors; without, they are raised.
@@ -41,8 +42,8 @@ def build(name: str, options: Any, splits: Sequence[str], classes: Sequence[str]
         One data set per split. It has a length, yields a `Sample` per index (difficult objects included), and has the
         attributes `classes`, `root`, `split`, `notes` (lines to print, on all splits together), and per image `ids`,
         `sizes` (H, W), `bboxes`, `labels`, `difficults`. `without_difficult()` returns it without difficult objects.
-        It may have: `metric`, its usual one in `utils.metrics.METRICS`; per image `areas`, and `image_ids`, and per
-        class `category_ids`, as COCO's file has them.
+        It may have: `metric`, its usual one in `utils.metrics.METRICS`; per image `paths` (files), `areas`, and
+        `image_ids`, and per class `category_ids`, as COCO's file has them.
 
     Raises:
         DataError: no such reader, or an unusable data set: names all offenders.
