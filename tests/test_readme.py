@@ -1,7 +1,7 @@
 """README and docs: code blocks run, links resolve, options and modules that are named exist."""
 
 import functools
-import importlib
+import importlib.util
 import os
 import re
 import shlex
@@ -258,6 +258,15 @@ def test_every_program_that_is_named_exists(page):
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"`?\bmake (demo|test|notebook|dashboard|lint)\b", text):
         assert re.search(rf"^{target}:", makefile, re.M), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_programs_import_is_there(page):
+    own = "data|model|research|tools|trainer|training|utils"
+    for name, parts in re.findall(rf"^from ((?:{own})[\w.]*) import (.*)", page.read_text(encoding="utf-8"), re.M):
+        module = importlib.import_module(name)
+        for part in parts.split(", "):
+            assert hasattr(module, part) or importlib.util.find_spec(f"{name}.{part}"), f"{name}: {part}"
 
 
 def test_every_page_is_linked():
