@@ -11,8 +11,6 @@ import numpy as np
 from data.proposals import add_proposals
 from data.validate import DataError
 
-PAIRS = [("trainval", "test"), ("train", "val"), ("train", "test"), ("trainval", "val")]  # to train, to evaluate on
-
 
 class Sample(NamedTuple):
     """One image and its G objects."""
@@ -55,13 +53,6 @@ def build(name: str, options: Any, splits: Sequence[str], classes: Sequence[str]
     if getattr(options, "proposals_file", None):
         datasets = [add_proposals(dataset, options) for dataset in datasets]
     return datasets
-
-
-def pair_splits(datasets: Sequence) -> dict[str, str]:
-    """Return `train_split` and `eval_split` for a training on some data sets; a single one is both, which it notes."""
-    splits = [dataset.split for dataset in datasets]
-    pair = next((pair for pair in PAIRS if {*pair} <= {*splits}), splits * 2)
-    return {"train_split": pair[0], "eval_split": pair[1]}
 
 
 def read_class_names(classes: Sequence[str]) -> tuple[str, ...]:

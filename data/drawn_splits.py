@@ -56,7 +56,7 @@ def drawn_earlier(
         return {}
     asked = {}
     for split in splits:  # train is the part called trainval, if that is what was drawn
-        alike = [split] if split in split_ids else [s for s in split_ids if _part(s) == _part(split) != 0]
+        alike = [split] if split in split_ids else [s for s in split_ids if part_of(s) == part_of(split) != 0]
         if len(alike) == 1:
             asked[split] = split_ids[alike[0]]
     if new and asked:
@@ -66,7 +66,7 @@ def drawn_earlier(
 
 def draw(splits: Sequence[str], every: list[str], val_ratio: float, seed: int, report: ValidationReport) -> dict:
     """Return split -> ids that are drawn, and note it; the part held out is that of val and test, or the last."""
-    ranks = {split: _part(split) for split in splits}
+    ranks = {split: part_of(split) for split in splits}
     order = np.random.default_rng(seed).permutation(len(every))
     n_val = max(val_ratio > 0, round(val_ratio * len(every)))
     parts = [order[n_val:], order[:n_val]]
@@ -80,6 +80,6 @@ def draw(splits: Sequence[str], every: list[str], val_ratio: float, seed: int, r
     return drawn
 
 
-def _part(split):
-    """Return whether a drawn split is the part held out, 1, or the other, -1; 0 if its name does not say."""
+def part_of(split: str) -> int:
+    """Return whether a split of this name is held out, 1, or trained on, -1; 0 if the name does not say."""
     return split.lower().startswith(("val", "test")) - split.lower().startswith("train")

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath, PurePosixPath
 
 from data import read_lines
-from data.drawn_splits import draw, drawn_earlier, ids_below
+from data.drawn_splits import draw, drawn_earlier, ids_below, part_of
 from data.validate import FORMATS, IMAGE_SUFFIXES, DataError, ValidationReport, roots_near
 
 UNREAD = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".pgm", ".pbm", ".pnm", ".tga", ".dng", ".svg")  # but images
@@ -26,6 +26,7 @@ SUFFIX = re.compile(rf"({'|'.join(map(re.escape, READ + UNREAD))})+$", re.IGNORE
 COLUMN = re.compile(r"\s+(-1|0|1|\S+\.xml)$")  # the second one of VOC's and VoTT's files per class; the annotation
 LISTS = (".txt", ".csv", ".lst", ".json", "")  # files that may say what a split is
 PLACES = (".", "imagesets", "imagesets/main")  # of lists, in any case
+PAIRS = [("trainval", "test"), ("train", "val"), ("train", "test"), ("trainval", "val")]  # to train, to evaluate on
 ABOVE = re.compile(r"/|\w:/|(.*/)?\.\./")  # how paths start that lead out of the data set
 CONTAINERS = {"annotation", "annot", "label", "xml", "jpegimage", "image", "img"}  # no part of an id
 CONTAINERS |= {f"{name}s" for name in CONTAINERS}
@@ -268,6 +269,22 @@ def more_containers(xml: list[Path], images: list[Path]) -> set[str]:
 def named_splits(path: PurePath) -> set[str]:
     """Return the names of splits that are words of a path without its suffix."""
     return {name for name, _ in NAMED.findall(re.sub("([a-z])([A-Z])", r"\1 \2", str(path)).lower())}
+
+
+def pair_splits(datasets: Sequence) -> dict[str, str]:
+    """Return the `train_split` and `eval_split` that the names of some data sets suggest, else their sizes.
+
+    A single one is both, which a training notes.
+    """
+    splits = [dataset.split for dataset in datasets]
+    pair = next((pair for pair in PAIRS if {*pair} <= {*splits}), None)
+    if not pair:
+        parts = {split: {part_of(name) for name in named_splits(split)} for split in splits}
+        train, held_out = ([split for split in splits if parts[split] == {part}] for part in (-1, 1))
+        by_size = [dataset.split for dataset in sorted(datasets, key=len, reverse=True)]
+        first = [*train, *(split for split in by_size if split not in held_out), *splits][0]
+        pair = first, [*held_out, *(split for split in by_size if split != first), first][0]
+    return dict(zip(("train_split", "eval_split"), pair, strict=True))
 
 
 def _bare(folder):

@@ -7,8 +7,9 @@ import numpy as np
 from PIL import Image
 from tqdm.contrib.concurrent import thread_map
 
-from data import build, pair_splits, read_class_names
+from data import build, read_class_names
 from data.validate import DataError, ValidationReport, check_objects
+from data.voc_layout import pair_splits
 from utils.checkpoint import check_writable, replacing
 from utils.command import command
 from utils.config import DatasetConfig, Names, OptionError, PathText, as_words, counted, option

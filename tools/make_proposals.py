@@ -15,6 +15,7 @@ from tqdm.contrib.concurrent import thread_map
 import data
 from data.proposals import write_proposals
 from data.validate import DataError
+from data.voc_layout import pair_splits
 from utils.checkpoint import check_writable, replacing
 from utils.command import command
 from utils.config import Count, DatasetConfig, Names, OptionError, PathText, WorkerConfig, as_words, option
@@ -56,7 +57,7 @@ def main(config):
         write_proposals(partial_file, dict(zip(images, rois, strict=True)))
     mean = np.mean([len(roi) for roi in rois])
     print(f"{len(rois)} images, {mean:.0f} proposals each on average, written to {config.out}")
-    options = config.dataset_options() | data.pair_splits(datasets) | {"proposals_file": config.out}
+    options = config.dataset_options() | pair_splits(datasets) | {"proposals_file": config.out}
     print(f"next: python train.py train {as_words(options)}")
 
 

@@ -17,7 +17,7 @@ import model
 from utils.command import command
 from utils.config import EvalConfig, OptionError, Seeds, TrainConfig, as_text, counted, dashed, option
 from utils.metrics import format_value
-from utils.run_folder import RUNS, changed_options
+from utils.run_folder import RUNS, changed_options, check_run_folder
 
 ROOT = Path(__file__).parent.parent
 
@@ -36,6 +36,8 @@ def main(config):
     """Complete the run of every seed as a `SeedsConfig` says; print their results and the row."""
     if config.resume:
         raise OptionError("--resume: leave it out, the same command goes on where it was interrupted")
+    for seed in config.seed:  # all names, before anything is deleted
+        check_run_folder(RUNS / f"{config.env}-{seed}", resume=True, overwrite=False)
     results = []
     for seed in config.seed:
         results.append(run_seed(config, seed))

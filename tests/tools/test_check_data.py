@@ -85,11 +85,15 @@ def test_all_that_is_wrong_is_listed_and_the_rest_summed_up(broken, capsys):
         ("train test", "train test"),
         ("trainval val", "trainval val"),
         ("train", "train train"),
+        ("my_test my_train", "my_train my_test"),
+        ("a_fold1 a_train1 b_train2 c_val1 d_val2", "a_train1 c_val1"),
+        ("my_test", "my_test my_test"),
+        ("a b", "b a"),  # the larger one
     ],
 )
 def test_the_splits_of_the_next_command_are_there(tmp_path, capsys, there, wanted):
     for i, split in enumerate(there.split()):
-        write_voc(tmp_path, {f"i{i}": [thing()]}, split)
+        write_voc(tmp_path, {f"i{i}_{k}": [thing()] for k in range(i + 1)}, split)
     check_data.check_data(CheckConfig(voc_data_dir=str(tmp_path)))
     train, held_out = wanted.split()
     assert capsys.readouterr().out.endswith(f" --train-split={train} --eval-split={held_out}\n")

@@ -119,6 +119,12 @@ def test_a_failing_script_ends_the_command(tmp_path):
         run_seeds.launch(script, "3")
 
 
+@pytest.mark.parametrize("env", ["runs/q", "~/q", "/q"])
+def test_a_name_is_no_path(env):
+    with pytest.raises(OptionError, match=r"^--env must be a plain name"):
+        run_seeds.main(SeedsConfig(env=env))
+
+
 def test_resume_is_not_needed():
     with pytest.raises(OptionError, match=r"^--resume: leave it out, the same command goes on"):
         run_seeds.main(SeedsConfig(resume=True))
