@@ -117,7 +117,7 @@ def test_nothing_wrong(tmp_path, capsys):
     classes.write_text("cat\ndog\neel\n")
     check_data.check_data(CheckConfig(voc_data_dir=str(tmp_path), splits=("mine", "trainval"), classes=(str(classes),)))
     printed = capsys.readouterr().out
-    assert printed.endswith(" --train-split=mine --eval-split=trainval\n")
+    assert printed.endswith(" --train-split=trainval --eval-split=mine\n")
     assert "usable images: mine 1, trainval 2\ndifferent images: 3," in printed
     assert "\n      0          0       0  eel\n" in printed
 
