@@ -89,6 +89,8 @@ def test_all_that_is_wrong_is_listed_and_the_rest_summed_up(broken, capsys):
         ("a_fold1 a_train1 b_train2 c_val1 d_val2", "a_train1 c_val1"),
         ("my_test", "my_test my_test"),
         ("a b", "b a"),  # the larger one
+        ("a b_test", "a b_test"),
+        ("x_train_val y_test", "x_train_val y_test"),
     ],
 )
 def test_the_splits_of_the_next_command_are_there(tmp_path, capsys, there, wanted):
