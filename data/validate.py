@@ -216,6 +216,8 @@ def _fold(name):
 
 
 def roots_near(folder: Path) -> list[Path]:
-    """Return the folders up to two levels above and below `folder` that hold a data set in the VOC layout."""
+    """Return the folders up to two levels above and three below `folder` that hold a data set in the VOC layout."""
     above = [root for root in folder.resolve().parents[:2] if (root / "ImageSets" / "Main").is_dir()]
-    return above + [main.parent.parent for up in ("*", "*/*") for main in sorted(folder.glob(f"{up}/ImageSets/Main"))]
+    return above + [
+        main.parent.parent for up in ("*", "*/*", "*/*/*") for main in sorted(folder.glob(f"{up}/ImageSets/Main"))
+    ]

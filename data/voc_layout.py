@@ -70,6 +70,7 @@ class Layout:
         fault = f"contains no data set in the VOC layout ({found})" if root.is_dir() else fault
         found = ", ".join(map(str, near[:5]))
         ways = f"pass --voc-data-dir={shlex.quote(str(near[0]))}, found {found}" if near else WAYS
+        ways = f"put the images that the annotations describe below it, {FORMATS}" if xml and not images else ways
         raise DataError(f"{root} {fault}: {ways}")
 
     def _of(self, suffixes, *folders):
@@ -189,8 +190,12 @@ class Layout:
 
     def _may_name(self, path, splits):
         """Whether a file may say what a split is: a list, an annotated file in train/, another in one of `splits`."""
+        if path.parts[0] == "runs":  # of this library, where the data lie in its folder
+            return False
         if path.suffix.lower() in LISTS:
             return bool(named_splits(path))
+        if path.suffix.lower() not in READ + UNREAD:
+            return False
         names, annotated = named_splits(path.parent), self._key(path)[1] in self.annotations
         return bool(names if annotated else splits & {*map(_usual, names)})
 

@@ -113,7 +113,7 @@ def changed_options(config: TrainConfig, defaults: Callable[[str, str], dict]) -
     before = parse_options(type(config), {}, stored, defaults).model_dump() if stored else {}
     changed = {name: [value, getattr(config, name)] for name, value in before.items() if name not in START_OPTIONS}
     changed = {name: [old, new] for name, (old, new) in changed.items() if old != new}
-    for name in changed.keys() & {*FIXED_OPTIONS}:
+    for name in filter(changed.__contains__, FIXED_OPTIONS):  # the model before what follows from it
         old, new = map(as_text, changed[name])
         what = f"the run was started with {old or 'none'}, which cannot change"
         raise OptionError(f"--{dashed(name)}={new}: {what}; leave it out, or start another run with --env")

@@ -123,6 +123,10 @@ LAYOUTS = {  # files, ids of the splits train and val
         TWO,
     ),
     "photographs to try": (pairs(ABCD) | {"test/x.jpg": "", "images-test/y.jpg": "", "testing/look.py": ""}, DRAWN),
+    "runs of programs": (
+        pairs(ABCD) | {"runs/a/train.txt": "a", "runs/detect/train/args.yaml": "", "train/x.cfg": ""},
+        DRAWN,
+    ),
     "one format of annotations": (
         pairs(ABCD, "Annotations/HBB/{}.xml", "JPEGImages/day/{}.jpg") | lists(train="day/a\nb", val="c\nHBB/d"),
         {"train": ["day/a", "b"], "val": ["c", "d"]},
@@ -546,6 +550,9 @@ def test_a_folder_without_a_data_set(tmp_path, monkeypatch):
     text = message(read_splits, tmp_path)
     assert "(0 annotations .xml, 2 images .jpg .jpeg " in text
     assert " .ppm, other files: 2 .txt, 1 .heic)" in text
+    text = message(read_splits, write(tmp_path / "xml", {"Annotations/a.xml": "", "a.heic": ""}))
+    assert "(1 annotations .xml, 0 images .jpg" in text
+    assert ", other files: 1 .heic): put the images that the annotations describe below it, .jpg" in text
     write_voc(tmp_path / "mine", {"a": [thing()]})
     monkeypatch.setenv("HOME", str(tmp_path))
     assert read("~/mine").root == tmp_path / "mine"
@@ -554,6 +561,11 @@ def test_a_folder_without_a_data_set(tmp_path, monkeypatch):
 def test_a_folder_in_an_advice_is_quoted(tmp_path):
     right = write_voc(tmp_path / "my data/VOC", {"a": [thing()]})
     assert f": pass --voc-data-dir='{right}', found {right}" in message(read_splits, tmp_path / "my data")
+
+
+def test_three_levels_too_high(tmp_path):
+    right = write_voc(tmp_path / "a/VOCtrainval/VOCdevkit/VOC2007", {"a": [thing()]})
+    assert message(read_splits, tmp_path / "a").endswith(f": pass --voc-data-dir={right}, found {right}")
 
 
 @pytest.mark.parametrize("wrong", [".", "devkit", "devkit/VOC2007/JPEGImages", "devkit/VOC2007/ImageSets/Main"])

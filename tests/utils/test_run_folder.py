@@ -105,6 +105,7 @@ def test_a_path_may_be_given_again_with_a_tilde(earlier_run, monkeypatch):
     ("name", "text", "was"),
     [
         ("load_path", "b.pth", "a.pth"),
+        ("model", "resnet50", "vgg16"),
         ("seed", "1", "0"),
         ("anchor_scales", "2,4,8", "2,4"),
         ("batch_size", "2", "1"),
