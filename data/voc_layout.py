@@ -189,7 +189,7 @@ class Layout:
         return ids
 
     def _may_name(self, path, splits):
-        """Whether a file may say what a split is: a list, an annotated file in train/, another in one of `splits`."""
+        """Whether a file may say what a split is: a list, an annotation in train/, an image in one of `splits`."""
         if path.parts[0] == "runs":  # of this library, where the data lie in its folder
             return False
         if path.suffix.lower() in LISTS:

@@ -49,11 +49,15 @@ def check_data(config: CheckConfig) -> None:
     print(datasets[0].root, *summarize(datasets, unique), *report.format_notes(sys.maxsize), sep="\n")
     report.raise_errors(sys.maxsize)
     options = config.dataset_options() | pair_splits(datasets)
+    train_set = next(dataset for dataset in datasets if dataset.split == options["train_split"])
     if LEFT_OUT & report.notes.keys():
-        check_objects(next(dataset for dataset in datasets if dataset.split == options["train_split"]))
-    n_drawn = draw(unique, config.out)
+        check_objects(train_set)
+    n_drawn = draw_objects(unique, config.out)
     print(f"no errors found\n{counted(n_drawn, 'image')} with their objects: {config.out}")
-    print(f"next: python -m tools.fit_anchors {as_words(options)}")
+    if any(map(len, train_set.without_difficult().bboxes)):
+        print(f"next: python -m tools.fit_anchors {as_words(options)}")
+    else:
+        print(f"but nothing to train on: split {train_set.split} has no object that is not difficult")
 
 
 def summarize(datasets, unique) -> list[str]:
@@ -75,7 +79,7 @@ def summarize(datasets, unique) -> list[str]:
     return lines
 
 
-def draw(images, path) -> int:
+def draw_objects(images, path) -> int:
     """Draw up to `N_DRAWN` of some (data set, index) with their objects into a PNG file; return how many they are."""
     sheet, titles = [], []
     for dataset, i in images[:: -(-len(images) // N_DRAWN)]:

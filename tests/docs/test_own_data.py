@@ -66,3 +66,6 @@ def test_from_yolo_as_tools_leave_it(place, capsys):
     (raw / "labels/a.txt").write_text("0 0.1 0.1 0.2 0.4 0.3 0.4")
     with pytest.raises(SystemExit, match=r"labels/a\.txt: a polygon or keypoints"):
         exec(YOLO, {})
+    (raw / "labels/a.txt").write_text("2 0.1 0.1 0.2 0.2")
+    with pytest.raises(SystemExit, match=r"labels/a\.txt: classes\.txt has no name for 2"):
+        exec(YOLO, {})

@@ -164,7 +164,9 @@ def test_nothing_left_to_train_on(tmp_path, capsys):
     assert f"\nskipped objects: {tmp_path}/Annotations/a.xml" in text
     write_voc(tmp_path, {"a": []}, "train")  # as the images of a test may be
     check_data.check_data(config)
-    assert "no errors found\n2 images" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "no errors found\n2 images" in printed
+    assert printed.endswith("\nbut nothing to train on: split train has no object that is not difficult\n")
 
 
 def test_a_data_set_of_unknown_splits(monkeypatch):
