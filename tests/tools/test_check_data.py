@@ -162,11 +162,12 @@ def test_nothing_left_to_train_on(tmp_path, capsys):
     text = message(check_data.check_data, config)
     assert text.startswith(f"{tmp_path}: split train contains no object to train on")
     assert f"\nskipped objects: {tmp_path}/Annotations/a.xml" in text
-    write_voc(tmp_path, {"a": []}, "train")  # as the images of a test may be
-    check_data.check_data(config)
-    printed = capsys.readouterr().out
-    assert "no errors found\n2 images" in printed
-    assert printed.endswith("\nbut nothing to train on: split train has no object that is not difficult\n")
+    for objects in ([], [thing(extra="<difficult>1</difficult>")]):  # as the images of a test may be
+        write_voc(tmp_path, {"a": objects}, "train")
+        check_data.check_data(config)
+        printed = capsys.readouterr().out
+        assert "no errors found\n2 images" in printed
+        assert printed.endswith("\nbut nothing to train on: split train has no object that is not difficult\n")
 
 
 def test_a_data_set_of_unknown_splits(monkeypatch):
