@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 
 from data.drawn_splits import draw, drawn_earlier
 from data.validate import DataError, ValidationReport, check_class_names
-from data.voc_annotation import as_annotation
+from data.voc_annotation import as_annotation, as_number
 from data.voc_dataset import DEFAULTS, VOCDataset, check_images, finish
 from data.voc_layout import named_splits, visible_files
 
@@ -109,7 +109,7 @@ class _File:
         self.by_text = {str(i): i for i in entries}, {str(i): i for i in self.names}  # "1" for 1
         for i, entry in enumerate(content["annotations"]):
             try:
-                image_id, *row = self._read_object(entry)
+                image_id, *row = self._read_object(entry, i)
                 self.objects[image_id].append(row)
             except ValueError as error:
                 offender = f"{self.path} annotations[{i}]: {error}"
@@ -132,7 +132,7 @@ class _File:
                 self.report.error("coco", f"{self.path} {key}[{i}]: an earlier one has the id {entry['id']!r}")
         return known
 
-    def _read_object(self, entry):
+    def _read_object(self, entry, number):
         """Return image id, name, box, crowd and area of an object; raise a ValueError that says what is wrong."""
         try:
             image_id, category_id = entry["image_id"], entry["category_id"]
@@ -142,21 +142,20 @@ class _File:
                 raise ValueError(f"no image has the id {entry['image_id']!r}")
             if category_id is None:
                 raise ValueError(f"no category has the id {entry['category_id']!r}")
-            bbox, area = [float(number) for number in entry["bbox"]], entry.get("area")
-            if len(bbox) != 4:
-                raise ValueError(f"bbox has {len(bbox)} numbers instead of 4")
-            if 0 < max(bbox) <= 1:
-                raise ValueError(f"bbox {entry['bbox']} is in fractions of the sides: write pixels")
-            attributes = entry.get("attributes")
-            if isinstance(attributes, dict) and float(attributes.get("rotation") or 0):  # CVAT's
-                raise ValueError(f"its box is rotated by {attributes['rotation']} degrees")
-            x, y, width, height = bbox
-            name, area = self.names[category_id], math.nan if area is None else float(area)
-            return image_id, name, (y, x, y + height, x + width), float(entry.get("iscrowd") or 0) != 0, area
+            y, x, height, width = _bbox(entry["bbox"])
         except KeyError as error:
             raise ValueError(f"{error.args[0]} is missing") from None
-        except (TypeError, OverflowError) as error:
+        except TypeError as error:
             raise ValueError(f"a value is not as in COCO's format ({error})") from None
+        attributes = entry.get("attributes")
+        rotation = attributes.get("rotation") if isinstance(attributes, dict) else None
+        if abs(as_number(rotation)) > 0:  # CVAT's
+            raise ValueError(f"its box is rotated by {rotation} degrees")
+        crowd = as_number(entry.get("iscrowd"))
+        if math.isnan(crowd):
+            self.report.note("unusual", f"{self.path} annotations[{number}]: iscrowd {entry['iscrowd']!r:.40}")
+        area = math.nan if entry.get("area") in (None, "") else as_number(entry["area"])
+        return image_id, self.names[category_id], (y, x, y + height, x + width), abs(crowd) > 0, area
 
     @cached_property
     def files(self):
@@ -197,6 +196,17 @@ class _File:
         except (KeyError, TypeError, ValueError, OverflowError):
             annotation = as_annotation(rows, (0, 0), origin=0)
         return f"{self.path}: {path}", image, annotation
+
+
+def _bbox(values):
+    """Return y, x, height and width of a box; raise a ValueError that says what is wrong."""
+    try:
+        x, y, width, height = map(float, values)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"bbox {values!s:.60} is not four numbers") from None
+    if 0 < max(x, y, width, height) <= 1:
+        raise ValueError(f"bbox {values} is in fractions of the sides: write pixels")
+    return y, x, height, width
 
 
 def _path(image):

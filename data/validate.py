@@ -63,7 +63,7 @@ KINDS = {  # kind -> what it is, what to do or what was done; recorded as an err
         "objects with iscrowd",
         "they count as difficult, unless all have it; masks of single objects need 0, CVAT writes 1",
     ),
-    "unusual": ("unusual values of difficult or <size>", "they count as absent"),
+    "unusual": ("unusual values of difficult, <size> or iscrowd", "they count as absent"),
     "absent": ("classes without objects", "not learned in training, no AP in evaluation; difficult ones do not count"),
     "drawn": ("splits drawn at random", "nothing says what the splits are; a training keeps the ids"),
     "new": (

@@ -73,7 +73,7 @@ def read_annotation(path: Path, report: ValidationReport, skip: bool = False) ->
         report.error("annotation", f"{path}: <{stray[0].tag}> in <{parents[stray[0]].tag}>, not in <object>")
     for number, obj in enumerate(objects, start=1):
         where = f"{path} object {number}" + (f" in <{parents[obj].tag}>" if parents[obj] is not root else "")
-        difficult = _number(obj.findtext("difficult"))
+        difficult = as_number(obj.findtext("difficult"))
         if not math.isfinite(difficult):
             report.note("unusual", f"{where}: <difficult>{obj.findtext('difficult')[:40]}")
         try:
@@ -82,7 +82,7 @@ def read_annotation(path: Path, report: ValidationReport, skip: bool = False) ->
             rows += [(None, [math.nan] * 4, False, math.nan)] * skip
             (report.note if skip else report.error)("no_box" if skip else "object", f"{where}: {error}")
     sides = [" ".join(node.text or "" for node in root.findall(f"size/{side}")) for side in ("height", "width")]
-    size = [_number(side) for side in sides]  # NaN of two numbers
+    size = [as_number(side) for side in sides]  # NaN of two numbers
     if not all(map(math.isfinite, size)):
         report.note("unusual", f"{path}: <size> with {' and '.join(sides):.40}")
         size = [0, 0]
@@ -97,7 +97,7 @@ def _read_object(obj):
     if len(boxes) != 1:
         raise ValueError(f"{len(boxes) or 'no'} bndbox among its tags: {', '.join(n.tag for n in obj) or 'none'}"[:200])
     turned = [a.findtext("value") for a in obj.findall("attributes/attribute") if a.findtext("name") == "rotation"]
-    if any(map(_number, turned)):  # CVAT's; its bndbox is of the box before that
+    if any(abs(as_number(value)) > 0 for value in turned):  # CVAT's; its bndbox is of the box before that
         raise ValueError(f"its box is rotated by {turned[0]} degrees")
     if len(obj.findall("difficult")) > 1:
         raise ValueError("difficult is there more than once")
@@ -113,9 +113,9 @@ def _text(node, key):
     return texts[0]
 
 
-def _number(text):
-    """Return the number that a text means, 0 for an empty one, NaN if it means none."""
-    text = (text or "").strip().lower()
+def as_number(text: object) -> float:
+    """Return the number that a text or a value of JSON means, 0 for an empty one or None, NaN if it means none."""
+    text = "" if text is None else str(text).strip().lower()
     try:
         return WORDS[text] if text in WORDS else float(text)
     except ValueError:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from data import Sample
 from data.validate import CUT_OFF, UNUSED, DataError, ValidationReport, check_boxes, check_class_names, check_size
 from data.voc_annotation import Annotation, read_annotation
-from data.voc_layout import Layout
+from data.voc_layout import Layout, named_splits
 
 # fmt: off
 VOC_CLASSES = ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
@@ -98,11 +98,19 @@ def read_splits(root, splits=(), classes=(), report=None, **options) -> list["VO
 
 
 def _open(root):
-    """Return prefix of ids -> `Layout` of each folder; a single one has no prefix, others the name of the folder."""
+    """Return prefix of ids -> `Layout` of each folder; a single one has no prefix, others the name of the folder.
+
+    Where the names of several folders say different splits, they are those of what no list says: X/train,X/valid.
+    """
     parts = [root] if Path(root).expanduser().is_dir() else map(str.strip, str(root).split(","))
     roots = [Path(part).expanduser() for part in parts]
+    if len(roots) == 1:
+        return {"": Layout(roots[0])}
     names = [str(folder) if [other.name for other in roots].count(folder.name) > 1 else folder.name for folder in roots]
-    return {f"{name}/" if len(roots) > 1 else "": Layout(folder) for name, folder in zip(names, roots, strict=True)}
+    words = [named_splits(folder.name) for folder in roots]
+    splits = [min(found) if len(found) == 1 else "" for found in words]
+    splits = splits if len({*splits}) > 1 else [""] * len(roots)
+    return {f"{name}/": Layout(*each) for name, *each in zip(names, roots, splits, strict=True)}
 
 
 def check_images(ids, read, options, report: ValidationReport, found: dict, origin: int = 1) -> dict:

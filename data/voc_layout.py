@@ -45,13 +45,14 @@ class Layout:
 
     Args:
         root: folder of the data set.
+        split: split of what no list or folder in it says.
 
     Raises:
         DataError: no annotations, no images, or the data set is in another folder.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root, self.files = root, visible_files(root)
+    def __init__(self, root: Path, split: str = "") -> None:
+        self.root, self.split, self.files = root, split, visible_files(root)
         xml, more = self._of((".xml",), "annotations")
         images, others = self._of(IMAGE_SUFFIXES, "jpegimages", "images")
         named = {path.stem for path in more}
@@ -206,7 +207,7 @@ class Layout:
             for folders, _ in files:
                 images = self.images.get(stem, ()) if len(files) == 1 else ()
                 near = [_usual(folder, splits) for of in (folders, *(of for of, _ in images)) for folder in of]
-                split = next((folder for folder in near if folder in {*splits, *SPLITS}), "")
+                split = next((folder for folder in near if folder in {*splits, *SPLITS}), _usual(self.split, splits))
                 ids.setdefault(split, []).append("/".join((*folders, stem)) if len(files) > 1 else stem)
         return ids
 

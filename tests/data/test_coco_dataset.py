@@ -95,6 +95,12 @@ WAYS = {  # of the tools -> changed content, image files, ids
     "no area or crowd": (change("annotations", 0, iscrowd=..., area=None), ("a.jpg", "b.jpg"), None),
     "no size": (change("images", 0, width=None, height=0), ("a.jpg", "b.jpg"), None),
     "numbers that are texts": (change("annotations", 1, iscrowd="0", bbox=[*"0124"]), ("a.jpg", "b.jpg"), None),
+    "words": (
+        change("annotations", 1, iscrowd="false", area="", attributes={"rotation": "left"}),
+        ("a.jpg", "b.jpg"),
+        None,
+    ),
+    "an unusual word": (change("annotations", 1, iscrowd="Unspecified", area="N/A"), ("a.jpg", "b.jpg"), None),
     "ids that are texts": (change("images", 1, id="b"), ("a.jpg", "b.jpg"), None),
 }
 
@@ -134,6 +140,15 @@ def test_a_group_may_be_named_as_one_of_its_classes(write):
     (dataset,) = build("coco", write(CONTENT | {"categories": categories, "annotations": objects}), ["train"])
     assert (dataset.classes, dataset.category_ids) == (("dog", "cat"), [2, 1])
     assert dataset.labels[0].tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(("crowd", "difficult"), [(True, True), ("Yes", True), ("1.0", True), ("?", False)])
+def test_words_for_a_crowd(write, crowd, difficult):
+    content = change("annotations", 1, iscrowd=crowd)
+    content["annotations"].append({"image_id": 7, "category_id": 4, "bbox": [0, 1, 2, 4]})
+    (dataset,) = build("coco", write(content), ["train"])
+    assert dataset.difficults[0].tolist() == [True, difficult, False]
+    assert any("annotations[1]: iscrowd '?'" in note for note in dataset.notes) != difficult
 
 
 def test_two_files_are_joined_by_the_names_of_the_classes(write):
@@ -233,15 +248,15 @@ FAULTS = {  # name -> content, part of the message, None or number of objects wi
     "a name twice": (change("categories", 0, name="cat "), "2 times category cat", None),
     "unknown image": (change("annotations", 0, image_id=8), "annotations[0]: no image has the id 8", 1),
     "unknown category": (change("annotations", 0, category_id=1), "annotations[0]: no category has the id 1", 1),
-    "a crowd of words": (change("annotations", 1, iscrowd="no"), "annotations[1]: could not convert", 1),
     "no category": (change("annotations", 0, category_id=...), "annotations[0]: category_id is missing", 1),
     "no box": (change("annotations", 1, bbox=...), "annotations[1]: bbox is missing", 1),
-    "an empty box": (change("annotations", 1, bbox=[]), "annotations[1]: bbox has 0 numbers instead of 4", 1),
-    "a box of words": (change("annotations", 1, bbox=["a"] * 4), "annotations[1]: could not convert", 1),
+    "an empty box": (change("annotations", 1, bbox=[]), "annotations[1]: bbox [] is not four numbers", 1),
+    "a box of words": (change("annotations", 1, bbox=["a"] * 4), "[1]: bbox ['a', 'a', 'a', 'a'] is not four", 1),
     "fractions": (change("annotations", 1, bbox=[0, 0.2, 0.5, 1]), "annotations[1]: bbox [0, 0.2, 0.5, 1] is in f", 1),
     "rotated": (change("annotations", 1, attributes={"rotation": 30.0}), "[1]: its box is rotated by 30.0 degrees", 1),
     "no object of JSON": (CONTENT | {"annotations": [3]}, "annotations[0]: a value is not as in COCO's format", 0),
-    "endless": (change("annotations", 1, bbox=[10**400] * 4), "annotations[1]: a value is not as in COCO's format", 1),
+    "null": (change("annotations", 1, bbox=None), "annotations[1]: bbox None is not four numbers", 1),
+    "endless": (change("annotations", 1, bbox=[10**400] * 4), "annotations[1]: bbox [10000", 1),
     "no area": (change("annotations", 1, bbox=[3, 4, 0, 9]), "a.jpg object 2 (cat): xmin 3, ymin 4, xmax 3", 1),
     "not a number": (change("annotations", 1, bbox=[3, 4, float("nan"), 9]), "a.jpg object 2 (cat): xmin 3, ymin 4", 1),
     "outside": (change("annotations", 1, bbox=[60, 4, 5, 9]), "boxes outside their image (1)", 1),

@@ -38,8 +38,9 @@ def test_what_is_optional_may_be_missing(tmp_path):
     assert annotation.size is None
 
 
-def test_attributes_of_cvat_are_no_rotation(tmp_path):
-    values = ("rotation", "0.0"), ("occluded", "True"), ("age", "30")
+@pytest.mark.parametrize("rotation", ["0.0", "None", ""])
+def test_attributes_of_cvat_are_no_rotation(tmp_path, rotation):
+    values = ("rotation", rotation), ("occluded", "True"), ("age", "30")
     texts = [f"<attribute><name>{name}</name><value>{value}</value></attribute>" for name, value in values]
     assert parse(tmp_path, thing(extra=f"<attributes>{''.join(texts)}</attributes>")).names.tolist() == ["cat"]
 

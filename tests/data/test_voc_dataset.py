@@ -152,6 +152,24 @@ def test_a_split_drawn_from_several_folders(tmp_path, monkeypatch):
     assert len(read("w", "val", split_ids=twice)) == 10
 
 
+def test_folders_named_as_splits(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for root, n in (("train", 4), ("valid", 3), ("more/train", 2)):
+        write_voc(tmp_path / root, {f"{i}": [thing()] for i in range(n)}, "all")
+        (tmp_path / root / "ImageSets/Main/all.txt").unlink()
+    train, val = read_splits("train,valid", ["train", "val"], val_ratio=0.5)
+    assert (len(train), len(val)) == (4, 3)
+    assert {i[:6] for i in train.ids} == {"train/"}
+    assert [len(dataset) for dataset in read_splits("train,valid", ["train", "valid"], val_ratio=0.5)] == [4, 3]
+    assert {dataset.split: len(dataset) for dataset in read_splits("valid,train")} == {"train": 4, "val": 3}
+    two = read_splits("train,more/train", ["train", "val"], val_ratio=0.5)  # of one split: divided
+    assert [len(dataset) for dataset in two] == [3, 3]
+    for split in ("train", "val"):  # a list says more
+        (tmp_path / "train" / f"{split}.txt").write_text("0\n" if split == "train" else "1\n")
+    train, val = read_splits("train,valid", ["train", "val"], val_ratio=0.5)
+    assert (train.ids, val.ids) == (["train/0"], ["train/1", "valid/0", "valid/1", "valid/2"])
+
+
 # Boxes
 
 
