@@ -100,16 +100,15 @@ def read_splits(root, splits=(), classes=(), report=None, **options) -> list["VO
 def _open(root):
     """Return prefix of ids -> `Layout` of each folder; a single one has no prefix, others the name of the folder.
 
-    Where the names of several folders say different splits, they are those of what no list says: X/train,X/valid.
+    Where the names of all folders say different splits, they are those of what no list says: X/train,X/valid.
     """
     parts = [root] if Path(root).expanduser().is_dir() else map(str.strip, str(root).split(","))
     roots = [Path(part).expanduser() for part in parts]
     if len(roots) == 1:
         return {"": Layout(roots[0])}
     names = [str(folder) if [other.name for other in roots].count(folder.name) > 1 else folder.name for folder in roots]
-    words = [named_splits(folder.name) for folder in roots]
-    splits = [min(found) if len(found) == 1 else "" for found in words]
-    splits = splits if len({*splits}) > 1 else [""] * len(roots)
+    words = [" ".join(sorted(named_splits(folder.name))) for folder in roots]
+    splits = words if all(words) and len({*words}) > 1 else [""] * len(roots)
     return {f"{name}/": Layout(*each) for name, *each in zip(names, roots, splits, strict=True)}
 
 

@@ -1,6 +1,7 @@
 """The COCO reader: the same samples as from the VOC files, what the tools write, and a sentence for each fault."""
 
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -111,7 +112,7 @@ def test_what_tools_write(write, name):
     (dataset,) = build("coco", write(content, images=images), ["train"])
     assert dataset.ids == (ids or ["a", "b"])
     assert dataset.bboxes[0].tolist() == [[5, 10, 35, 30.5], [1, 0, 5, 2]]
-    assert not dataset.difficults[0][1]
+    assert (dataset.difficults[0][1], math.isnan(dataset.areas[0][1])) == (False, True)
     assert dataset[1].img.shape == (40, 60, 3)
 
 
@@ -257,6 +258,7 @@ FAULTS = {  # name -> content, part of the message, None or number of objects wi
     "no object of JSON": (CONTENT | {"annotations": [3]}, "annotations[0]: a value is not as in COCO's format", 0),
     "null": (change("annotations", 1, bbox=None), "annotations[1]: bbox None is not four numbers", 1),
     "endless": (change("annotations", 1, bbox=[10**400] * 4), "annotations[1]: bbox [10000", 1),
+    "zeros": (change("annotations", 1, bbox=[0] * 4), "a.jpg object 2 (cat): xmin 0, ymin 0, xmax 0", 1),
     "no area": (change("annotations", 1, bbox=[3, 4, 0, 9]), "a.jpg object 2 (cat): xmin 3, ymin 4, xmax 3", 1),
     "not a number": (change("annotations", 1, bbox=[3, 4, float("nan"), 9]), "a.jpg object 2 (cat): xmin 3, ymin 4", 1),
     "outside": (change("annotations", 1, bbox=[60, 4, 5, 9]), "boxes outside their image (1)", 1),
