@@ -2,10 +2,11 @@
 
     {"images": [{"id", "file_name", "width", "height"}, ...],
      "categories": [{"id", "name", "supercategory"}, ...],
-     "annotations": [{"image_id", "category_id", "bbox": [x, y, width, height], "iscrowd", "area"}, ...]}
+     "annotations": [{"image_id", "category_id", "bbox": [x, y, width, height], "iscrowd", "ignore", "area"}, ...]}
 
-Boxes are continuous and count from 0; polygons and masks are ignored. A crowd is a difficult object: left out in
-training, and the metric ignores what is detected in it. Labels are the categories in the order of the file.
+Boxes are continuous and count from 0; polygons and masks are ignored. A crowd, or an object with `ignore`, is a
+difficult object: left out in training, and the metric ignores what is detected in it. Labels are the categories in the
+order of the file.
 
 G: objects in one image.
 """
@@ -19,7 +20,7 @@ from pathlib import Path, PurePosixPath
 
 from data.drawn_splits import draw, drawn_earlier
 from data.validate import DataError, ValidationReport, check_class_names
-from data.voc_annotation import as_annotation, as_number
+from data.voc_annotation import as_annotation, as_number, is_turned
 from data.voc_dataset import DEFAULTS, VOCDataset, check_images, finish
 from data.voc_layout import named_splits, visible_files
 
@@ -27,19 +28,19 @@ from data.voc_layout import named_splits, visible_files
 def build(options, splits, classes=(), report=None) -> list["COCODataset"]:
     """Open splits of one or two COCO files: see `data.build`.
 
-    A split whose name starts with "train" is `options.coco_images` and `coco_annotations`, any other
-    `coco_eval_images` and `coco_eval_annotations`. Without these, it is drawn from the first, as `val_ratio` says.
+    A split whose name contains "train" is `options.coco_images` and `coco_annotations`, any other `coco_eval_images`
+    and `coco_eval_annotations`. Without these, it is drawn from the first, as `val_ratio` says.
     """
     values = DEFAULTS | {name: getattr(options, name) for name in DEFAULTS if hasattr(options, name)}
     raises, report = report is None, report or ValidationReport()
     one = not (options.coco_eval_images or options.coco_eval_annotations)
     splits = splits or ("train", "eval")
-    prefixes = ["coco" if one or split.startswith("train") else "coco_eval" for split in splits]
-    files, records, found = {}, {}, {}
+    prefixes = ["coco" if one or "train" in split.lower() else "coco_eval" for split in splits]
+    files, records, found, known = {}, {}, {}, {}
     for prefix in dict.fromkeys(prefixes):
         paths = getattr(options, f"{prefix}_images"), getattr(options, f"{prefix}_annotations")
         files[prefix] = file = _File(*paths, prefix.replace("_", "-"), values, report)
-        records[prefix] = check_images(file.images, file.read, values, report, found, origin=0)
+        records[prefix] = check_images(file.images, file.read, values, report, found, known, origin=0)
     check_class_names(found, tuple(classes), report, values["unknown_classes"] == "ignore")
     classes = tuple(classes) or tuple(dict.fromkeys(name for file in files.values() for name in file.classes(found)))
     ids = {split: [*files[prefix].images] for split, prefix in zip(splits, prefixes, strict=True)}
@@ -54,8 +55,8 @@ def _draw(splits, file, options, report):
     stored = drawn_earlier(splits, options["split_ids"], options["n_bytes"], every, file.find, report)
     for gone in sorted({image_id for ids in stored.values() for image_id in ids}.difference(every)):
         skip = options["invalid_images"] == "skip"
-        report.note("skipped_image", gone) if skip else report.error("no_image", f"{gone}, which was drawn")
-    folders = {name for image_id in every for name in named_splits(PurePosixPath(image_id).parent)}
+        report.note("skipped_image", gone) if skip else report.error("gone", gone)
+    folders = {", ".join(sorted(named_splits(PurePosixPath(image_id).parent))) for image_id in every} - {""}
     if len(folders) > 1 and not stored:
         report.error("coco_split", f"its images are in folders {', '.join(sorted(folders))}")
     ids = stored or draw(splits, every, options["val_ratio"], options["seed"], report)
@@ -97,7 +98,9 @@ class _File:
         stems = {i: str(_path(entry).parent / _path(entry).stem) for i, entry in entries.items()}
         count = Counter(stems.values())
         self.images = {stems[i] if count[stems[i]] == 1 else str(_path(entry)): entry for i, entry in entries.items()}
-        self.names = {i: unicodedata.normalize("NFC", entry["name"]).strip() for i, entry in self.categories.items()}
+        self.names = {
+            i: unicodedata.normalize("NFC", str(entry["name"])).strip() for i, entry in self.categories.items()
+        }
         groups = [i for i, entry in self.categories.items() if entry.get("supercategory") == "none"]
         self.groups = groups if len(groups) < len(self.categories) else []
         names = [f"category {name}" for i, name in self.names.items() if i not in self.groups]
@@ -125,8 +128,8 @@ class _File:
         """Return id -> entry of those in a list that have an id of their own and a text."""
         known = {}
         for i, entry in enumerate(content[key]):
-            name = entry.get(text) if isinstance(entry, dict) else None
-            if not (isinstance(name, str) and name.strip() and isinstance(entry.get("id"), int | str)):
+            values = (entry.get("id"), entry.get(text)) if isinstance(entry, dict) else ()
+            if not (values and all(isinstance(value, int | float | str) and str(value).strip() for value in values)):
                 self.report.error("coco", f"{self.path} {key}[{i}]: it needs an id and a {text}")
             elif known.setdefault(entry["id"], entry) is not entry:
                 self.report.error("coco", f"{self.path} {key}[{i}]: an earlier one has the id {entry['id']!r}")
@@ -149,21 +152,32 @@ class _File:
             raise ValueError(f"a value is not as in COCO's format ({error})") from None
         attributes = entry.get("attributes")
         rotation = attributes.get("rotation") if isinstance(attributes, dict) else None
-        if abs(as_number(rotation)) > 0:  # CVAT's
+        if is_turned(rotation):  # CVAT's
             raise ValueError(f"its box is rotated by {rotation} degrees")
-        crowd = as_number(entry.get("iscrowd"))
-        if math.isnan(crowd):
-            self.report.note("unusual", f"{self.path} annotations[{number}]: iscrowd {entry['iscrowd']!r:.40}")
+        crowds = {key: as_number(entry.get(key)) for key in ("iscrowd", "ignore")}  # ignore: of TinyPerson, BDD100K
+        for key in [key for key, value in crowds.items() if math.isnan(value)]:
+            self.report.note("unusual", f"{self.path} annotations[{number}]: {key} {entry[key]!r:.40}")
+        crowd = any(abs(value) > 0 for value in crowds.values())
         area = math.nan if entry.get("area") in (None, "") else as_number(entry["area"])
-        return image_id, self.names[category_id], (y, x, y + height, x + width), abs(crowd) > 0, area
+        area = area if area >= 0 else math.nan  # of a polygon that is drawn the other way round
+        return image_id, self.names[category_id], (y, x, y + height, x + width), crowd, area
 
     @cached_property
     def files(self):
-        """Name, see `_folded`, -> files in the folder of the images, at any depth."""
+        """Name without suffix, see `_folded`, -> files in the folder of the images, at any depth."""
         files = {}
         for path in visible_files(self.root):
-            files.setdefault(_folded(path), []).append(self.root / path)
+            files.setdefault(_folded(path.with_suffix("")), []).append(self.root / path)
         return files
+
+    @cached_property
+    def folders(self):
+        """Names of the folders below that of the images."""
+        return {_folded(path.parent) for files in self.files.values() for path in files if path.parent != self.root}
+
+    def _alike(self, path):
+        """Return the files of a name, of any format."""
+        return self.files.get(_folded(path.with_suffix("")), []) if path.name else []
 
     def classes(self, found):
         """Return the names of the categories, without those that only group others."""
@@ -173,14 +187,18 @@ class _File:
     def find(self, image_id):
         """Return the files that may be an image: one, or none or several at any depth; file_name may name more folders.
 
-        Of several, the one below the folders that file_name names.
+        Of several, the one below the folders that file_name names. If the last of these exists, no file elsewhere is.
         """
         path = _path(self.images[image_id])
-        ways = (self.root.joinpath(*path.parts[i:]) for i in range(len(path.parts) or 1))
-        image = next((way for way in ways if way.is_file()), None)
-        deeper = [] if image else self.files.get(_folded(path), [])
-        inside = [file for file in deeper if file.as_posix().casefold().endswith(f"/{path}".casefold())]
-        return [image] if image else inside or deeper
+        if (self.root / path).is_file():
+            return [self.root / path]
+        files = [file for file in self._alike(path) if _folded(file) == _folded(path)]
+        folder = _folded(path.parent)
+        if folder in self.folders:
+            files = [file for file in files if _folded(file.parent) == folder]
+        upper = [file for i in range(len(path.parts)) if (file := self.root.joinpath(*path.parts[i:])) in files]
+        inside = [file for file in files if file.as_posix().casefold().endswith(f"/{path}".casefold())]
+        return upper[:1] or inside or files
 
     def read(self, image_id):
         """Return the name of an image for messages, its file, None if it is missing, and its `Annotation`."""
@@ -190,7 +208,8 @@ class _File:
         if not image and self.skip_images:
             self.report.note("skipped_image", f"{self.root / path}: no image")
         elif not image:
-            self.report.error("coco_image", ", ".join(map(str, (self.root / path, *files))))
+            others = files or [f"only {file}" for file in self._alike(path)[:1]]
+            self.report.error("coco_image", ", ".join(map(str, (self.root / path, *others))))
         try:
             annotation = as_annotation(rows, (entry["height"], entry["width"]), origin=0)
         except (KeyError, TypeError, ValueError, OverflowError):
@@ -210,7 +229,7 @@ def _bbox(values):
 
 
 def _path(image):
-    return PurePosixPath(image["file_name"].strip().replace("\\", "/"))  # a\b.jpg: written on Windows
+    return PurePosixPath(str(image["file_name"]).strip().replace("\\", "/"))  # a\b.jpg: written on Windows
 
 
 def _folded(path):
@@ -223,13 +242,14 @@ def _parse(path):
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+        found = ", ".join(map(str, sorted((path if path.is_dir() else path.parent).glob("*.json"))[:10]))
+        raise DataError(f"{path} cannot be read: {error.strerror}; files .json there: {found or 'none'}") from None
     except UnicodeDecodeError:
         raise DataError(f"{path} is not UTF-8 text: save it as UTF-8") from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is no valid JSON ({error}): export it again") from None
     lists = ("images", "categories", "annotations")
-    content = content if isinstance(content, dict) else {}
+    content = {key: value for key, value in content.items() if value is not None} if isinstance(content, dict) else {}
     found = ", ".join([*content][:10]) or "something else"
     if not any(isinstance(value, list) for key, value in content.items() if key not in (*lists, "licenses")):
         content.setdefault("annotations", [])  # COCO's test images have none

@@ -64,7 +64,9 @@ def drawn_earlier(
     return asked
 
 
-def draw(splits: Sequence[str], every: list[str], val_ratio: float, seed: int, report: ValidationReport) -> dict:
+def draw(
+    splits: Sequence[str], every: list[str], val_ratio: float, seed: int, report: ValidationReport, where: str = ""
+) -> dict:
     """Return split -> ids that are drawn, and note it; the part held out is that of val and test, or the last."""
     ranks = {split: part_of(split) for split in splits}
     order = np.random.default_rng(seed).permutation(len(every))
@@ -76,7 +78,7 @@ def draw(splits: Sequence[str], every: list[str], val_ratio: float, seed: int, r
     drawn = {}
     for split, part in zip(sorted(ranks, key=ranks.get), parts, strict=False):
         drawn[split] = [every[i] for i in sorted(part)]
-        report.note("drawn", f"{split} {len(part)} of {len(every)} images")
+        report.note("drawn", f"{split} {len(part)} of {len(every)} images{where}")
     return drawn
 
 

@@ -42,6 +42,7 @@ KINDS = {  # kind -> what it is, what to do or what was done; recorded as an err
         "missing images",
         f"name their folder with --coco-images, add them, correct their file_name, or {SKIP}",
     ),
+    "gone": ("images of a split that was drawn", f"the file has them no more: put them back, or {SKIP}"),
     "image": ("unreadable images", f"replace them, delete their ids, or {SKIP}"),
     "swapped_size": ("images with swapped sides", f"correct or delete that size if the boxes fit the {STORED}"),
     "size": ("images of another size than annotated", "use those that were annotated, or correct or delete that size"),
@@ -60,10 +61,10 @@ KINDS = {  # kind -> what it is, what to do or what was done; recorded as an err
     "from_0": ("clipped boxes that start at 0", "VOC counts from 1; if these files count from 0, all are off by 1"),
     "exif": ("images rotated by EXIF", "boxes are taken to fit the pixels as stored; check that they do"),
     "crowd": (
-        "objects with iscrowd",
+        "objects with iscrowd or ignore",
         "they count as difficult, unless all have it; masks of single objects need 0, CVAT writes 1",
     ),
-    "unusual": ("unusual values of difficult, <size> or iscrowd", "they count as absent"),
+    "unusual": ("unusual values of difficult, <size>, iscrowd or ignore", "they count as absent"),
     "absent": ("classes without objects", "not learned in training, no AP in evaluation; difficult ones do not count"),
     "drawn": ("splits drawn at random", "nothing says what the splits are; a training keeps the ids"),
     "new": (
@@ -72,7 +73,7 @@ KINDS = {  # kind -> what it is, what to do or what was done; recorded as an err
     ),
     "unused": ("folders without the splits of the others", "not used: write lists for them, or delete all lists"),
     "coco_split": ("splits in one file", "write a file each, for --coco-annotations and --coco-eval-annotations"),
-    "others": ("other files", "neither image nor annotation"),
+    "others": ("other files", "neither image nor annotation, or copies"),
     "bare": ("images without annotation", "not used; one without objects needs an annotation, too"),
 }
 

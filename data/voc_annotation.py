@@ -29,6 +29,7 @@ ADVICE = (  # part of expat's message, part of the file, what to do
 )
 WORDS = {"true": 1, "yes": 1, "false": 0, "no": 0, "": 0}  # that mean a number
 IN_OBJECT = re.compile(r"obj|.*box|polygon|[xy]_?min")  # tags that belong into an object, or look like one
+NUMBER = re.compile(r"[-+]?\d+(\.\d*)?")
 HEADER = {"folder", "filename", "path", "source", "owner", "size", "segmented", "database"}  # tags beside objects
 
 
@@ -67,7 +68,7 @@ def read_annotation(path: Path, report: ValidationReport, skip: bool = False) ->
     rows, objects = [], list(root.iter("object"))
     parents = {node: parent for parent in root.iter() for node in parent}
     outside = parents.keys() - {node for obj in objects for node in obj.iter()}
-    other = {n for n in root if not objects and n.tag not in HEADER and (len(n) or n.attrib or (n.text or "").strip())}
+    other = {node for node in root if not objects and node.tag not in HEADER and _count_numbers(node) >= 4}
     stray = [n for n in parents if n in outside and (n in other or IN_OBJECT.fullmatch(n.tag))]
     if stray:
         report.error("annotation", f"{path}: <{stray[0].tag}> in <{parents[stray[0]].tag}>, not in <object>")
@@ -91,13 +92,19 @@ def read_annotation(path: Path, report: ValidationReport, skip: bool = False) ->
     return as_annotation(rows, size, origin=1)
 
 
+def _count_numbers(node):
+    """Count the numbers in the texts and attributes of a node and those below it; a box has four."""
+    texts = (text for each in node.iter() for text in (each.text or "", *each.attrib.values()))
+    return sum(bool(NUMBER.fullmatch(word)) for text in texts for word in re.split(r"[\s,;]+", text))
+
+
 def _read_object(obj):
     """Return name and corners of an object; raise a ValueError that says what is missing."""
     boxes = obj.findall("bndbox")
     if len(boxes) != 1:
         raise ValueError(f"{len(boxes) or 'no'} bndbox among its tags: {', '.join(n.tag for n in obj) or 'none'}"[:200])
     turned = [a.findtext("value") for a in obj.findall("attributes/attribute") if a.findtext("name") == "rotation"]
-    if any(abs(as_number(value)) > 0 for value in turned):  # CVAT's; its bndbox is of the box before that
+    if any(map(is_turned, turned)):  # CVAT's; its bndbox is of the box before that
         raise ValueError(f"its box is rotated by {turned[0]} degrees")
     if len(obj.findall("difficult")) > 1:
         raise ValueError("difficult is there more than once")
@@ -111,6 +118,11 @@ def _text(node, key):
     if not any(texts):
         raise ValueError(f"{key} is missing or empty")
     return texts[0]
+
+
+def is_turned(rotation: object) -> bool:
+    """Whether a rotation in degrees is more than a touch of its handle."""
+    return abs((as_number(rotation) + 180) % 360 - 180) > 0.5
 
 
 def as_number(text: object) -> float:

@@ -87,7 +87,7 @@ def read_splits(root, splits=(), classes=(), report=None, **options) -> list["VO
         where, image = layout.locate(name, report, options["invalid_images"] == "skip")
         return where, image, where and read_annotation(where, report, options["invalid_boxes"] == "skip")
 
-    records = check_images(entries, read, options, report, found)
+    records = check_images(entries, read, options, report, found, {})
     check_class_names(found, tuple(classes), report, options["unknown_classes"] == "ignore")
     root = Path(",".join(str(layout.root) for layout in layouts.values()))
     datasets = [VOCDataset(root, split, tuple(classes or sorted(found)), ids[split], records) for split in splits]
@@ -112,7 +112,7 @@ def _open(root):
     return {f"{name}/": Layout(*each) for name, *each in zip(names, roots, splits, strict=True)}
 
 
-def check_images(ids, read, options, report: ValidationReport, found: dict, origin: int = 1) -> dict:
+def check_images(ids, read, options, report: ValidationReport, found: dict, known: dict, origin: int = 1) -> dict:
     """Check images and their objects.
 
     Args:
@@ -121,13 +121,14 @@ def check_images(ids, read, options, report: ValidationReport, found: dict, orig
         options: see `read_splits`.
         report: receives errors and notes.
         found: class name -> where it was found, one entry per object; filled.
+        known: (name, bytes) of a file -> images of these, of which another may be a copy; filled.
         origin: number of the first pixel in the files.
 
     Returns:
         id -> file of the image, `Annotation` with clipped boxes and the size of the image; of usable images only.
     """
     skip_boxes, skip_images = options["invalid_boxes"] == "skip", options["invalid_images"] == "skip"
-    records, users, known = {}, {}, {}
+    records, users = {}, {}
     for image_id in tqdm(ids, "check", unit="image", leave=False, delay=1):
         where, image, annotation = read(image_id)
         if users.setdefault(image, image_id) != image_id and image:

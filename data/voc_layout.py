@@ -55,6 +55,8 @@ class Layout:
         self.root, self.split, self.files = root, split, visible_files(root)
         xml, more = self._of((".xml",), "annotations")
         images, others = self._of(IMAGE_SUFFIXES, "jpegimages", "images")
+        stems = {path.stem for path in images}
+        xml = xml or [path for path in self.files if not path.suffix and path.name in stems]  # of Stanford Dogs
         named = {path.stem for path in more}
         xml, images = xml + more, images + [path for path in others if path.stem in named]  # no masks
         self.containers = CONTAINERS | more_containers(xml, images)
@@ -62,6 +64,8 @@ class Layout:
         self.folded = {stem.casefold(): files for stem, files in self.images.items()}
         others = [p.suffix.lower() or "without suffix" for p in self.files if p.parts[0].lower() != "imagesets"]
         counts = [f"{n} {suffix}" for suffix, n in Counter(others).most_common() if suffix not in READ]
+        n_copy = sum(path.suffix.lower() == ".xml" for path in self.files) - len(xml)
+        counts += [f"{n_copy} .xml of names in Annotations"] * (n_copy > 0)
         self.others = ", ".join(counts[:10] + ["more"] * (len(counts) > 10))
         near = roots_near(root)
         if xml and images and (self._lists(()) or not any(root in other.parents for other in near)):
@@ -180,9 +184,9 @@ class Layout:
             why = f"for it with --val-ratio={val_ratio:g} of {len(every)} images"
             why = f"because {hints[0]} may say what it is: move that away if not" if hints else why
             fault += f", and none is drawn {why}"
-            ids |= {} if hints else draw(splits, every, val_ratio, seed, report)
+            ids |= {} if hints else draw(splits, every, val_ratio, seed, report, f" in {self.root.name}")
         for split in splits:
-            if not ids[split]:
+            if not ids[split] and split not in stored:
                 path = lists.get(split, [self.root / "ImageSets" / "Main" / f"{split}.txt"])[0]
                 what = "contains no image id" if split in lists else fault
                 others = ", ".join(sorted(there or words)[:20]) or "none"
@@ -234,10 +238,11 @@ class Layout:
         return lists
 
     def _read_ids(self, paths, report):
-        first = {}  # file and id -> line
+        first, own = {}, f"/{self.root.resolve().name}/"  # file and id -> line
         for path in paths:
             for number, line in enumerate(read_lines(path), start=1):
                 texts = [text.replace("\\", "/") for text in (line, COLUMN.sub("", line).strip("\"'"))]
+                texts.append(f"/{texts[1]}".partition(own)[2])  # MYDATA/JPEGImages/a.jpg
                 ids = ["/".join((*folders, stem)) for folders, stem in map(self._key, texts)]
                 image_id = next((i for i in ids if any(self._find(i))), "" if line.startswith("#") else ids[1])
                 if ABOVE.match(texts[0]):

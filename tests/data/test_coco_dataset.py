@@ -21,6 +21,7 @@ CONTENT = {
     "categories": [{"id": 9, "name": "dog"}, {"id": 4, "name": "cat"}],
     "annotations": [CROWD, {"image_id": 7, "category_id": 4, "bbox": [0, 1, 2, 4]}],
 }
+DRAW = {"val_ratio": 0.5, "seed": 0}
 
 
 @pytest.fixture
@@ -78,13 +79,16 @@ def test_numbers_by_hand(write):
     easy = dataset.without_difficult()
     assert ([len(bbox) for bbox in easy.bboxes], [len(area) for area in easy.areas]) == ([1, 0], [1, 0])
     assert dataset.metric == "coco"
-    assert f"objects with iscrowd: 1 of 2 in {dataset.root.parent}/all.json ({KINDS['crowd'][1]})" in dataset.notes
+    assert (
+        f"objects with iscrowd or ignore: 1 of 2 in {dataset.root.parent}/all.json ({KINDS['crowd'][1]})"
+        in dataset.notes
+    )
 
 
 def test_a_file_with_nothing_but_crowds_has_none(write):
     (dataset,) = build("coco", write(change("annotations", 1, iscrowd=1)), ["train"])  # CVAT's masks of objects
     assert dataset.difficults[0].tolist() == [False, False]
-    assert any(note.startswith("objects with iscrowd: 2 of 2 in ") for note in dataset.notes)
+    assert any(note.startswith("objects with iscrowd or ignore: 2 of 2 in ") for note in dataset.notes)
 
 
 WAYS = {  # of the tools -> changed content, image files, ids
@@ -101,7 +105,15 @@ WAYS = {  # of the tools -> changed content, image files, ids
         ("a.jpg", "b.jpg"),
         None,
     ),
+    "a touch of the handle": (change("annotations", 1, attributes={"rotation": 359.8}), ("a.jpg", "b.jpg"), None),
+    "a polygon the other way round": (change("annotations", 1, area=-8), ("a.jpg", "b.jpg"), None),
     "an unusual word": (change("annotations", 1, iscrowd="Unspecified", area="N/A"), ("a.jpg", "b.jpg"), None),
+    "numbers with a point, from pandas": (
+        change("images", 0, id=7.0) | {"categories": [{"id": 9.0, "name": 1}, {"id": 4.0, "name": 2.5}]},
+        ("a.jpg", "b.jpg"),
+        None,
+    ),
+    "other lists that are null": (CONTENT | {"licenses": None, "info": None}, ("a.jpg", "b.jpg"), None),
     "ids that are texts": (change("images", 1, id="b"), ("a.jpg", "b.jpg"), None),
 }
 
@@ -143,13 +155,14 @@ def test_a_group_may_be_named_as_one_of_its_classes(write):
     assert dataset.labels[0].tolist() == [1, 0]
 
 
-@pytest.mark.parametrize(("crowd", "difficult"), [(True, True), ("Yes", True), ("1.0", True), ("?", False)])
-def test_words_for_a_crowd(write, crowd, difficult):
-    content = change("annotations", 1, iscrowd=crowd)
+@pytest.mark.parametrize("key", ["iscrowd", "ignore"])
+@pytest.mark.parametrize(("value", "difficult"), [(True, True), ("Yes", True), ("1.0", True), ("?", False)])
+def test_words_for_a_crowd(write, key, value, difficult):
+    content = change("annotations", 1, **{key: value})
     content["annotations"].append({"image_id": 7, "category_id": 4, "bbox": [0, 1, 2, 4]})
     (dataset,) = build("coco", write(content), ["train"])
     assert dataset.difficults[0].tolist() == [True, difficult, False]
-    assert any("annotations[1]: iscrowd '?'" in note for note in dataset.notes) != difficult
+    assert any(f"annotations[1]: {key} '?'" in note for note in dataset.notes) != difficult
 
 
 def test_two_files_are_joined_by_the_names_of_the_classes(write):
@@ -157,7 +170,7 @@ def test_two_files_are_joined_by_the_names_of_the_classes(write):
     paths = vars(write(change("annotations", 0, category_id=2) | other | {"annotations": []}, "eval"))
     evaluated = {"coco_eval_images": paths["coco_images"], "coco_eval_annotations": paths["coco_annotations"]}
     options = write(CONTENT, **evaluated)
-    train, test, again = build("coco", options, ["trainval", "test", "train"])
+    train, test, again = build("coco", options, ["Trainval", "test", "my_train"])
     assert train.classes == test.classes == again.classes == ("dog", "cat", "\u00e9el")
     assert (train.category_ids, test.category_ids) == ([9, 4, None], [None, 9, 2])
     assert [len(dataset.bboxes[0]) for dataset in (train, test, again)] == [2, 0, 2]
@@ -188,8 +201,7 @@ def test_one_file_is_divided(write):
         other = vars(options) | {"split_ids": fit | {"test": ["8"]}, "n_bytes": n_bytes}
         assert len(build("coco", SimpleNamespace(**other), ["trainval", "test"])[1]) == n_test
     options.split_ids = fit | {"test": ["gone"]}  # of these data, less one image
-    assert "missing images (1)" in (text := message(build, "coco", options, ["test"]))
-    assert text.endswith("gone, which was drawn")
+    assert message(build, "coco", options, ["test"]).startswith("images of a split that was drawn (1): the file has")
     options.split_ids, options.invalid_images = fit | {"test": ["8", "gone"]}, "skip"
     assert build("coco", options, ["test"])[0].ids == ["8"]
 
@@ -197,10 +209,14 @@ def test_one_file_is_divided(write):
 def test_folders_say_that_one_file_is_of_several_splits(write):
     names = ("train2017/a.jpg", "val2017/b.jpg")
     images = [{"id": i, "file_name": name} for i, name in enumerate(names)]
-    options = write({"images": images, "categories": []}, images=names, val_ratio=0.5, seed=0)
+    options = write({"images": images, "categories": []}, images=names, **DRAW)
     text = message(build, "coco", options, ["train", "val"])
     assert text.startswith("splits in one file (1): write a file each, for --coco-annotations and --coco-eval-ann")
     assert text.endswith("folders train, val")
+    same = [{"id": i, "file_name": f"/me/test/train/{name[-5:]}"} for i, name in enumerate(names)]
+    options = write({"images": same, "categories": []}, "same", images=("a.jpg", "b.jpg", "c/b.jpg"), **DRAW)
+    assert [len(dataset) for dataset in build("coco", options, ["train", "val"])] == [1, 1]
+    options = write({"images": images, "categories": []}, images=names, **DRAW)
     assert len(build("coco", SimpleNamespace(**vars(options), split_ids={"val": ["val2017/b"]}), ["val"])[0]) == 1
 
 
@@ -215,6 +231,33 @@ def test_images_lie_deeper_or_are_named_in_another_case(write, tmp_path):
     assert build("coco", options, ["train"])[0].paths == [tmp_path / "img/default/2/b.jpg"]
     options = write(content, images=["other/2/b.jpg"])
     assert "missing images (1)" in message(build, "coco", options, ["train"])
+
+
+def test_an_image_of_a_folder_is_not_that_of_another(write, tmp_path):
+    names = ("cam1/3.jpg", "cam2/3.jpg", "cam2/4.jpg")
+    content = {"images": [{"id": i, "file_name": name} for i, name in enumerate(names)], "categories": []}
+    options = write(content, images=("cam1/3.jpg", "cam2/4.jpg", "3.jpg"))
+    text = message(build, "coco", options, ["train"])
+    assert text.startswith("missing images (1)")
+    assert text.endswith(f"{tmp_path}/img/cam2/3.jpg, only {tmp_path}/img/3.jpg")
+    (dataset,) = build("coco", SimpleNamespace(**vars(options), invalid_images="skip"), ["train"])
+    assert dataset.ids == ["cam1/3", "cam2/4"]
+    options = write(content | {"images": content["images"][:1]})
+    options.coco_images += "/cam1"  # the folder itself
+    assert build("coco", options, ["train"])[0].ids == ["cam1/3"]
+
+
+def test_what_is_there_instead_is_named(write, tmp_path):
+    options = write(CONTENT, images=["a.jpg", "x/B.png"])
+    assert message(build, "coco", options, ["train"]).endswith(f"{tmp_path}/img/b.jpg, only {tmp_path}/img/x/B.png")
+
+
+def test_copies_in_two_files_are_noted(write, tmp_path):
+    images = [{"id": 1, "file_name": "b.jpg"}]
+    held_out = write({"images": images, "categories": []}, "val", images=("val/b.jpg",))
+    more = {"coco_eval_images": f"{tmp_path}/img/val", "coco_eval_annotations": held_out.coco_annotations}
+    train, _ = build("coco", write(CONTENT, **more), ["train", "val"])
+    assert f"copies of images: {tmp_path}/img/val/b.jpg of {tmp_path}/img/b.jpg (" in "".join(train.notes)
 
 
 def test_images_lie_below_a_link(write, tmp_path):
@@ -326,7 +369,10 @@ def test_files_of_another_format(write, content, text):
 def test_what_is_not_there(write, tmp_path):
     options = write(CONTENT)
     options.coco_annotations = str(tmp_path)
-    assert message(build, "coco", options, ["train"]) == f"{tmp_path} cannot be read: Is a directory"
+    text = f"{tmp_path} cannot be read: Is a directory; files .json there: {tmp_path}/all.json"
+    assert message(build, "coco", options, ["train"]) == text
+    options.coco_annotations = str(tmp_path / "x" / "y.json")
+    assert message(build, "coco", options, ["train"]).endswith("No such file or directory; files .json there: none")
     options.coco_images = "nowhere"
     assert message(build, "coco", options, ["train"]).startswith("--coco-images=nowhere is not a folder: ")
     options.coco_images = None

@@ -38,7 +38,12 @@ def test_what_is_optional_may_be_missing(tmp_path):
     assert annotation.size is None
 
 
-@pytest.mark.parametrize("rotation", ["0.0", "None", ""])
+@pytest.mark.parametrize("more", ["<weather>sunny</weather>", "<meta a='1'><rows>9</rows><at>2 x4</at></meta>"])
+def test_other_elements_are_ignored_with_and_without_objects(tmp_path, more):
+    assert [len(parse(tmp_path, objects + more).names) for objects in ("", thing())] == [0, 1]
+
+
+@pytest.mark.parametrize("rotation", ["0.0", "None", "", "360.0", "-0.4"])
 def test_attributes_of_cvat_are_no_rotation(tmp_path, rotation):
     values = ("rotation", rotation), ("occluded", "True"), ("age", "30")
     texts = [f"<attribute><name>{name}</name><value>{value}</value></attribute>" for name, value in values]
@@ -135,7 +140,7 @@ MALFORMED = {
         "difficult",
     ),
     "points": (
-        "<annotation><size/><weather/><shape points='1 2'/></annotation>",
+        "<annotation><size/><weather/><shape points='1,2.5;-3,4'/></annotation>",
         "annotation",
         "",
         "<shape> in <annotation>, not in <object>",

@@ -140,6 +140,8 @@ def test_a_split_drawn_from_several_folders(tmp_path, monkeypatch):
     assert [sum(i.startswith("x/") for i in part.ids) for part in (train, val)] == [8, 2]
     stored = {"train": [i for i in train.ids + val.ids if i not in ("x/1", "y/13")], "val": ["x/1", "y/13"]}
     assert read_splits("x,y", ["train", "val"], val_ratio=0.5, split_ids=stored)[1].ids == ["x/1", "y/13"]
+    fewer = stored | {"val": ["x/1"]}  # the image of y could not be read
+    assert read_splits("x,y", ["train", "val"], val_ratio=0.5, split_ids=fewer)[1].ids == ["x/1"]
     for folder, ids in (("x", ["1"]), ("y", ["13"])):  # alone
         assert read(folder, "val", split_ids=stored).ids == ids
     shutil.move("y", "z")  # its images tell which it is

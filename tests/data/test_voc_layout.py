@@ -27,7 +27,7 @@ def write(root, files):
         elif path.suffix.lower() in IMAGE_SUFFIXES:
             IMG.save(path, "JPEG" if path.suffix.lower() == ".jfif" else None)
         else:
-            path.write_text(content, encoding="utf-8")
+            path.write_text(content.replace("{root}", root.name), encoding="utf-8")
     return root
 
 
@@ -154,6 +154,16 @@ LAYOUTS = {  # files, ids of the splits train and val
         pairs(["e\u0301", "b"]) | pairs(["o\u0308"], image="JPEGImages/ö.jpg") | lists(train="é\nb", val="ö"),
         {"train": ["é", "b"], "val": ["ö"]},
     ),
+    "lists with the folder of the data": (
+        pairs(ABCD) | lists(train="{root}/JPEGImages/a.jpg\ndata\\{root}\\b.jpg", val="x/{root}/c.jpg 1\nd"),
+        TWO,
+    ),
+    "no suffix": (
+        {f"Annotation/x-cat/{i}": f"<annotation>{thing(A)}</annotation>" for i in ABCD}
+        | {f"Images/x-cat/{i}.jpg": "" for i in ABCD}
+        | {"Images/README": ""},
+        DRAWN,
+    ),
     "one annotation apart": (pairs(["b", "c", "d"], "JPEGImages/{}.xml") | pairs("a") | USUAL, TWO),
     "a logo": (pairs(ABCD, "{}.xml", "{}.jpg") | {"images/logo.png": "", "images/a.png.txt": ""}, DRAWN),
     "other files": (
@@ -233,8 +243,8 @@ def test_a_split_is_drawn_by_seed_and_ratio_and_can_be_given_back(tmp_path):
         assert sorted(train.ids + val.ids) == [str(i) for i in range(10, 40)]
         assert len(val) == ratio * 30
         assert train.notes == [
-            f"splits drawn at random: train {len(train)} of 30 images; "
-            f"val {len(val)} of 30 images ({KINDS['drawn'][1]})"
+            f"splits drawn at random: train {len(train)} of 30 images in {tmp_path.name}; "
+            f"val {len(val)} of 30 images in {tmp_path.name} ({KINDS['drawn'][1]})"
         ]
         assert drawn.setdefault((seed, ratio), (train.ids, val.ids)) == (train.ids, val.ids)
     assert len(set(map(str, drawn.values()))) == 3
@@ -361,6 +371,8 @@ def test_what_is_left_out_is_counted(tmp_path):
     note = next(note for note in read(tmp_path, "train").notes if note.startswith("other files"))
     assert note.startswith("other files: 2 without suffix, 2 .json, 1 .txt, 1 .10, ")
     assert "1 .16, more (" in note
+    write(tmp_path / "two", pairs("ab") | pairs("a", "Annotations_dog/{}.xml"))
+    assert "other files: 1 .xml of names in Annotations (" in "".join(read(tmp_path / "two", "train").notes)
 
 
 FAULTS = {  # files, splits, kind of error, words
