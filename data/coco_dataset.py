@@ -56,7 +56,7 @@ def _draw(splits, file, options, report):
     for gone in sorted({image_id for ids in stored.values() for image_id in ids}.difference(every)):
         skip = options["invalid_images"] == "skip"
         report.note("skipped_image", gone) if skip else report.error("gone", gone)
-    folders = {", ".join(sorted(named_splits(PurePosixPath(image_id).parent))) for image_id in every} - {""}
+    folders = {"/".join(sorted(named_splits(PurePosixPath(image_id).parent))) for image_id in every} - {""}
     if len(folders) > 1 and not stored:
         report.error("coco_split", f"its images are in folders {', '.join(sorted(folders))}")
     ids = stored or draw(splits, every, options["val_ratio"], options["seed"], report)

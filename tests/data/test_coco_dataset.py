@@ -113,7 +113,6 @@ WAYS = {  # of the tools -> changed content, image files, ids
         ("a.jpg", "b.jpg"),
         None,
     ),
-    "other lists that are null": (CONTENT | {"licenses": None, "info": None}, ("a.jpg", "b.jpg"), None),
     "ids that are texts": (change("images", 1, id="b"), ("a.jpg", "b.jpg"), None),
 }
 
@@ -167,7 +166,7 @@ def test_words_for_a_crowd(write, key, value, difficult):
 
 def test_two_files_are_joined_by_the_names_of_the_classes(write):
     other = {"categories": [{"id": 9, "name": "cat"}, {"id": 2, "name": "e\u0301el"}]}
-    paths = vars(write(change("annotations", 0, category_id=2) | other | {"annotations": []}, "eval"))
+    paths = vars(write(change("annotations", 0, category_id=2) | other | {"annotations": None}, "eval"))
     evaluated = {"coco_eval_images": paths["coco_images"], "coco_eval_annotations": paths["coco_annotations"]}
     options = write(CONTENT, **evaluated)
     train, test, again = build("coco", options, ["Trainval", "test", "my_train"])
@@ -213,9 +212,15 @@ def test_folders_say_that_one_file_is_of_several_splits(write):
     text = message(build, "coco", options, ["train", "val"])
     assert text.startswith("splits in one file (1): write a file each, for --coco-annotations and --coco-eval-ann")
     assert text.endswith("folders train, val")
-    same = [{"id": i, "file_name": f"/me/test/train/{name[-5:]}"} for i, name in enumerate(names)]
-    options = write({"images": same, "categories": []}, "same", images=("a.jpg", "b.jpg", "c/b.jpg"), **DRAW)
-    assert [len(dataset) for dataset in build("coco", options, ["train", "val"])] == [1, 1]
+    cases = (("test/train/", "test/train/"), True), (("", "test/"), True), (("test/train/", "test/"), False)
+    for folders, drawn in cases:
+        images = [{"id": i, "file_name": f"/me/{folder}{i}.jpg"} for i, folder in enumerate(folders)]
+        options = write({"images": images, "categories": []}, "same", images=("0.jpg", "1.jpg"), **DRAW)
+        if drawn:
+            assert [len(dataset) for dataset in build("coco", options, ["train", "val"])] == [1, 1]
+        else:
+            assert message(build, "coco", options, ["train", "val"]).endswith("folders test, test/train")
+    images = [{"id": i, "file_name": name} for i, name in enumerate(names)]
     options = write({"images": images, "categories": []}, images=names, **DRAW)
     assert len(build("coco", SimpleNamespace(**vars(options), split_ids={"val": ["val2017/b"]}), ["val"])[0]) == 1
 
@@ -245,6 +250,12 @@ def test_an_image_of_a_folder_is_not_that_of_another(write, tmp_path):
     options = write(content | {"images": content["images"][:1]})
     options.coco_images += "/cam1"  # the folder itself
     assert build("coco", options, ["train"])[0].ids == ["cam1/3"]
+
+
+def test_the_folder_of_the_images_is_none_below_it(write, tmp_path):
+    images = [{"id": 1, "file_name": "img/a.jpg"}, {"id": 2, "file_name": "img/b.jpg"}]
+    options = write({"images": images, "categories": []}, images=["a.jpg", "x/b.jpg"])
+    assert build("coco", options, ["train"])[0].paths == [tmp_path / "img/a.jpg", tmp_path / "img/x/b.jpg"]
 
 
 def test_what_is_there_instead_is_named(write, tmp_path):

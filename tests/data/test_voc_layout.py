@@ -405,6 +405,7 @@ FAULTS = {  # files, splits, kind of error, words
     "two images": (pairs("a") | {"JPEGImages/a.png": ""}, "train", "ambiguous", "JPEGImages/a.jpg, "),
     "two folders": (pairs(["x/a", "y/a"]) | lists(train="a"), "train", "ambiguous", "Annotations/y/a.xml"),
     "two annotations": (pairs("a", "annots/{}.xml") | {"labels/a.xml": ""}, "train", "ambiguous", "labels/a.xml"),
+    "a longer name": (pairs("a") | lists(train="x{root}/a"), "train", "no_image", "/a"),
     "another folder": (pairs(["x/a"]) | lists(train="y/a"), "train", "no_image", "/y/a"),
     "no annotation": (
         pairs("a") | {"JPEGImages/b.jpg": ""} | lists(train="b"),
