@@ -10,6 +10,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch loads: docs/
 
 import glob
 import json
+import shlex
 from collections import Counter
 from pathlib import Path
 
@@ -66,6 +67,8 @@ def main(config, *paths):
         found = f"{counted(len(rows), 'object')} in {counted(len(images) - len(unreadable), 'image')}"
         files = f"NAME.png, {SHEET}.png, predictions.json (boxes are [y_min, x_min, y_max, x_max])"
         print(f"{found}, written to {out}: {files}")
+        if n_other := len({path.stem for path in out.glob("*.png")} - {*names, SHEET}):
+            print(f"note: {out} holds {counted(n_other, 'other picture')}, as of earlier calls")
         if not rows:
             print(f"nothing has a score above {config.score_thresh:g}: try a lower --score-thresh")
     if unreadable:
@@ -150,7 +153,7 @@ def find_images(paths):
             what = "contains" if path.is_dir() else "does not exist, and as a pattern it matches"
             there = sorted({file.suffix.lower() for file in files if file.suffix})[:5]
             hint = f", only {' '.join(there)}" if there else ""
-            hint += f": '{path}/**' takes those in its folders" if len(files) < len(named) else ""
+            hint += f": {shlex.quote(f'{path}/**')} takes those in its folders" if len(files) < len(named) else ""
             raise DataError(f"{path} {what} no image ({FORMATS}){hint}")
         if len(files) > len(inside):
             print(f"{path}: {counted(len(files) - len(inside), 'file')} passed over, not {FORMATS}")

@@ -199,6 +199,9 @@ def check_class_names(found: dict, classes: tuple[str, ...], report: ValidationR
         ignore: note unknown classes instead of reporting errors.
     """
     similar, known = {}, ", ".join(name for name in classes if name != UNUSED)
+    if UNUSED in found and not (classes and ignore):
+        where = f"{len(found[UNUSED])}, the first in {found[UNUSED][0]}"
+        report.error("class", f"{UNUSED!r} (objects: {where}): outputs without a class are called so: rename it")
     for name in sorted(found.keys() - set(classes)):
         offender = f"{name!r} (objects: {len(found[name])}, the first in {found[name][0]})"
         similar.setdefault(_fold(name), []).append(offender)

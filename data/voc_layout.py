@@ -198,7 +198,7 @@ class Layout:
         if path.parts[0] == "runs":  # of this library, where the data lie in its folder
             return False
         if path.suffix.lower() in LISTS:
-            return bool(named_splits(path))
+            return bool(named_splits(path.parent if path.stem in self.annotations else path))  # labels/train_1.txt
         if path.suffix.lower() not in READ + UNREAD:
             return False
         names, annotated = named_splits(path.parent), self._key(path)[1] in self.annotations

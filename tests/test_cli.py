@@ -159,7 +159,7 @@ def test_the_detector_of_another_program(trained, script):
 def test_fine_tuning_for_other_classes(trained, script):
     words = ["train.py", "train", "--env=fine", *OPTIONS, f"--load-path={trained}", "--classes=box,bar"]
     text = script(*words)
-    assert text.startswith("error: net.pth has 2 classes, bar, box, the data have 2, box, bar: --reset-head")
+    assert text.startswith("error: net.pth has 2 classes, bar, box, the data have 2, box, bar: --classes=bar,box keeps")
     assert not Path("runs/fine").exists()
     script(*words, "--reset-head", "--max-steps=1", "--seed=1")
     tuned, start = load_checkpoint("runs/fine/last.pth"), load_checkpoint(trained)
@@ -209,7 +209,7 @@ def test_help_lists_every_option(script):
             "there is no backbone 'vgg61' (--model): choose one of resnet50, .*resnet50_fpn, .*vgg16",
         ),
         ("train.py", ["--env=b", "--resume"], "--resume: runs/b does not exist, see --env; runs that are there: "),
-        ("eval.py", ["--load-path=voc/Annotations/val00000.xml"], "val00000.xml .* is damaged or not a checkpoint"),
+        ("eval.py", ["--load-path=voc/Annotations/val00000.xml"], "val00000.xml .* is damaged (copy it again) or not"),
         ("eval.py", ["--load-path=net.pth", "--data=coc"], "--data=coc: data/coc_dataset.py does not exist"),
         (
             "predict.py",

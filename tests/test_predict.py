@@ -182,6 +182,8 @@ def test_what_is_written(folder, capsys):
     line = capsys.readouterr().out.splitlines()[-1]
     assert line.startswith("2 objects in 2 images, written to new/out: ")
     assert line.endswith("predictions.json (boxes are [y_min, x_min, y_max, x_max])")
+    main(config(out="new/out"), "photos/7.png")
+    assert "note: new/out holds 1 other picture, as of earlier calls\n" in capsys.readouterr().out
 
 
 def test_a_photo_is_turned_upright(folder):

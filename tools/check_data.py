@@ -1,6 +1,7 @@
 """Check a data set, print what it contains, draw some objects: `python -m tools.check_data --voc-data-dir=MYDATA`."""
 
 import sys
+from pathlib import Path
 
 import fire
 import numpy as np
@@ -80,15 +81,16 @@ def summarize(datasets, unique) -> list[str]:
 
 
 def draw_objects(images, path) -> int:
-    """Draw up to `N_DRAWN` of some (data set, index) with their objects into a PNG file; return how many they are."""
+    """Draw up to `N_DRAWN` of some (data set, index) with their objects into a file; return how many they are."""
     sheet, titles = [], []
     for dataset, i in images[:: -(-len(images) // N_DRAWN)]:
         sample = dataset[i]
         small = shrink(sample.img, sample.bbox, HEIGHT)
         sheet.append(draw_bbox(*small, sample.label, None, dataset.classes, sample.difficult))
         titles.append(sample.id)
+    kind = Image.registered_extensions().get(Path(path).suffix.lower(), "PNG")
     with replacing(path) as partial:
-        Image.fromarray(contact_sheet(sheet, titles)).save(partial, "PNG")
+        Image.fromarray(contact_sheet(sheet, titles)).save(partial, kind)
     return len(sheet)
 
 

@@ -241,9 +241,9 @@ def check_compatible(path: str, checkpoint: dict, classes: tuple, build_kwargs: 
     if not reset_head and (old["n_fg_class"] != len(classes) or (names and names != list(classes))):
         before = ", ".join([counted(old["n_fg_class"], "class"), *names[:10], *["..."] * (len(names) > 10)])
         now = ", ".join([str(len(classes)), *classes[:10], *["..."] * (len(classes) > 10)])
-        raise CheckpointError(
-            f"{path} has {before}, the data have {now}: --reset-head initializes the last layers anew"
-        )
+        own = {*classes} <= {*names} and f"--classes={shlex.quote(','.join(names))} keeps its own, "
+        advice = f"{own or ''}--reset-head initializes the last layers anew"
+        raise CheckpointError(f"{path} has {before}, the data have {now}: {advice}")
     for name in ("name", "head_width", "anchor_scales", "anchor_ratios", "min_size", "max_size", "roi_op"):
         then, now = as_text(old.get(name)), as_text(build_kwargs.get(name))  # empty where not stated
         if then and now and then != now:
@@ -355,7 +355,7 @@ def _fetch(name):
 def _read(path, mmap=False):
     """Read a file of torch.save, old or new, or an .npz of NumPy, as a dict with tensors on the CPU."""
     if not path.is_file():
-        raise CheckpointError(f"{path} is not a file: name a checkpoint, such as runs/voc/last.pth")
+        raise CheckpointError(f"{path} is not a file: name one, such as runs/voc/last.pth, or {', '.join(PUBLISHED)}")
     try:
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as arrays:
@@ -371,7 +371,8 @@ def _read(path, mmap=False):
         if unsafe:
             what = f"{unsafe[1] or 'Python objects'}, which could run code: save tensors and plain values alone"
             raise CheckpointError(f"{path} holds {what}, as model.state_dict()") from error
-        raise CheckpointError(f"{path} ({size} bytes) is damaged or not a checkpoint: copy it again") from error
+        what = f"{path} ({size} bytes) is damaged (copy it again) or not written by torch.save"
+        raise CheckpointError(what) from error
     if not isinstance(state, dict):
         raise CheckpointError(f"{path} holds a {type(state).__name__}, not a dict of weights")
     return state

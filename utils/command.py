@@ -30,9 +30,11 @@ from utils.config import (
 
 IMPLIED = {"non-approximate": {"roi_op": "warp"}}  # value of --joint -> other options, unless they are given
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-SYNONYMS = {"learning_rate": "lr", "weights": "load_path", "checkpoint": "load_path"}
-SYNONYMS |= {"thresh": "score_thresh", "threshold": "score_thresh", "batch": "batch_size", "name": "env"}
-SYNONYMS |= {"split": "train_split", "splits": "train_split"}
+SYNONYMS = {"learning_rate": "lr", "weights": "load_path", "checkpoint": "load_path", "batch": "batch_size"}
+SYNONYMS |= {"thresh": "score_thresh", "threshold": "score_thresh", "conf": "score_thresh", "iou": "nms_thresh"}
+SYNONYMS |= {"split": "train_split", "splits": "train_split", "data_path": "voc_data_dir", "data_dir": "voc_data_dir"}
+SYNONYMS |= {"name": "env", "run_name": "env", "output_dir": "out env", "output": "out env", "out": "env"}
+SYNONYMS |= {"max_iter": "max_steps", "lr_steps": "lr_decay_step", "imgsz": "min_size", "gpu": "device"}
 Values = dict[str, Any]
 Defaults = Callable[[str, str], Values] | None
 
@@ -55,7 +57,7 @@ def parse_options(
     values = {}
     for name, text in texts.items():
         if name not in fields:
-            near = [SYNONYMS.get(name), *difflib.get_close_matches(name, fields, 1)]
+            near = [*SYNONYMS.get(name, "").split(), *difflib.get_close_matches(name, fields, 1, cutoff=0.72)]
             hint = next((f"did you mean --{dashed(other)}? " for other in near if other in fields), "")
             raise OptionError(f"there is no option --{dashed(name)}: {hint}--help lists all")
         field, kinds = fields[name], typing.get_args(fields[name].annotation)
@@ -134,7 +136,8 @@ def _validate(config_class, values):
     field = config_class.model_fields.get(name)
     if field and field.description.startswith("no option here"):
         raise OptionError(f"--{dashed(name)}: {field.description}")
-    what = "it needs more values" if error["type"] == "missing" else error["msg"]
+    what = {"missing": "it needs more values", "bool_type": f"write --{dashed(name)} alone, or =False"}
+    what = what.get(error["type"], error["msg"])
     raise OptionError(f"--{dashed(name)}={as_text(values[name])}: {what}")
 
 
@@ -234,7 +237,7 @@ def command(
         warnings.formatwarning = lambda text, *_, **__: f"warning: {text}\n"  # one line
         output = contextlib.redirect_stdout(_Output(sys.stdout)), contextlib.redirect_stderr(_Output(sys.stderr))
         with output[0], output[1], handling(SIGNALS[1:], _leave):
-            run(list(words), texts)
+            run(list(words), {name.lstrip("_"): text for name, text in texts.items()})  # _resume: of --no-resume
 
     def run(words, texts):
         if {"h", "help"} & texts.keys():

@@ -5,6 +5,7 @@ model; its type and limits say which values are valid. `--help` and docs/options
 """
 
 import os
+import re
 import shlex
 from typing import Annotated, Any, Literal
 
@@ -46,7 +47,9 @@ def _split(value):
     """Split '8,16,32', '(8, 16)', "['cat', 'dog']" or '~/names.txt' into its parts; return other values unchanged."""
     if not isinstance(value, str):
         return value
-    return tuple(os.path.expanduser(part.strip(" '\"")) for part in value.strip("()[]").split(",") if part.strip())
+    parts = re.sub(r"^\s*[(\[](.*)[)\]]\s*$", r"\1", value).split(",")  # not those of a name: a,b (old)
+    parts = [re.sub(r"^(['\"])(.*)\1$", r"\2", part.strip()).strip() for part in parts]
+    return tuple(map(os.path.expanduser, filter(None, parts)))
 
 
 def true_or_false(value):

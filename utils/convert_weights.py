@@ -4,6 +4,8 @@ A layout is recognised by the name of one tensor; names and shapes are checked w
 network. The tensors of torchvision's detectors keep their names: their network, model/resnet_fpn.py, takes them.
 """
 
+import re
+
 from torchvision.models import get_model_weights
 
 # conv1_1 ... conv5_3 and their indices in torchvision's `features`, which are those of our extractor
@@ -17,6 +19,7 @@ _DETECTOR_NAMES |= {"rpn.conv1": "rpn.conv", "head.classifier.0": "head.fc6"}
 _DETECTOR_NAMES |= {f"head.classifier.{i}": "head.fc7" for i in (2, 3)}  # without and with dropout layers
 _CLASSIFIER_NAMES = {conv + suffix: f"features.{i}" for conv, i in _CONVS.items() for suffix in ("", ".conv")}
 _CLASSIFIER_NAMES |= {"fc6": "classifier.0", "fc7": "classifier.3"}
+_WRAPPERS = re.compile(r"^((module|_orig_mod|model|net|detector)\.)+")  # of DataParallel, torch.compile, Lightning
 _PARAMETERS = {"W": "weight", "b": "bias"}
 
 # a tensor of the layout -> program, and the preprocessing that its weights expect, a name of model.utils.preprocess
@@ -121,9 +124,9 @@ def _find(tensors, layouts):
 
 
 def _tensors(state):
-    """Return the tensors of a file by name, also where they are an entry, without the prefix of nn.DataParallel."""
+    """Return the tensors of a file by name, also where they are an entry, without the prefixes of wrappers."""
     inner = (state[key] for key in ("model", "state_dict", "model_state_dict") if isinstance(state.get(key), dict))
-    return {str(name).removeprefix("module."): tensor for name, tensor in next(inner, state).items()}
+    return {_WRAPPERS.sub("", str(name)): tensor for name, tensor in next(inner, state).items()}
 
 
 def _rename(tensors, names):

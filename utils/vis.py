@@ -270,7 +270,7 @@ def set_log_scale(axes: Axes, name: str) -> None:
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write a PNG file that is replaced only by a complete one; no text is markup, each has a font with its letters."""
+    """Write a figure in the format of the suffix, else as PNG; no text is markup, each has a font with its letters."""
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # a class may be called $1_$5
         words = drawable(text.get_text())
@@ -278,5 +278,6 @@ def save_figure(figure: Figure, path: str | Path) -> None:
             text.set_fontproperties(FontProperties(fname=find_font(words), size=text.get_fontsize()))
         text.set_text(words)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
+    kind = Path(path).suffix[1:].lower()
     with replacing(path) as partial:
-        figure.savefig(partial, format="png")
+        figure.savefig(partial, format=kind if kind in figure.canvas.get_supported_filetypes() else "png")

@@ -189,6 +189,17 @@ def test_an_unknown_class_and_the_nearest(name, advice):
     assert report.errors == {"class": {f"{name!r} (objects: 3, the first in a.xml): {advice}": None}}
 
 
+def test_a_class_is_not_called_as_outputs_without_a_class():
+    report, found = ValidationReport(), {"N/A": ["a.xml", "b.xml"], "cat": ["a.xml"]}
+    check_class_names(found, (), report)
+    assert list(report.errors["class"]) == [
+        "'N/A' (objects: 2, the first in a.xml): outputs without a class are called so: rename it"
+    ]
+    report = ValidationReport()
+    check_class_names(found, ("cat",), report, ignore=True)
+    assert not report.errors
+
+
 def test_unknown_classes_can_be_ignored():
     report = ValidationReport()
     check_class_names({"Cat": ["a.xml"], "cat": ["a.xml"]}, ("cat",), report, ignore=True)

@@ -122,6 +122,10 @@ LAYOUTS = {  # files, ids of the splits train and val
         | pairs("cd", "val_annots/{}.xml", "val images/{}.jpg"),
         TWO,
     ),
+    "labels beside annotations": (
+        pairs(["train_1", "train_2", "c"]) | {"labels/train_1.txt": "0", "JPEGImages/train_2.json": "{}"},
+        {"train": ["c", "train_1"], "val": ["train_2"]},
+    ),
     "photographs to try": (pairs(ABCD) | {"test/x.jpg": "", "images-test/y.jpg": "", "testing/look.py": ""}, DRAWN),
     "runs of programs": (
         pairs(ABCD) | {"runs/a/train.txt": "a", "runs/detect/train/args.yaml": "", "train/x.cfg": ""},

@@ -143,7 +143,7 @@ def test_the_objects_of_some_images_are_drawn(tmp_path, capsys, monkeypatch, n_i
         assert tuple(img[38, 58]) == colors[title]  # outside the box
         assert tuple(img[31, 30]) != colors[title] == tuple(img[20, 30])  # its lower side, and inside
     with Image.open("new/look.jpg") as picture:
-        assert (picture.format, picture.size) == ("PNG", (60, 40))
+        assert (picture.format, picture.size) == ("JPEG", (60, 40))
     assert f"no errors found\n{len(titles)} image" in capsys.readouterr().out
 
 

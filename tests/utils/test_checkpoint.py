@@ -29,7 +29,7 @@ from utils.checkpoint import (
 )
 from utils.config import OptionError
 
-DAMAGED = r"a\.pth \(\d+ bytes\) is damaged or not a checkpoint: copy it again"
+DAMAGED = r"a\.pth \(\d+ bytes\) is damaged \(copy it again\) or not written by torch\.save"
 
 
 @pytest.fixture
@@ -146,7 +146,9 @@ def test_format_1(path, state):
 
 def test_missing_file(tmp_path):
     for path in (tmp_path / "none.pth", tmp_path):
-        with pytest.raises(CheckpointError, match=rf"^{path} is not a file: name a checkpoint"):
+        with pytest.raises(
+            CheckpointError, match=rf"^{path} is not a file: name one, such as runs/voc/last.pth, or resnet50_fpn, "
+        ):
             load_checkpoint(path)
 
 
@@ -324,7 +326,7 @@ KWARGS = {"name": "vgg16", "n_fg_class": 2, "head_width": 4096, "anchor_scales":
         (
             ["dog", "cat"],
             KWARGS,
-            r"a\.pth has 2 classes, dog, cat, the data have 2, cat, dog: --reset-head initializes",
+            r"a\.pth has 2 classes, dog, cat, the data have 2, cat, dog: --classes=dog,cat keeps its own, --reset-h",
         ),
         ([], KWARGS | {"n_fg_class": 3}, r"a\.pth has 3 classes, the data have 2, cat, dog: --reset-head initializes"),
         (["cat", "dog"], KWARGS | {"head_width": 16}, r"a\.pth was trained with --head-width=16, now it is 4096"),

@@ -94,7 +94,7 @@ def test_what_as_text_writes_is_read_back(config_class):
             "many",
             "--max-steps=many: Input should be a valid integer, unable to parse string as an integer",
         ),
-        ("resume", "1", "--resume=1: Input should be a valid boolean"),
+        ("resume", "1", "--resume=1: write --resume alone, or =False"),
         ("precision", "fp16", "--precision=fp16: Input should be 'auto', 'fp32' or 'bf16'"),
         ("batch_size", "0", "--batch-size=0: Input should be greater than or equal to 1"),
         ("batch_size", "", "--batch-size=: Input should be a valid integer, unable to parse string as an integer"),
@@ -146,6 +146,8 @@ def test_every_share_lies_between_0_and_1():
         ("batch", "batch-size"),
         ("name", "env"),
         ("split", "train-split"),
+        ("max_iter", "max-steps"),
+        ("output_dir", "env"),
     ],
 )
 def test_an_unknown_option_names_the_nearest(name, near):
@@ -154,7 +156,8 @@ def test_an_unknown_option_names_the_nearest(name, near):
 
 
 def test_an_option_that_is_near_to_nothing_and_one_of_another_command_are_refused_too():
-    assert refusal(TrainConfig, {"zzzz": "1"}) == "there is no option --zzzz: --help lists all"
+    for name in ("zzzz", "run", "train", "images"):
+        assert refusal(TrainConfig, {name: "1"}) == f"there is no option --{name}: --help lists all"
     assert "no option --batch-size" in refusal(EvalConfig, {"load_path": "a", "batch_size": "1"})
 
 
@@ -445,6 +448,27 @@ def test_a_script_adds_options_of_its_own():
     ((config, _),) = call(["--times=3", "--load-path=a"], MineConfig)
     assert (config.times, config.split) == (3, None)
     assert help_text(MineConfig).endswith("Mine\n  --times=2\n        how often")
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("a, b", ("a", "b")),
+        ("['a', \"b\"]", ("a", "b")),
+        ("(a,)", ("a",)),
+        ("car,car (old)", ("car", "car (old)")),
+        ('pipe 5"', ('pipe 5"',)),
+        ("~/a b", (os.path.expanduser("~/a b"),)),
+    ],
+)
+def test_names_in_a_list(text, names):
+    assert parse_options(TrainConfig, {"classes": text}).classes == names
+
+
+@pytest.mark.parametrize("word", ["--noresume", "--no-resume", "--resume=False"])
+def test_a_flag_can_be_turned_off(word):
+    ((config, *_),) = call([word])
+    assert config.resume is False
 
 
 # Options without a value, paths, output

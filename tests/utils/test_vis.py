@@ -384,3 +384,12 @@ def test_recall_bears_nan_and_emptiness(tmp_path):
     for counts, threshs in (((300,), (0.5,)), ((50, 100), (0.5, 0.6))):
         plot_recall(np.full((len(counts), len(threshs)), np.nan), counts, threshs, tmp_path / "recall.png")
     Image.open(tmp_path / "recall.png").verify()
+
+
+@pytest.mark.parametrize(
+    ("suffix", "start"), [(".pdf", b"%PDF"), (".SVG", b"<?xml"), (".png", b"\x89PNG"), ("", b"\x89PNG")]
+)
+def test_the_suffix_is_the_format(tmp_path, suffix, start):
+    path = tmp_path / f"recall{suffix}"
+    plot_recall(np.ones((1, 1)), [50], [0.5], path)
+    assert path.read_bytes().startswith(start)
