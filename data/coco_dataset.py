@@ -19,10 +19,10 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from data.drawn_splits import draw, drawn_earlier
-from data.validate import DataError, ValidationReport, check_class_names
+from data.validate import IMAGE_SUFFIXES, DataError, ValidationReport, check_class_names
 from data.voc_annotation import as_annotation, as_number, is_turned
 from data.voc_dataset import DEFAULTS, VOCDataset, check_images, finish
-from data.voc_layout import named_splits, visible_files
+from data.voc_layout import UNREAD, named_splits, visible_files
 
 
 def build(options, splits, classes=(), report=None) -> list["COCODataset"]:
@@ -36,7 +36,7 @@ def build(options, splits, classes=(), report=None) -> list["COCODataset"]:
     one = not (options.coco_eval_images or options.coco_eval_annotations)
     splits = splits or ("train", "eval")
     prefixes = ["coco" if one or "train" in split.lower() else "coco_eval" for split in splits]
-    files, records, found, known = {}, {}, {}, {}
+    files, records, found, known = {}, {}, {}, ({}, {})
     for prefix in dict.fromkeys(prefixes):
         paths = getattr(options, f"{prefix}_images"), getattr(options, f"{prefix}_annotations")
         files[prefix] = file = _File(*paths, prefix.replace("_", "-"), values, report)
@@ -128,8 +128,8 @@ class _File:
         """Return id -> entry of those in a list that have an id of their own and a text."""
         known = {}
         for i, entry in enumerate(content[key]):
-            values = (entry.get("id"), entry.get(text)) if isinstance(entry, dict) else ()
-            if not (values and all(isinstance(value, int | float | str) and str(value).strip() for value in values)):
+            name = entry.get(text) if isinstance(entry, dict) else None
+            if not (type(name) in (str, int) and str(name).strip() and isinstance(entry.get("id"), int | float | str)):
                 self.report.error("coco", f"{self.path} {key}[{i}]: it needs an id and a {text}")
             elif known.setdefault(entry["id"], entry) is not entry:
                 self.report.error("coco", f"{self.path} {key}[{i}]: an earlier one has the id {entry['id']!r}")
@@ -154,11 +154,11 @@ class _File:
         rotation = attributes.get("rotation") if isinstance(attributes, dict) else None
         if is_turned(rotation):  # CVAT's
             raise ValueError(f"its box is rotated by {rotation} degrees")
-        crowds = {key: as_number(entry.get(key)) for key in ("iscrowd", "ignore")}  # ignore: of TinyPerson, BDD100K
-        for key in [key for key, value in crowds.items() if math.isnan(value)]:
+        values = {key: as_number(entry.get(key)) for key in ("iscrowd", "ignore", "area")}
+        for key in [key for key, value in values.items() if math.isnan(value)]:
             self.report.note("unusual", f"{self.path} annotations[{number}]: {key} {entry[key]!r:.40}")
-        crowd = any(abs(value) > 0 for value in crowds.values())
-        area = math.nan if entry.get("area") in (None, "") else as_number(entry["area"])
+        crowd = any(abs(values[key]) > 0 for key in ("iscrowd", "ignore"))  # ignore: of TinyPerson, BDD100K
+        area = values["area"] if entry.get("area") not in (None, "") else math.nan
         area = area if area >= 0 else math.nan  # of a polygon that is drawn the other way round
         return image_id, self.names[category_id], (y, x, y + height, x + width), crowd, area
 
@@ -167,17 +167,18 @@ class _File:
         """Name without suffix, see `_folded`, -> files in the folder of the images, at any depth."""
         files = {}
         for path in visible_files(self.root):
-            files.setdefault(_folded(path.with_suffix("")), []).append(self.root / path)
+            files.setdefault(_folded(path.stem), []).append(self.root / path)
         return files
 
     @cached_property
     def folders(self):
         """Names of the folders below that of the images."""
-        return {_folded(path.parent) for files in self.files.values() for path in files if path.parent != self.root}
+        below = (file.relative_to(self.root) for files in self.files.values() for file in files)
+        return {_folded(part) for path in below for part in path.parts[:-1]}
 
     def _alike(self, path):
         """Return the files of a name, of any format."""
-        return self.files.get(_folded(path.with_suffix("")), []) if path.name else []
+        return self.files.get(_folded(path.stem), [])
 
     def classes(self, found):
         """Return the names of the categories, without those that only group others."""
@@ -187,18 +188,22 @@ class _File:
     def find(self, image_id):
         """Return the files that may be an image: one, or none or several at any depth; file_name may name more folders.
 
-        Of several, the one below the folders that file_name names. If the last of these exists, no file elsewhere is.
+        A folder that file_name names is left out only if no folder has that name: cam1/1.jpg is not cam2/1.jpg.
         """
         path = _path(self.images[image_id])
-        if (self.root / path).is_file():
-            return [self.root / path]
-        files = [file for file in self._alike(path) if _folded(file) == _folded(path)]
-        folder = _folded(path.parent)
-        if folder in self.folders:
-            files = [file for file in files if _folded(file.parent) == folder]
-        upper = [file for i in range(len(path.parts)) if (file := self.root.joinpath(*path.parts[i:])) in files]
-        inside = [file for file in files if file.as_posix().casefold().endswith(f"/{path}".casefold())]
-        return upper[:1] or inside or files
+        for i in range(len(path.parts)):
+            if i and _folded(path.parts[i - 1]) in self.folders:
+                break
+            if (image := self.root.joinpath(*path.parts[i:])).is_file():
+                return [image]
+        files = [file for file in self._alike(path) if _folded(file.name) == _folded(path.name)]
+        return [file for file in files if self._fits(file, path)]
+
+    def _fits(self, file, path):
+        """Whether a file lies in the last folders of a path, as far as folders of their names exist."""
+        pairs = zip(reversed(file.parts), reversed(path.parts), strict=False)
+        other = next((part for own, part in pairs if _folded(own) != _folded(part)), "")
+        return _folded(other) not in self.folders
 
     def read(self, image_id):
         """Return the name of an image for messages, its file, None if it is missing, and its `Annotation`."""
@@ -208,7 +213,8 @@ class _File:
         if not image and self.skip_images:
             self.report.note("skipped_image", f"{self.root / path}: no image")
         elif not image:
-            others = files or [f"only {file}" for file in self._alike(path)[:1]]
+            alike = [file for file in self._alike(path) if file.suffix.lower() in IMAGE_SUFFIXES + UNREAD]
+            others = files or [f"only {file}" for file in alike[:1]]
             self.report.error("coco_image", ", ".join(map(str, (self.root / path, *others))))
         try:
             annotation = as_annotation(rows, (entry["height"], entry["width"]), origin=0)
@@ -232,9 +238,9 @@ def _path(image):
     return PurePosixPath(str(image["file_name"]).strip().replace("\\", "/"))  # a\b.jpg: written on Windows
 
 
-def _folded(path):
-    """The name of a file in lower case, with letters and accents composed."""
-    return unicodedata.normalize("NFC", path.name).casefold()
+def _folded(name):
+    """A name in lower case, with letters and accents composed."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _parse(path):

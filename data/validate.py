@@ -28,7 +28,10 @@ KINDS = {  # kind -> what it is, what to do or what was done; recorded as an err
         "write one image id per line, or name another split; without any list or folder of a split, they are drawn",
     ),
     "empty": ("splits without a usable image", "name another, or leave out --invalid-images=skip to see what is wrong"),
-    "duplicate_id": ("duplicate image ids", "delete all but one; a last column of -1, 0 or 1 is no part of the id"),
+    "duplicate_id": (
+        "duplicate image ids",
+        "delete all but one, or one of two annotations of an image; a last column of -1, 0 or 1 is no part of the id",
+    ),
     "above": ("lines that lead out of the data set", "write names of images, after their folders in the data set"),
     "ambiguous": ("ids that mean several files", "write the folder before the id, or delete all files but one"),
     "no_annotation": ("images without annotation", "every image needs one; without objects if the image shows none"),
@@ -37,7 +40,10 @@ KINDS = {  # kind -> what it is, what to do or what was done; recorded as an err
     "xml": ("annotations that are no valid XML", "correct them, or export them again"),
     "encoding": ("annotations in an unknown encoding", "save them as UTF-8 and declare that in the first line"),
     "object": ("unusable objects", f"each needs a class and one box: {OR_SKIP}"),
-    "no_image": ("missing images", f"add them ({FORMATS}), {AS_XML}, delete their ids, or {SKIP}"),
+    "no_image": (
+        "missing images",
+        f"add them ({FORMATS}), {AS_XML}, delete their ids (a run keeps those that it drew), or {SKIP}",
+    ),
     "coco_image": (
         "missing images",
         f"name their folder with --coco-images, add them, correct their file_name, or {SKIP}",
@@ -64,7 +70,7 @@ KINDS = {  # kind -> what it is, what to do or what was done; recorded as an err
         "objects with iscrowd or ignore",
         "they count as difficult, unless all have it; masks of single objects need 0, CVAT writes 1",
     ),
-    "unusual": ("unusual values of difficult, <size>, iscrowd or ignore", "they count as absent"),
+    "unusual": ("unusual values of difficult, <size>, iscrowd, ignore or area", "they count as absent"),
     "absent": ("classes without objects", "not learned in training, no AP in evaluation; difficult ones do not count"),
     "drawn": ("splits drawn at random", "nothing says what the splits are; a training keeps the ids"),
     "new": (
@@ -74,6 +80,7 @@ KINDS = {  # kind -> what it is, what to do or what was done; recorded as an err
     "unused": ("folders without the splits of the others", "not used: write lists for them, or delete all lists"),
     "coco_split": ("splits in one file", "write a file each, for --coco-annotations and --coco-eval-annotations"),
     "others": ("other files", "neither image nor annotation, or copies"),
+    "unlisted": ("annotated images in no split", "not used: add them to a list or a folder of a split"),
     "bare": ("images without annotation", "not used; one without objects needs an annotation, too"),
 }
 

@@ -28,7 +28,7 @@ ADVICE = (  # part of expat's message, part of the file, what to do
     ("undefined entity", "", "write the character itself, and &amp; for &"),
 )
 WORDS = {"true": 1, "yes": 1, "false": 0, "no": 0, "": 0}  # that mean a number
-IN_OBJECT = re.compile(r"obj|.*box|polygon|[xy]_?min")  # tags that belong into an object, or look like one
+IN_OBJECT = re.compile(r"obj|.*box|polygon|[xy]_?(min|max|\d)")  # tags that belong into an object, or look like one
 NUMBER = re.compile(r"[-+]?\d+(\.\d*)?")
 HEADER = {"folder", "filename", "path", "source", "owner", "size", "segmented", "database"}  # tags beside objects
 
@@ -95,7 +95,7 @@ def read_annotation(path: Path, report: ValidationReport, skip: bool = False) ->
 def _count_numbers(node):
     """Count the numbers in the texts and attributes of a node and those below it; a box has four."""
     texts = (text for each in node.iter() for text in (each.text or "", *each.attrib.values()))
-    return sum(bool(NUMBER.fullmatch(word)) for text in texts for word in re.split(r"[\s,;]+", text))
+    return sum(bool(NUMBER.fullmatch(word)) for text in texts for word in re.split(r"[\s,;()\[\]]+", text))
 
 
 def _read_object(obj):

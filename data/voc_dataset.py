@@ -67,6 +67,7 @@ def read_splits(root, splits=(), classes=(), report=None, **options) -> list["VO
     """
     options, raises, report = DEFAULTS | options, report is None, report or ValidationReport()
     layouts = _open(root)
+    everything = not splits
     splits = splits or [*dict.fromkeys(s for layout in layouts.values() for s in layout.find_splits())]
     ids, entries, found = {split: [] for split in splits}, {}, {}
     for prefix, layout in layouts.items():
@@ -81,13 +82,16 @@ def read_splits(root, splits=(), classes=(), report=None, **options) -> list["VO
             report.note("others", layout.others)
         if bare := len(layout.images.keys() - layout.annotations.keys()):
             report.note("bare", bare)
+    n_annotation = sum(len(files) for layout in layouts.values() for files in layout.annotations.values())
+    if everything and n_annotation > len(entries):
+        report.note("unlisted", n_annotation - len(entries))
 
     def read(image_id):
         layout, name = entries[image_id]
         where, image = layout.locate(name, report, options["invalid_images"] == "skip")
         return where, image, where and read_annotation(where, report, options["invalid_boxes"] == "skip")
 
-    records = check_images(entries, read, options, report, found, {})
+    records = check_images(entries, read, options, report, found, ({}, {}))
     check_class_names(found, tuple(classes), report, options["unknown_classes"] == "ignore")
     root = Path(",".join(str(layout.root) for layout in layouts.values()))
     datasets = [VOCDataset(root, split, tuple(classes or sorted(found)), ids[split], records) for split in splits]
@@ -107,12 +111,12 @@ def _open(root):
     if len(roots) == 1:
         return {"": Layout(roots[0])}
     names = [str(folder) if [other.name for other in roots].count(folder.name) > 1 else folder.name for folder in roots]
-    words = [" ".join(sorted(named_splits(folder.name))) for folder in roots]
+    words = ["".join(sorted(named_splits(folder.name))) for folder in roots]
     splits = words if all(words) and len({*words}) > 1 else [""] * len(roots)
     return {f"{name}/": Layout(*each) for name, *each in zip(names, roots, splits, strict=True)}
 
 
-def check_images(ids, read, options, report: ValidationReport, found: dict, known: dict, origin: int = 1) -> dict:
+def check_images(ids, read, options, report: ValidationReport, found: dict, known: tuple, origin: int = 1) -> dict:
     """Check images and their objects.
 
     Args:
@@ -121,21 +125,21 @@ def check_images(ids, read, options, report: ValidationReport, found: dict, know
         options: see `read_splits`.
         report: receives errors and notes.
         found: class name -> where it was found, one entry per object; filled.
-        known: (name, bytes) of a file -> images of these, of which another may be a copy; filled.
+        known: two dicts that are filled, image -> id, and (name, bytes) of images -> images, which may be copies.
         origin: number of the first pixel in the files.
 
     Returns:
         id -> file of the image, `Annotation` with clipped boxes and the size of the image; of usable images only.
     """
     skip_boxes, skip_images = options["invalid_boxes"] == "skip", options["invalid_images"] == "skip"
-    records, users = {}, {}
+    records, (users, alike) = {}, known
     for image_id in tqdm(ids, "check", unit="image", leave=False, delay=1):
         where, image, annotation = read(image_id)
         if users.setdefault(image, image_id) != image_id and image:
             report.error("duplicate_id", f"{image_id} and {users[image]} are both {image}")
         header = image and read_header(image, report, skip_images)
-        like = known.setdefault((Path(image).name, Path(image).stat().st_size), []) if header else []
-        if twin := next((other for other in like if filecmp.cmp(other, image, shallow=False)), None):
+        like = alike.setdefault((Path(image).name, Path(image).stat().st_size), []) if header else []
+        if twin := next((o for o in like if o != image and filecmp.cmp(o, image, shallow=False)), None):
             report.note("copy", f"{image} of {twin}")
         like.append(image)
         if annotation and header:

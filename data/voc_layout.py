@@ -62,7 +62,9 @@ class Layout:
         self.containers = CONTAINERS | more_containers(xml, images)
         self.annotations, self.images, self.unread = map(self._index, (xml, images, self._of(UNREAD)[0]))
         self.folded = {stem.casefold(): files for stem, files in self.images.items()}
-        others = [p.suffix.lower() or "without suffix" for p in self.files if p.parts[0].lower() != "imagesets"]
+        annotations = {*xml}
+        others = [path for path in self.files if path not in annotations and path.parts[0].lower() != "imagesets"]
+        others = [path.suffix.lower() or "without suffix" for path in others]
         counts = [f"{n} {suffix}" for suffix, n in Counter(others).most_common() if suffix not in READ]
         n_copy = sum(path.suffix.lower() == ".xml" for path in self.files) - len(xml)
         counts += [f"{n_copy} .xml of names in Annotations"] * (n_copy > 0)
@@ -184,7 +186,7 @@ class Layout:
             why = f"for it with --val-ratio={val_ratio:g} of {len(every)} images"
             why = f"because {hints[0]} may say what it is: move that away if not" if hints else why
             fault += f", and none is drawn {why}"
-            ids |= {} if hints else draw(splits, every, val_ratio, seed, report, f" in {self.root.name}")
+            ids |= {} if hints else draw(splits, every, val_ratio, seed, report, f" in {self.root.resolve().name}")
         for split in splits:
             if not ids[split] and split not in stored:
                 path = lists.get(split, [self.root / "ImageSets" / "Main" / f"{split}.txt"])[0]
@@ -242,7 +244,7 @@ class Layout:
         for path in paths:
             for number, line in enumerate(read_lines(path), start=1):
                 texts = [text.replace("\\", "/") for text in (line, COLUMN.sub("", line).strip("\"'"))]
-                texts.append(f"/{texts[1]}".partition(own)[2])  # MYDATA/JPEGImages/a.jpg
+                texts += [] if line.startswith("#") else [f"/{texts[1]}".partition(own)[2]]  # MYDATA/JPEGImages/a.jpg
                 ids = ["/".join((*folders, stem)) for folders, stem in map(self._key, texts)]
                 image_id = next((i for i in ids if any(self._find(i))), "" if line.startswith("#") else ids[1])
                 if ABOVE.match(texts[0]):

@@ -109,7 +109,7 @@ WAYS = {  # of the tools -> changed content, image files, ids
     "a polygon the other way round": (change("annotations", 1, area=-8), ("a.jpg", "b.jpg"), None),
     "an unusual word": (change("annotations", 1, iscrowd="Unspecified", area="N/A"), ("a.jpg", "b.jpg"), None),
     "numbers with a point, from pandas": (
-        change("images", 0, id=7.0) | {"categories": [{"id": 9.0, "name": 1}, {"id": 4.0, "name": 2.5}]},
+        change("images", 0, id=7.0) | {"categories": [{"id": 9.0, "name": 1}, {"id": 4.0, "name": 2}]},
         ("a.jpg", "b.jpg"),
         None,
     ),
@@ -152,6 +152,11 @@ def test_a_group_may_be_named_as_one_of_its_classes(write):
     (dataset,) = build("coco", write(CONTENT | {"categories": categories, "annotations": objects}), ["train"])
     assert (dataset.classes, dataset.category_ids) == (("dog", "cat"), [2, 1])
     assert dataset.labels[0].tolist() == [1, 0]
+
+
+def test_an_unusual_area_is_noted(write):
+    (dataset,) = build("coco", write(change("annotations", 1, area="big")), ["train"])
+    assert any("annotations[1]: area 'big'" in note for note in dataset.notes)
 
 
 @pytest.mark.parametrize("key", ["iscrowd", "ignore"])
@@ -252,6 +257,23 @@ def test_an_image_of_a_folder_is_not_that_of_another(write, tmp_path):
     assert build("coco", options, ["train"])[0].ids == ["cam1/3"]
 
 
+def test_folders_above_the_last_tell_images_apart(write, tmp_path):
+    names = ("s1/img1/1.jpg", "s2/img1/1.jpg", "s2/img1/2.jpg", "old/s1/img1/3.JPG")
+    content = {"images": [{"id": i, "file_name": name} for i, name in enumerate(names)], "categories": []}
+    options = write(content, images=(names[0], names[2], "more/s1/img1/3.jpg"), invalid_images="skip")
+    assert build("coco", options, ["train"])[0].ids == ["s1/img1/1", "s2/img1/2", "old/s1/img1/3"]
+
+
+def test_one_file_under_two_names_in_two_files(write, tmp_path):
+    other = write({"images": [{"id": 1, "file_name": "cam2/b.jpg"}], "categories": []}, "val", images=())
+    more = {"coco_eval_images": other.coco_images, "coco_eval_annotations": other.coco_annotations}
+    text = message(build, "coco", write(CONTENT, **more), ["train", "val"])
+    assert f"cam2/b and b are both {tmp_path}/img/b.jpg" in text
+    more["coco_eval_annotations"] = f"{tmp_path}/all.json"
+    train, _ = build("coco", write(CONTENT, **more), ["train", "val"])
+    assert not any(note.startswith("copies") for note in train.notes)
+
+
 def test_the_folder_of_the_images_is_none_below_it(write, tmp_path):
     images = [{"id": 1, "file_name": "img/a.jpg"}, {"id": 2, "file_name": "img/b.jpg"}]
     options = write({"images": images, "categories": []}, images=["a.jpg", "x/b.jpg"])
@@ -260,6 +282,7 @@ def test_the_folder_of_the_images_is_none_below_it(write, tmp_path):
 
 def test_what_is_there_instead_is_named(write, tmp_path):
     options = write(CONTENT, images=["a.jpg", "x/B.png"])
+    (tmp_path / "img/b.json").write_text("{}")
     assert message(build, "coco", options, ["train"]).endswith(f"{tmp_path}/img/b.jpg, only {tmp_path}/img/x/B.png")
 
 
@@ -299,6 +322,7 @@ FAULTS = {  # name -> content, part of the message, None or number of objects wi
     "a file_name twice": (change("images", 1, file_name="a.jpg"), "2 times image a.jpg", None),
     "an id twice": (change("images", 1, id=7), "images[1]: an earlier one has the id 7", None),
     "a file twice": (change("images", 1, file_name="x/a.jpg"), "x/a and a are both ", None),
+    "a name that is false": (change("categories", 0, name=False), "categories[0]: it needs an id and a name", None),
     "no name": (change("categories", 0, name=None), "categories[0]: it needs an id and a name", None),
     "a name twice": (change("categories", 0, name="cat "), "2 times category cat", None),
     "unknown image": (change("annotations", 0, image_id=8), "annotations[0]: no image has the id 8", 1),

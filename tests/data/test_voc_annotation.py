@@ -145,6 +145,8 @@ MALFORMED = {
         "",
         "<shape> in <annotation>, not in <object>",
     ),
+    "flat": ("<annotation><name>a</name><x1>1</x1><y1>2</y1></annotation>", "annotation", "", "<x1> in <annotation>"),
+    "list": ("<annotation><cat>[1, 2, 30, 40]</cat></annotation>", "annotation", "", "<cat> in <annotation>"),
     "bare": ("<annotation><xmin>1</xmin><robndbox/></annotation>", "annotation", "", "<xmin> in <annotation>, not in "),
     "klingon": ('<?xml version="1.0" encoding="klingon"?><annotation/>', "encoding", "", "unknown encoding: klingon"),
     "hex": ('<?xml version="1.0" encoding="hex"?><annotation/>', "encoding", "", "'hex' is not a text encoding"),

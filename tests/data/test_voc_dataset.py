@@ -164,6 +164,9 @@ def test_folders_named_as_splits(tmp_path, monkeypatch):
     assert {i[:6] for i in train.ids} == {"train/"}
     assert [len(dataset) for dataset in read_splits("train,valid", ["train", "valid"], val_ratio=0.5)] == [4, 3]
     assert {dataset.split: len(dataset) for dataset in read_splits("valid,train")} == {"train": 4, "val": 3}
+    shutil.copytree("train", "train_val")
+    train, val = read_splits("train_val,valid", ["trainval", "val"], val_ratio=0.5)
+    assert (len(train), len(val)) == (4, 3)
     shutil.copytree("valid", "photos")
     two = read_splits("photos,train", ["train", "val"], val_ratio=0.5)
     assert [len(dataset) for dataset in two] == [3, 4]

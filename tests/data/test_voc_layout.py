@@ -159,7 +159,10 @@ LAYOUTS = {  # files, ids of the splits train and val
         {"train": ["é", "b"], "val": ["ö"]},
     ),
     "lists with the folder of the data": (
-        pairs(ABCD) | lists(train="{root}/JPEGImages/a.jpg\ndata\\{root}\\b.jpg", val="x/{root}/c.jpg 1\nd"),
+        pairs(ABCD)
+        | lists(
+            train="#{root}/d\n# x/{root}/d.jpg\n{root}/JPEGImages/a.jpg\ndata\\{root}\\b.jpg", val="x/{root}/c.jpg 1\nd"
+        ),
         TWO,
     ),
     "no suffix": (
@@ -375,6 +378,10 @@ def test_what_is_left_out_is_counted(tmp_path):
     note = next(note for note in read(tmp_path, "train").notes if note.startswith("other files"))
     assert note.startswith("other files: 2 without suffix, 2 .json, 1 .txt, 1 .10, ")
     assert "1 .16, more (" in note
+    write(tmp_path / "three", LAYOUTS["no suffix"][0] | lists(train="a", val="b"))
+    assert "other files: 1 without suffix (" in "".join(read(tmp_path / "three", "train").notes)
+    notes = "".join(read_splits(tmp_path / "three")[0].notes)
+    assert f"annotated images in no split: 2 ({KINDS['unlisted'][1]})" in notes
     write(tmp_path / "two", pairs("ab") | pairs("a", "Annotations_dog/{}.xml"))
     assert "other files: 1 .xml of names in Annotations (" in "".join(read(tmp_path / "two", "train").notes)
 
