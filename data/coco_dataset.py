@@ -18,7 +18,7 @@ from collections import Counter
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from data.drawn_splits import draw, drawn_earlier
+from data.drawn_splits import draw, drawn_earlier, part_of
 from data.validate import IMAGE_SUFFIXES, DataError, ValidationReport, check_class_names
 from data.voc_annotation import as_annotation, as_number, is_turned
 from data.voc_dataset import DEFAULTS, VOCDataset, check_images, finish
@@ -28,14 +28,15 @@ from data.voc_layout import UNREAD, named_splits, visible_files
 def build(options, splits, classes=(), report=None) -> list["COCODataset"]:
     """Open splits of one or two COCO files: see `data.build`.
 
-    A split whose name contains "train" is `options.coco_images` and `coco_annotations`, any other `coco_eval_images`
-    and `coco_eval_annotations`. Without these, it is drawn from the first, as `val_ratio` says.
+    A split with "train" in its name, as a word, is `options.coco_images` and `coco_annotations`, any other
+    `coco_eval_images` and `coco_eval_annotations`. Without these, it is drawn from the first, as `val_ratio` says.
     """
     values = DEFAULTS | {name: getattr(options, name) for name in DEFAULTS if hasattr(options, name)}
     raises, report = report is None, report or ValidationReport()
     one = not (options.coco_eval_images or options.coco_eval_annotations)
     splits = splits or ("train", "eval")
-    prefixes = ["coco" if one or "train" in split.lower() else "coco_eval" for split in splits]
+    train = [split for split in splits if min(map(part_of, (split, *named_splits(split)))) < 0]
+    prefixes = ["coco" if one or split in train else "coco_eval" for split in splits]
     files, records, found, known = {}, {}, {}, ({}, {})
     for prefix in dict.fromkeys(prefixes):
         paths = getattr(options, f"{prefix}_images"), getattr(options, f"{prefix}_annotations")

@@ -48,7 +48,7 @@ KINDS = {  # kind -> what it is, what to do or what was done; recorded as an err
         "missing images",
         f"name their folder with --coco-images, add them, correct their file_name, or {SKIP}",
     ),
-    "gone": ("images of a split that was drawn", f"the file has them no more: put them back, or {SKIP}"),
+    "gone": ("images of a split that was drawn", f"their entries are gone from the file: put them back, or {SKIP}"),
     "image": ("unreadable images", f"replace them, delete their ids, or {SKIP}"),
     "swapped_size": ("images with swapped sides", f"correct or delete that size if the boxes fit the {STORED}"),
     "size": ("images of another size than annotated", "use those that were annotated, or correct or delete that size"),
@@ -79,7 +79,7 @@ KINDS = {  # kind -> what it is, what to do or what was done; recorded as an err
     ),
     "unused": ("folders without the splits of the others", "not used: write lists for them, or delete all lists"),
     "coco_split": ("splits in one file", "write a file each, for --coco-annotations and --coco-eval-annotations"),
-    "others": ("other files", "neither image nor annotation, or copies"),
+    "others": ("other files", "not read"),
     "unlisted": ("annotated images in no split", "not used: add them to a list or a folder of a split"),
     "bare": ("images without annotation", "not used; one without objects needs an annotation, too"),
 }

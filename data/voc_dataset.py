@@ -104,7 +104,7 @@ def read_splits(root, splits=(), classes=(), report=None, **options) -> list["VO
 def _open(root):
     """Return prefix of ids -> `Layout` of each folder; a single one has no prefix, others the name of the folder.
 
-    Where the names of all folders say different splits, they are those of what no list says: X/train,X/valid.
+    X/train,X/valid: names of folders that are splits, not all the same, are the splits of what no list says.
     """
     parts = [root] if Path(root).expanduser().is_dir() else map(str.strip, str(root).split(","))
     roots = [Path(part).expanduser() for part in parts]

@@ -67,7 +67,7 @@ class Layout:
         others = [path.suffix.lower() or "without suffix" for path in others]
         counts = [f"{n} {suffix}" for suffix, n in Counter(others).most_common() if suffix not in READ]
         n_copy = sum(path.suffix.lower() == ".xml" for path in self.files) - len(xml)
-        counts += [f"{n_copy} .xml of names in Annotations"] * (n_copy > 0)
+        counts += [f"{n_copy} .xml whose names are in Annotations, too"] * (n_copy > 0)
         self.others = ", ".join(counts[:10] + ["more"] * (len(counts) > 10))
         near = roots_near(root)
         if xml and images and (self._lists(()) or not any(root in other.parents for other in near)):

@@ -160,7 +160,7 @@ def test_an_unusual_area_is_noted(write):
 
 
 @pytest.mark.parametrize("key", ["iscrowd", "ignore"])
-@pytest.mark.parametrize(("value", "difficult"), [(True, True), ("Yes", True), ("1.0", True), ("?", False)])
+@pytest.mark.parametrize(("value", "difficult"), [(True, True), (2, True), ("Yes", True), ("1.0", True), ("?", False)])
 def test_words_for_a_crowd(write, key, value, difficult):
     content = change("annotations", 1, **{key: value})
     content["annotations"].append({"image_id": 7, "category_id": 4, "bbox": [0, 1, 2, 4]})
@@ -174,7 +174,7 @@ def test_two_files_are_joined_by_the_names_of_the_classes(write):
     paths = vars(write(change("annotations", 0, category_id=2) | other | {"annotations": None}, "eval"))
     evaluated = {"coco_eval_images": paths["coco_images"], "coco_eval_annotations": paths["coco_annotations"]}
     options = write(CONTENT, **evaluated)
-    train, test, again = build("coco", options, ["Trainval", "test", "my_train"])
+    train, test, again = build("coco", options, ["Trainval", "val_untrained", "my_train"])
     assert train.classes == test.classes == again.classes == ("dog", "cat", "\u00e9el")
     assert (train.category_ids, test.category_ids) == ([9, 4, None], [None, 9, 2])
     assert [len(dataset.bboxes[0]) for dataset in (train, test, again)] == [2, 0, 2]
@@ -205,7 +205,7 @@ def test_one_file_is_divided(write):
         other = vars(options) | {"split_ids": fit | {"test": ["8"]}, "n_bytes": n_bytes}
         assert len(build("coco", SimpleNamespace(**other), ["trainval", "test"])[1]) == n_test
     options.split_ids = fit | {"test": ["gone"]}  # of these data, less one image
-    assert message(build, "coco", options, ["test"]).startswith("images of a split that was drawn (1): the file has")
+    assert message(build, "coco", options, ["test"]).startswith("images of a split that was drawn (1): their entr")
     options.split_ids, options.invalid_images = fit | {"test": ["8", "gone"]}, "skip"
     assert build("coco", options, ["test"])[0].ids == ["8"]
 

@@ -109,10 +109,10 @@ MALFORMED = {
     "two xmax": (thing().replace("<xmax>", "<xmax>9</xmax><xmax>"), OBJECT, " object 1", "xmax is there 2 times"),
     "word": (thing(numbers=(1, 2, "three", 4)), OBJECT, " object 1", "could not convert string to float: 'three'"),
     "rotated": (
-        thing(extra="<attributes><attribute><name>rotation</name><value>30.0</value></attribute></attributes>"),
+        thing(extra="<attributes><attribute><name>rotation</name><value>1.5</value></attribute></attributes>"),
         OBJECT,
         " object 1",
-        "its box is rotated by 30.0 degrees",
+        "its box is rotated by 1.5 degrees",
     ),
     "empty object": (thing() + "<object/>", OBJECT, " object 2", "no bndbox among its tags: none"),
     "polygon": (

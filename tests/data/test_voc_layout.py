@@ -383,7 +383,7 @@ def test_what_is_left_out_is_counted(tmp_path):
     notes = "".join(read_splits(tmp_path / "three")[0].notes)
     assert f"annotated images in no split: 2 ({KINDS['unlisted'][1]})" in notes
     write(tmp_path / "two", pairs("ab") | pairs("a", "Annotations_dog/{}.xml"))
-    assert "other files: 1 .xml of names in Annotations (" in "".join(read(tmp_path / "two", "train").notes)
+    assert "other files: 1 .xml whose names are in Annotations, too (" in "".join(read(tmp_path / "two", "train").notes)
 
 
 FAULTS = {  # files, splits, kind of error, words

@@ -73,7 +73,7 @@ def test_all_that_is_wrong_is_listed_and_the_rest_summed_up(broken, capsys):
     assert "\n      2          0       2  cat\n" in printed
     assert "\n      2          0       1  dog\n" in printed
     assert f" {broken}/Annotations/twice.xml object 2 (dog): xmin 4, ymin 0, xmax 9, ymax 9, in an image" in printed
-    assert "\nother files: 2 .heic, 1 .db (neither image nor annotation, or copies)\n" in printed
+    assert "\nother files: 2 .heic, 1 .db (not read)\n" in printed
     assert "no errors" not in printed
 
 
