@@ -192,13 +192,19 @@ class _File:
         A folder that file_name names is left out only if no folder has that name: cam1/1.jpg is not cam2/1.jpg.
         """
         path = _path(self.images[image_id])
-        for i in range(len(path.parts)):
-            if i and _folded(path.parts[i - 1]) in self.folders:
-                break
-            if (image := self.root.joinpath(*path.parts[i:])).is_file():
-                return [image]
+        if image := next(filter(Path.is_file, self._ways(path)), None):
+            return [image]
         files = [file for file in self._alike(path) if _folded(file.name) == _folded(path.name)]
         return [file for file in files if self._fits(file, path)]
+
+    def _ways(self, path):
+        yield self.root / path
+        if len(path.parts) > 1:
+            yield self.root.parent / path  # cam2/1.jpg, with img/cam1 as root
+        for i, folder in enumerate(path.parts[:-1]):
+            if _folded(folder) in self.folders:
+                return
+            yield self.root.joinpath(*path.parts[i + 1 :])
 
     def _fits(self, file, path):
         """Whether a file lies in the last folders of a path, as far as folders of their names exist."""

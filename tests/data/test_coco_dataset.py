@@ -252,9 +252,13 @@ def test_an_image_of_a_folder_is_not_that_of_another(write, tmp_path):
     assert text.endswith(f"{tmp_path}/img/cam2/3.jpg, only {tmp_path}/img/3.jpg")
     (dataset,) = build("coco", SimpleNamespace(**vars(options), invalid_images="skip"), ["train"])
     assert dataset.ids == ["cam1/3", "cam2/4"]
-    options = write(content | {"images": content["images"][:1]})
+    options = write(content | {"images": content["images"][:1]}, "one")
     options.coco_images += "/cam1"  # the folder itself
-    assert build("coco", options, ["train"])[0].ids == ["cam1/3"]
+    assert build("coco", options, ["train"])[0].paths == [tmp_path / "img/cam1/3.jpg"]
+    write(CONTENT, images=("cam1/cam1/3.jpg",))
+    assert build("coco", options, ["train"])[0].paths == [tmp_path / "img/cam1/cam1/3.jpg"]
+    options.coco_images = f"{tmp_path}/img/cam2"
+    assert build("coco", options, ["train"])[0].paths == [tmp_path / "img/cam1/3.jpg"]
 
 
 def test_folders_above_the_last_tell_images_apart(write, tmp_path):
