@@ -374,6 +374,7 @@ def test_what_is_left_out_is_counted(tmp_path):
     train, _ = read_splits(tmp_path, ["train", "val"], val_ratio=0.2)
     assert f"other files: 2 .json, 1 .txt ({KINDS['others'][1]})" in train.notes
     assert f"images without annotation: 2 ({KINDS['bare'][1]})" in train.notes
+    assert "no split" not in "".join(read_splits(tmp_path, val_ratio=0.2)[0].notes)
     write(tmp_path, {f"{name}": "" for name in ("LICENSE", "README", *(f"part.{i}" for i in range(10, 20)))})
     note = next(note for note in read(tmp_path, "train").notes if note.startswith("other files"))
     assert note.startswith("other files: 2 without suffix, 2 .json, 1 .txt, 1 .10, ")

@@ -196,7 +196,7 @@ def test_a_detector_is_no_classifier(ours):
 
 
 def test_the_weights_of_other_backbones_stay_as_they_are():
-    state = {"conv1.W": torch.ones(1), "fc/b": torch.zeros(2), "pos_embed": torch.ones(3)}
+    state = {"conv1.W": torch.ones(1), "fc/b": torch.zeros(2), "pos.model.embed": torch.ones(3)}
     prefixed = (
         {f"{prefix}{name}": value for name, value in state.items()} for prefix in ("module.", "model._orig_mod.")
     )
