@@ -16,6 +16,7 @@ import math
 import unicodedata
 from collections import Counter
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 
 from data.drawn_splits import draw, drawn_earlier, part_of
@@ -165,21 +166,23 @@ class _File:
 
     @cached_property
     def files(self):
-        """Name without suffix, see `_folded`, -> files in the folder of the images, at any depth."""
+        """Name without suffix -> file in the folder of the images, at any depth -> its name and folders, upwards.
+
+        The names are those of `_folded`.
+        """
         files = {}
         for path in visible_files(self.root):
-            files.setdefault(_folded(path.stem), []).append(self.root / path)
+            files.setdefault(_folded(path.stem), {})[self.root / path] = [*map(_folded, reversed(path.parts))]
         return files
 
     @cached_property
     def folders(self):
         """Names of the folders below that of the images."""
-        below = (file.relative_to(self.root) for files in self.files.values() for file in files)
-        return {_folded(part) for path in below for part in path.parts[:-1]}
+        return {name for files in self.files.values() for _, *folders in files.values() for name in folders}
 
     def _alike(self, path):
         """Return the files of a name, of any format."""
-        return self.files.get(_folded(path.stem), [])
+        return self.files.get(_folded(path.stem), {})
 
     def classes(self, found):
         """Return the names of the categories, without those that only group others."""
@@ -194,8 +197,8 @@ class _File:
         path = _path(self.images[image_id])
         if image := next(filter(Path.is_file, self._ways(path)), None):
             return [image]
-        files = [file for file in self._alike(path) if _folded(file.name) == _folded(path.name)]
-        return [file for file in files if self._fits(file, path)]
+        parts = [*map(_folded, reversed(path.parts))]
+        return [file for file, own in self._alike(path).items() if own[0] == parts[0] and self._fits(own, parts)]
 
     def _ways(self, path):
         yield self.root / path
@@ -206,11 +209,9 @@ class _File:
                 return
             yield self.root.joinpath(*path.parts[i + 1 :])
 
-    def _fits(self, file, path):
-        """Whether a file lies in the last folders of a path, as far as folders of their names exist."""
-        pairs = zip(reversed(file.parts), reversed(path.parts), strict=False)
-        other = next((part for own, part in pairs if _folded(own) != _folded(part)), "")
-        return _folded(other) not in self.folders
+    def _fits(self, own, parts):
+        """Whether the folders of a file are the last ones of a file_name, as far as folders of their names exist."""
+        return next((part for mine, part in zip_longest(own, parts) if mine != part), None) not in self.folders
 
     def read(self, image_id):
         """Return the name of an image for messages, its file, None if it is missing, and its `Annotation`."""
