@@ -18,6 +18,7 @@ from collections import Counter
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
 
 from data.drawn_splits import draw, drawn_earlier, part_of
 from data.validate import IMAGE_SUFFIXES, DataError, ValidationReport, check_class_names
@@ -195,15 +196,20 @@ class _File:
         A folder that file_name names is left out only if no folder has that name: cam1/1.jpg is not cam2/1.jpg.
         """
         path = _path(self.images[image_id])
-        if image := next(filter(Path.is_file, self._ways(path)), None):
-            return [image]
+        return self._find(path) or self._find(PurePosixPath(unquote(str(path))))  # my%20photo.jpg
+
+    def _find(self, path):
+        if (self.root / path).is_file():
+            return [self.root / path]
+        beside = self.root.parent / path  # cam2/1.jpg, with img/cam1 as root
+        ways = [beside] * (len(path.parts) > 1 and beside.is_file())
+        ways += filter(Path.is_file, self._shortened(path))
+        if files := {file.resolve(): file for file in ways}:
+            return [*files.values()]
         parts = [*map(_folded, reversed(path.parts))]
         return [file for file, own in self._alike(path).items() if own[0] == parts[0] and self._fits(own, parts)]
 
-    def _ways(self, path):
-        yield self.root / path
-        if len(path.parts) > 1:
-            yield self.root.parent / path  # cam2/1.jpg, with img/cam1 as root
+    def _shortened(self, path):
         for i, folder in enumerate(path.parts[:-1]):
             if _folded(folder) in self.folders:
                 return
@@ -224,11 +230,12 @@ class _File:
             alike = [file for file in self._alike(path) if file.suffix.lower() in IMAGE_SUFFIXES + UNREAD]
             others = files or [f"only {file}" for file in alike[:1]]
             self.report.error("coco_image", ", ".join(map(str, (self.root / path, *others))))
-        try:
-            annotation = as_annotation(rows, (entry["height"], entry["width"]), origin=0)
-        except (KeyError, TypeError, ValueError, OverflowError):
-            annotation = as_annotation(rows, (0, 0), origin=0)
-        return f"{self.path}: {path}", image, annotation
+        size = as_number(entry.get("height")), as_number(entry.get("width"))
+        if not all(map(math.isfinite, size)):
+            sides = f"width {entry.get('width')!r:.40}, height {entry.get('height')!r:.40}"
+            self.report.note("unusual", f"{self.path}: {path}: {sides}")
+            size = 0, 0
+        return f"{self.path}: {path}", image, as_annotation(rows, size, origin=0)
 
 
 def _bbox(values):
@@ -243,7 +250,11 @@ def _bbox(values):
 
 
 def _path(image):
-    return PurePosixPath(str(image["file_name"]).strip().replace("\\", "/"))  # a\b.jpg: written on Windows
+    name = str(image["file_name"]).strip()
+    if "://" in name or "?d=" in name:  # an address; Label Studio's local files
+        name = unquote(name.rpartition("?d=")[2].partition("?")[0])
+    path = PurePosixPath(name.replace("\\", "/"))  # a\b.jpg: written on Windows
+    return PurePosixPath(*(part for part in path.parts if part not in ("/", "//", "..")))  # below the folder of images
 
 
 def _folded(name):

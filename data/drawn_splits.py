@@ -78,7 +78,8 @@ def draw(
     drawn = {}
     for split, part in zip(sorted(ranks, key=ranks.get), parts, strict=False):
         drawn[split] = [every[i] for i in sorted(part)]
-        report.note("drawn", f"{split} {len(part)} of {len(every)} images{where}")
+        if len(part) < len(every):
+            report.note("drawn", f"{split} {len(part)} of {len(every)} images{where}")
     return drawn
 
 

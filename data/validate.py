@@ -30,7 +30,8 @@ KINDS = {  # kind -> what it is, what to do or what was done; recorded as an err
     "empty": ("splits without a usable image", "name another, or leave out --invalid-images=skip to see what is wrong"),
     "duplicate_id": (
         "duplicate image ids",
-        "delete all but one, or one of two annotations of an image; a last column of -1, 0 or 1 is no part of the id",
+        "delete all but one: in a list, or of two annotations or two COCO files that have the image; a last column of "
+        "-1, 0 or 1 is no part of the id",
     ),
     "above": ("lines that lead out of the data set", "write names of images, after their folders in the data set"),
     "ambiguous": ("ids that mean several files", "write the folder before the id, or delete all files but one"),
@@ -48,7 +49,10 @@ KINDS = {  # kind -> what it is, what to do or what was done; recorded as an err
         "missing images",
         f"name their folder with --coco-images, add them, correct their file_name, or {SKIP}",
     ),
-    "gone": ("images of a split that was drawn", f"their entries are gone from the file: put them back, or {SKIP}"),
+    "gone": (
+        "images of a split that was drawn",
+        "their entries are gone from the file: put them back, or evaluate without them, --invalid-images=skip",
+    ),
     "image": ("unreadable images", f"replace them, delete their ids, or {SKIP}"),
     "swapped_size": ("images with swapped sides", f"correct or delete that size if the boxes fit the {STORED}"),
     "size": ("images of another size than annotated", "use those that were annotated, or correct or delete that size"),
@@ -70,7 +74,7 @@ KINDS = {  # kind -> what it is, what to do or what was done; recorded as an err
         "objects with iscrowd or ignore",
         "they count as difficult, unless all have it; masks of single objects need 0, CVAT writes 1",
     ),
-    "unusual": ("unusual values of difficult, <size>, iscrowd, ignore or area", "they count as absent"),
+    "unusual": ("unusual values of difficult, sizes, iscrowd, ignore or area", "they count as absent"),
     "absent": ("classes without objects", "not learned in training, no AP in evaluation; difficult ones do not count"),
     "drawn": ("splits drawn at random", "nothing says what the splits are; a training keeps the ids"),
     "new": (

@@ -53,24 +53,28 @@ class Layout:
 
     def __init__(self, root: Path, split: str = "") -> None:
         self.root, self.split, self.files = root, split, visible_files(root)
-        xml, more = self._of((".xml",), "annotations")
-        images, others = self._of(IMAGE_SUFFIXES, "jpegimages", "images")
-        stems = {path.stem for path in images}
-        xml = xml or [path for path in self.files if not path.suffix and path.name in stems]  # of Stanford Dogs
-        named = {path.stem for path in more}
-        xml, images = xml + more, images + [path for path in others if path.stem in named]  # no masks
+        xml, others = self._of((".xml",), "annotations")
+        images, more_images = self._of(IMAGE_SUFFIXES, "jpegimages", "images")
+        stems, image_stems = ({path.stem for path in paths} for paths in (xml, images))
+        more = [path for path in others if path.stem not in stems]
+        xml = xml or [path for path in self.files if not path.suffix and path.name in image_stems]  # of Stanford Dogs
+        xml, named = xml + more, {path.stem for path in more} - image_stems
+        self.containers = CONTAINERS
+        own = {*map(self._key, xml)}.difference(map(self._key, images))  # beside an annotation; no masks
+        images = images + [path for path in more_images if path.stem in named or self._key(path) in own]
         self.containers = CONTAINERS | more_containers(xml, images)
         self.annotations, self.images, self.unread = map(self._index, (xml, images, self._of(UNREAD)[0]))
         self.folded = {stem.casefold(): files for stem, files in self.images.items()}
-        annotations = {*xml}
-        others = [path for path in self.files if path not in annotations and path.parts[0].lower() != "imagesets"]
+        lists = self._lists(())
+        read = {*xml, *(path.relative_to(root) for paths in lists.values() for path in paths)}
+        others = [path for path in self.files if path not in read and path.parts[0].lower() != "imagesets"]
         others = [path.suffix.lower() or "without suffix" for path in others]
         counts = [f"{n} {suffix}" for suffix, n in Counter(others).most_common() if suffix not in READ]
         n_copy = sum(path.suffix.lower() == ".xml" for path in self.files) - len(xml)
         counts += [f"{n_copy} .xml whose names are in Annotations, too"] * (n_copy > 0)
         self.others = ", ".join(counts[:10] + ["more"] * (len(counts) > 10))
         near = roots_near(root)
-        if xml and images and (self._lists(()) or not any(root in other.parents for other in near)):
+        if xml and images and (lists or not any(root in other.parents for other in near)):
             return
         found = f"{len(xml)} annotations .xml, {len(images)} images {FORMATS}, other files: {self.others or 'none'}"
         fault = "is a file" if root.is_file() else "does not exist"
@@ -81,7 +85,7 @@ class Layout:
         raise DataError(f"{root} {fault}: {ways}")
 
     def _of(self, suffixes, *folders):
-        """Return the files with these suffixes: those in the first of `folders` that holds most, and others' names.
+        """Return the files with these suffixes: those in the first of `folders` that holds most, and the others.
 
         Without such a folder: all, and none.
         """
@@ -90,7 +94,7 @@ class Layout:
             inside = [path for path in files if path.parts[0].lower() == folder]
             stems = {path.stem for path in inside}
             if 2 * len(stems) > len({path.stem for path in files}):
-                return inside, [path for path in files if path.stem not in stems]
+                return inside, [path for path in files if path.parts[0].lower() != folder]
         return files, []
 
     def _key(self, path):
@@ -255,7 +259,10 @@ class Layout:
 
 
 def visible_files(root: Path) -> list[Path]:
-    """Return the paths, relative to `root`, of its files at any depth, below links as well, but no folder twice."""
+    """Return the paths, relative to `root`, of its files at any depth, below links as well, but no folder twice.
+
+    Neither hidden ones, nor .aux.xml, which GDAL (QGIS, ArcGIS) writes beside images.
+    """
     found, seen = [], {os.path.realpath(root)}
     for folder, folders, names in os.walk(root, followlinks=True):
         folders.sort()  # the order in which a system lists them must not decide which of two ways is taken
@@ -264,7 +271,8 @@ def visible_files(root: Path) -> list[Path]:
             if name.startswith(".") or real in seen:
                 folders.remove(name)
             seen.add(real)
-        found += [os.path.relpath(os.path.join(folder, name), root) for name in names if not name.startswith(".")]
+        names = [name for name in names if not name.startswith(".") and not name.lower().endswith(".aux.xml")]
+        found += [os.path.relpath(os.path.join(folder, name), root) for name in names]
     return [Path(name) for name in sorted(found) if (root / name).is_file()]
 
 

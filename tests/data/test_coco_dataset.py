@@ -191,6 +191,8 @@ def test_one_file_is_divided(write):
     assert sorted(train.ids + test.ids) == [str(i) for i in range(10)]
     assert train.ids != [str(i) for i in range(7)]
     assert "splits drawn at random: trainval 7 of 10 images; test 3 of 10 images (" in train.notes[0]
+    options.val_ratio = 0  # as evaluation asks for other data
+    assert not "".join(build("coco", options, ["test"])[0].notes).startswith("splits drawn")
     fit = {"fit": [*"01234567"]}
     options.val_ratio, options.split_ids = 0, fit | {"test": ["8", "2"]}
     train, test = build("coco", options, ["trainval", "test"])  # as evaluation asks for the split of the training
@@ -259,6 +261,48 @@ def test_an_image_of_a_folder_is_not_that_of_another(write, tmp_path):
     assert build("coco", options, ["train"])[0].paths == [tmp_path / "img/cam1/cam1/3.jpg"]
     options.coco_images = f"{tmp_path}/img/cam2"
     assert build("coco", options, ["train"])[0].paths == [tmp_path / "img/cam1/3.jpg"]
+
+
+def test_of_two_folders_none_is_chosen(write, tmp_path):
+    names = "img/a.jpg", "img/b.jpg", "gray/a.jpg"
+    images = [{"id": i, "file_name": name} for i, name in enumerate(names[:2])]
+    options = write({"images": images, "categories": []}, images=[f"../{name}" for name in names])
+    options.coco_images = f"{tmp_path}/gray"
+    text = message(build, "coco", options, ["train"])
+    assert text.endswith(f"\n  {tmp_path}/gray/img/a.jpg, {tmp_path}/img/a.jpg, {tmp_path}/gray/a.jpg")
+
+
+@pytest.mark.parametrize("before", ["{}/old/", "../old/", "//server/old/", "C:\\old\\"])
+def test_the_folder_of_the_options_counts_not_that_of_the_file(write, tmp_path, before):
+    images = [{"id": 1, "file_name": before.format(tmp_path) + "a.jpg"}]
+    options = write({"images": images, "categories": []}, images=["a.jpg", "../old/a.jpg"])
+    if before == "../old/":  # beside the folder of images
+        assert f"{tmp_path}/old/a.jpg, {tmp_path}/img/a.jpg" in message(build, "coco", options, ["train"])
+    else:
+        (dataset,) = build("coco", options, ["train"])
+        assert dataset.paths == [tmp_path / "img/a.jpg"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "/data/local-files/?d=photos%5CB%C3%BCro.jpg",
+        "https://host/bucket/B%C3%BCro.jpg?X-Signature=" + "0" * 300,
+        "B%C3%BCro.jpg",
+        "x/B%c3%bcro.jpg",
+    ],
+)
+def test_file_name_may_be_an_address(write, tmp_path, name):
+    options = write({"images": [{"id": 1, "file_name": name}], "categories": []}, images=["Büro.jpg"])
+    assert build("coco", options, ["train"])[0].paths == [tmp_path / "img/Büro.jpg"]
+    options = write({"images": [{"id": 1, "file_name": "B%20.jpg"}], "categories": []}, images=["B .jpg", "B%20.jpg"])
+    assert build("coco", options, ["train"])[0].paths == [tmp_path / "img/B%20.jpg"]
+
+
+@pytest.mark.parametrize(("size", "noted"), [("60.0", False), (math.nan, True), ("sixty", True), ([60], True)])
+def test_sizes_that_are_no_numbers_are_noted(write, size, noted):
+    (dataset,) = build("coco", write(change("images", 0, width=size)), ["train"])
+    assert any(f"a.jpg: width {size!r}, height 40 (" in note for note in dataset.notes) == noted
 
 
 def test_folders_above_the_last_tell_images_apart(write, tmp_path):
@@ -346,6 +390,7 @@ FAULTS = {  # name -> content, part of the message, None or number of objects wi
     "outside": (change("annotations", 1, bbox=[60, 4, 5, 9]), "boxes outside their image (1)", 1),
     "far outside": (change("annotations", 1, bbox=[0, 1, 2, 400]), "boxes that extend far beyond", 2),
     "size": (change("images", 0, width=61), "a.jpg: annotated as 61x40, ", None),
+    "size in quotes": (change("images", 0, width="61.0"), "a.jpg: annotated as 61x40, ", None),
     "similar classes": (change("categories", 0, name="Cat"), "names that differ only in case", None),
 }
 

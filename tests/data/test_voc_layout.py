@@ -172,6 +172,7 @@ LAYOUTS = {  # files, ids of the splits train and val
         DRAWN,
     ),
     "one annotation apart": (pairs(["b", "c", "d"], "JPEGImages/{}.xml") | pairs("a") | USUAL, TWO),
+    "QGIS": (pairs(ABCD, "labels/{}.xml", "images/{}.tif") | {"images/a.tif.aux.xml": "", "x.AUX.XML": ""}, DRAWN),
     "a logo": (pairs(ABCD, "{}.xml", "{}.jpg") | {"images/logo.png": "", "images/a.png.txt": ""}, DRAWN),
     "other files": (
         pairs(ABCD) | USUAL | {"JPEGImages/a.heic": "", "JPEGImages/Thumbs.db": "", "JPEGImages/b.heic": ""},
@@ -369,6 +370,29 @@ def test_copies_of_images_are_noted(tmp_path):
     assert notes == [f"copies of images: {copies} ({KINDS['copy'][1]})"]
 
 
+@pytest.mark.parametrize(
+    ("files", "split", "paths"),
+    [
+        (
+            pairs("abc", "labels/{}.xml", "images/{}.png") | pairs("a", "test/labels/{}.xml", "test/images/{}.png"),
+            "test",
+            ["test/images/a.png"],
+        ),
+        (
+            pairs(["train/a", "train/b", "val/c"], "{}.xml", "{}.png") | {f"images/{i}.png": "" for i in ABCD},
+            "train",
+            ["train/a.png", "train/b.png"],
+        ),
+        (pairs("ab", "labels/{}.xml", "images/{}.jpg") | {"labels/a.png": ""}, "all", ["images/a.jpg", "images/b.jpg"]),
+    ],
+    ids=["another part", "originals", "masks"],
+)
+def test_the_image_of_the_annotations_folder_is_taken(tmp_path, files, split, paths):
+    write(tmp_path, files)
+    (dataset,) = build("voc", SimpleNamespace(voc_data_dir=tmp_path), [split])
+    assert [path.relative_to(tmp_path).as_posix() for path in dataset.paths] == paths
+
+
 def test_what_is_left_out_is_counted(tmp_path):
     write(tmp_path, LAYOUTS["labelImg"][0] | {"a.json": "", "b.json": "", "bare.jpg": ""})
     train, _ = read_splits(tmp_path, ["train", "val"], val_ratio=0.2)
@@ -385,6 +409,8 @@ def test_what_is_left_out_is_counted(tmp_path):
     assert f"annotated images in no split: 2 ({KINDS['unlisted'][1]})" in notes
     write(tmp_path / "two", pairs("ab") | pairs("a", "Annotations_dog/{}.xml"))
     assert "other files: 1 .xml whose names are in Annotations, too (" in "".join(read(tmp_path / "two", "train").notes)
+    write(tmp_path / "lists", pairs(ABCD) | lists("", train="a", val="b", notes="x"))
+    assert f"other files: 1 .txt ({KINDS['others'][1]})" in read(tmp_path / "lists", "train").notes
 
 
 FAULTS = {  # files, splits, kind of error, words
