@@ -243,7 +243,7 @@ def _bbox(values):
     try:
         x, y, width, height = map(float, values)
     except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"bbox {values!s:.60} is not four numbers") from None
+        raise ValueError(f"bbox {values!r:.60} is not four numbers") from None
     if 0 < max(x, y, width, height) <= 1:
         raise ValueError(f"bbox {values} is in fractions of the sides: write pixels")
     return y, x, height, width
@@ -270,7 +270,7 @@ def _parse(path):
         found = ", ".join(map(str, sorted((path if path.is_dir() else path.parent).glob("*.json"))[:10]))
         raise DataError(f"{path} cannot be read: {error.strerror}; files .json there: {found or 'none'}") from None
     except UnicodeDecodeError:
-        raise DataError(f"{path} is not UTF-8 text: save it as UTF-8") from None
+        raise DataError(f"{path} is not UTF-8 text: unpack it, or save it as UTF-8") from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is no valid JSON ({error}): export it again") from None
     lists = ("images", "categories", "annotations")

@@ -38,8 +38,7 @@ def drawn_earlier(
 ) -> dict[str, list[str]]:
     """Return split -> ids that were drawn earlier, of those of `splits` that were drawn from these data.
 
-    They are other data if most of their ids are new, if most of the drawn ids are gone, or if most images of these ids
-    have none of the drawn sizes.
+    They are other data if most of the drawn ids are gone, or if most images of these ids have none of the drawn sizes.
 
     Args:
         splits: names of the splits.
@@ -52,13 +51,14 @@ def drawn_earlier(
     here, drawn, known = {*every}, {*()}.union(*(split_ids or {}).values()), {*n_bytes}
     new, old = here - drawn, here & drawn
     changed = [i for i in old if known and known.isdisjoint(file.stat().st_size for file in find(i))]
-    if 2 * len(new) > len(here) or 2 * len(old) <= len(drawn) or 2 * len(changed) > len(old):
+    if 2 * len(old) <= len(drawn) or 2 * len(changed) > len(old):
         return {}
     asked = {}
     for split in splits:  # train is the part called trainval, if that is what was drawn
         alike = [split] if split in split_ids else [s for s in split_ids if part_of(s) == part_of(split) != 0]
         if len(alike) == 1:
             asked[split] = split_ids[alike[0]]
+            report.note("kept", f"{split} {len(asked[split])} of {len(every)} images")
     if new and asked:
         report.note("new", f"{len(new)} of {len(every)}, such as {min(new)}")
     return asked

@@ -29,6 +29,7 @@ ADVICE = (  # part of expat's message, part of the file, what to do
 )
 WORDS = {"true": 1, "yes": 1, "false": 0, "no": 0, "": 0}  # that mean a number
 IN_OBJECT = re.compile(r"obj|.*box|polygon|[xy]_?(min|max|\d)")  # tags that belong into an object, or look like one
+NAMES = ("filename", "path")  # which may be dates
 NUMBER = re.compile(r"[-+]?\d+(\.\d*)?")
 
 
@@ -67,7 +68,7 @@ def read_annotation(path: Path, report: ValidationReport, skip: bool = False) ->
     rows, objects = [], list(root.iter("object"))
     parents = {node: parent for parent in root.iter() for node in parent}
     outside = parents.keys() - {node for obj in objects for node in obj.iter()}
-    other = {node for node in root if not objects and _count_numbers(node) >= 4}
+    other = {node for node in root if not objects and node.tag not in NAMES and _count_numbers(node) >= 4}
     stray = [n for n in parents if n in outside and (n in other or IN_OBJECT.fullmatch(n.tag))]
     if stray:
         report.error("annotation", f"{path}: <{stray[0].tag}> in <{parents[stray[0]].tag}>, not in <object>")

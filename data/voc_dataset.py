@@ -107,7 +107,7 @@ def _open(root):
     X/train,X/valid: names of folders that are splits, not all the same, are the splits of what no list says.
     """
     parts = [root] if Path(root).expanduser().is_dir() else map(str.strip, str(root).split(","))
-    roots = [Path(part).expanduser() for part in parts]
+    roots = [Path(part).expanduser() for part in parts if part]
     if len(roots) == 1:
         return {"": Layout(roots[0])}
     names = [str(folder) if [other.name for other in roots].count(folder.name) > 1 else folder.name for folder in roots]

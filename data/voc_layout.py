@@ -56,10 +56,12 @@ class Layout:
         xml, others = self._of((".xml",), "annotations")
         images, more_images = self._of(IMAGE_SUFFIXES, "jpegimages", "images")
         stems, image_stems = ({path.stem for path in paths} for paths in (xml, images))
-        more = [path for path in others if path.stem not in stems]
         xml = xml or [path for path in self.files if not path.suffix and path.name in image_stems]  # of Stanford Dogs
-        xml, named = xml + more, {path.stem for path in more} - image_stems
         self.containers = CONTAINERS
+        keys = {*map(self._key, images + more_images)}
+        copies = {path for path in others if named_splits(path.parent) and self._key(path) in keys}  # train/a, beside a
+        more = [path for path in others if path.stem not in stems or path in copies]
+        xml, named = xml + more, {path.stem for path in more} - image_stems
         own = {*map(self._key, xml)}.difference(map(self._key, images))  # beside an annotation; no masks
         images = images + [path for path in more_images if path.stem in named or self._key(path) in own]
         self.containers = CONTAINERS | more_containers(xml, images)
@@ -73,15 +75,17 @@ class Layout:
         n_copy = sum(path.suffix.lower() == ".xml" for path in self.files) - len(xml)
         counts += [f"{n_copy} .xml whose names are in Annotations, too"] * (n_copy > 0)
         self.others = ", ".join(counts[:10] + ["more"] * (len(counts) > 10))
-        near = roots_near(root)
+        near, above = roots_near(root), root.resolve().parent
+        if not (xml and images) and root.resolve().name.lower() in CONTAINERS and any(above.glob("*/*.xml")):
+            near = near or [above]
         if xml and images and (lists or not any(root in other.parents for other in near)):
             return
         found = f"{len(xml)} annotations .xml, {len(images)} images {FORMATS}, other files: {self.others or 'none'}"
         fault = "is a file" if root.is_file() else "does not exist"
         fault = f"contains no data set in the VOC layout ({found})" if root.is_dir() else fault
         found = ", ".join(map(str, near[:5]))
-        ways = f"pass --voc-data-dir={shlex.quote(str(near[0]))}, found {found}" if near else WAYS
-        ways = f"put the images that the annotations describe below it, {FORMATS}" if xml and not images else ways
+        ways = f"put the images that the annotations describe below it, {FORMATS}" if xml and not images else WAYS
+        ways = f"pass --voc-data-dir={shlex.quote(str(near[0]))}, found {found}" if near else ways
         raise DataError(f"{root} {fault}: {ways}")
 
     def _of(self, suffixes, *folders):
@@ -188,7 +192,7 @@ class Layout:
             read = {path for index in indices for stem in self.annotations for _, path in index.get(stem, ())}
             words |= {w for p in hints if self.root / p in read for w in self._key(p)[0] if named_splits(w)}
             why = f"for it with --val-ratio={val_ratio:g} of {len(every)} images"
-            why = f"because {hints[0]} may say what it is: move that away if not" if hints else why
+            why = f"because {hints[0]} may say what it is: if so, write that list, else move it away" if hints else why
             fault += f", and none is drawn {why}"
             ids |= {} if hints else draw(splits, every, val_ratio, seed, report, f" in {self.root.resolve().name}")
         for split in splits:

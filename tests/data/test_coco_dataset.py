@@ -197,11 +197,13 @@ def test_one_file_is_divided(write):
     options.val_ratio, options.split_ids = 0, fit | {"test": ["8", "2"]}
     train, test = build("coco", options, ["trainval", "test"])  # as evaluation asks for the split of the training
     assert (len(train), test.ids) == (10, ["8", "2"])
-    assert test.notes[0].startswith("images that came after the splits were drawn: 1 of 10, such as 9 (")
+    kept, new = test.notes
+    assert kept.startswith("splits of the training: test 2 of 10 images (")
+    assert new.startswith("images that came after the splits were drawn: 1 of 10, such as 9 (")
     options.val_ratio, options.split_ids = 0.3, fit | {"test": ["8", *"abcdefghi"]}  # of other data
     assert len(build("coco", options, ["trainval", "test"])[1]) == 3
-    options.split_ids = {"fit": ["1"], "test": ["8", "2"]}  # of fewer data with the same names
-    assert len(build("coco", options, ["trainval", "test"])[1]) == 3
+    options.split_ids = {"fit": ["1"], "test": ["8", "2"]}  # before most images came
+    assert build("coco", options, ["trainval", "test"])[1].ids == ["8", "2"]
     size = (Path(options.coco_images) / "0.jpg").stat().st_size
     for n_bytes, n_test in (([size], 1), ([size + 1], 3)):  # of images with the same names
         other = vars(options) | {"split_ids": fit | {"test": ["8"]}, "n_bytes": n_bytes}
@@ -435,7 +437,7 @@ def test_missing_images_can_be_left_out(write, tmp_path):
     ("content", "text"),
     [
         (b"", "all.json is no valid JSON (Expecting value"),
-        ('{"images": ["\xe9"]}'.encode("cp1252"), "all.json is not UTF-8 text: save it as UTF-8"),
+        ('{"images": ["\xe9"]}'.encode("cp1252"), "all.json is not UTF-8 text: unpack it, or save it as UTF-8"),
         (b"[" * 99999, "all.json is no valid JSON"),
         ([], "the lists images, categories, annotations: it has something else"),
         ({"shapes": [], "version": 1}, "the lists images, categories, annotations: it has shapes, version"),

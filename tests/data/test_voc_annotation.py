@@ -38,7 +38,14 @@ def test_what_is_optional_may_be_missing(tmp_path):
     assert annotation.size is None
 
 
-@pytest.mark.parametrize("more", ["<weather>sunny</weather>", "<meta a='1'><rows>9</rows><at>2 x4</at></meta>"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        "<weather>sunny</weather>",
+        "<meta a='1'><rows>9</rows><at>2 x4</at></meta>",
+        "<filename>Scan 2020 11 05 10.jpg</filename>",
+    ],
+)
 def test_other_elements_are_ignored_with_and_without_objects(tmp_path, more):
     assert [len(parse(tmp_path, objects + more).names) for objects in ("", thing())] == [0, 1]
 

@@ -141,6 +141,11 @@ LAYOUTS = {  # files, ids of the splits train and val
         | {f"{split}/annotations/{i}.xml": thing(A) for split in ("Train", "Val") for i in "ab"},
         {"train": ["Train/a", "Train/b"], "val": ["Val/a", "Val/b"]},
     ),
+    "copies in folders of splits": (
+        pairs(ABCD, "annotations/{}.xml", "images/{}.bmp")
+        | pairs(["train/a", "train/b", "val/c", "val/d"], "{}.xml", "{}.jpg"),
+        {"train": ["train/a", "train/b"], "val": ["val/c", "val/d"]},
+    ),
     "splits below": (
         pairs(["train/a", "val/a", "val/b"], "annotations/{}.xml", "images/{}.bmp"),
         {"train": ["train/a"], "val": ["val/a", "b"]},
@@ -273,7 +278,8 @@ def test_a_split_is_drawn_by_seed_and_ratio_and_can_be_given_back(tmp_path):
     rest, fit = build("voc", options, ["rest", "fit"])
     assert (rest.ids, fit.ids) == (stored["rest"], stored["fit"])
     new = "images that came after the splits were drawn: 14 of 30, such as 24 ("
-    assert rest.notes[0].startswith(new)
+    kept = "splits of the training: rest 2 of 30 images; fit 14 of 30 images ("
+    assert [note.startswith(text) for note, text in zip(rest.notes, (kept, new), strict=True)] == [True, True]
     text = message(build, "voc", options, ["other"])
     assert text.endswith(
         "other.txt does not exist, and none is drawn for it with --val-ratio=0.2 of 30 images; splits in "
@@ -475,12 +481,7 @@ FAULTS = {  # files, splits, kind of error, words
         "/a.xml",
     ),
     **{
-        path: (
-            pairs(ABCD) | {path: "a"},
-            "train val",
-            "split",
-            f"none is drawn because {path} may say what it is: move",
-        )
+        path: (pairs(ABCD) | {path: "a"}, "train val", "split", f"none is drawn because {path} may say what it is: if")
         for path in (
             *("annotations/trainval.txt", "splits/train.txt", "x/Test/a.csv"),
             *(
@@ -513,11 +514,11 @@ FAULTS = {  # files, splits, kind of error, words
         "split",
         "; splits in this folder: Test_Set, Train_Set",
     ),
-    "copies in folders of splits": (
-        pairs(ABCD) | pairs("ab", "Annotations_val/{}.xml", "JPEGImages_val/{}.jpg"),
+    "annotations in folders of splits": (
+        pairs(ABCD) | {"Annotations_val/a.xml": thing(A), "JPEGImages_train/a.jpg": ""},
         "train val",
         "split",
-        "Annotations_val/a.xml may say what it is: move that away if not; splits in this folder: none",
+        "Annotations_val/a.xml may say what it is: if so, write that list, else move it away; splits in this",
     ),
     "training": (pairs(["training/a", "testing/b"], "{}.xml", "{}.jpg"), "train val", "split", "folder: test, train"),
     "no image": (pairs(ABCD, "{}.xml", "{}.jpg") | {"e.xml": ""}, "train", "no_image", "/e.xml"),
@@ -542,8 +543,8 @@ def test_faults(tmp_path, files, splits, kind, words):
 
 def test_splits_of_other_data_with_the_same_names_are_not_used(tmp_path):
     write(tmp_path, pairs(map(str, range(10, 40))))
-    few = {"fit": [*map(str, range(10, 22))], "rest": ["30", "31"]}  # 14 of the 30
-    assert len(read(tmp_path, "rest", split_ids=few)) == 30
+    few = {"fit": [*map(str, range(10, 22))], "rest": ["30", "31"]}  # before 16 of the 30 came
+    assert read(tmp_path, "rest", split_ids=few).ids == ["30", "31"]
     assert len(read(tmp_path, "val", val_ratio=0.1, split_ids=few)) == 3
     drawn = {"train": [*map(str, range(10, 34))], "val": [*map(str, range(34, 40))]}
     size = (tmp_path / "JPEGImages/10.jpg").stat().st_size
@@ -625,6 +626,15 @@ def test_a_level_too_high_or_too_low(tmp_path, wrong):
     text = message(read_splits, tmp_path / wrong)
     assert text.startswith(f"{tmp_path / wrong} contains no data set in the VOC layout")
     assert text.endswith(f": pass --voc-data-dir={right}, found {right}")
+
+
+@pytest.mark.parametrize("wrong", ["images", "annots"])
+def test_a_level_too_low_without_lists(tmp_path, wrong):
+    write(tmp_path, pairs("a", "annots/{}.xml", "images/{}.jpg"))
+    assert message(read_splits, tmp_path / wrong).endswith(f": pass --voc-data-dir={tmp_path}, found {tmp_path}")
+    assert message(read_splits, f"{tmp_path / wrong},").endswith(f", found {tmp_path}")
+    for folder in ("alone/images", "photos"):
+        assert " found " not in message(read_splits, write(tmp_path / folder, {"a.jpg": ""}))
 
 
 def test_splits_are_the_usual_ones_or_all(tmp_path):
