@@ -114,11 +114,9 @@ def detect(net, dataset, images, names, classes, config):
             bbox, label, score = (values[0] for values in net.predict([img], **options))
             used = [classes[k] != ckpt.UNUSED for k in label]
             bbox, label, score = bbox[used], label[used], score[used]
-            shown = {"image": str(images[i])}
-            rows += [
-                shown | {"bbox": b.round(2).tolist(), "label": int(k), "name": classes[k], "score": float(s)}
-                for b, k, s in zip(bbox.astype(float), label, score.astype(float).round(6), strict=True)
-            ]
+            columns = bbox.astype(float).round(2), label, score.astype(float).round(6)
+            for box, k, value in zip(*(column.tolist() for column in columns), strict=True):
+                rows.append({"image": str(images[i]), "bbox": box, "label": k, "name": classes[k], "score": value})
             results += coco_results(image_ids[i], bbox, label, score, category_ids)
             save_picture(out / f"{name}.png", draw_bbox(img, bbox, label, score, classes))
             if len(sheet) < N_SHEET:
