@@ -112,7 +112,6 @@ class Contestant:
             bbox = np.hstack((corner, corner + rng.uniform(0.1, 0.4, (n_object, 2)) * size)).astype(np.float32)
             img, label = rng.integers(0, 256, (*size, 3), np.uint8), rng.integers(0, n_class, n_object)
             self.samples.append(Sample(img, bbox, label, np.zeros(n_object, bool), "noise"))
-        self.sample = self.samples[0]
         self.net = self.build(size, **kwargs).to(device)
         self.optimizer = build_optimizer(self.net, LR)
 
@@ -177,11 +176,8 @@ class Torchvision(Contestant):
         extractor = build_network(size, head_width=1).extractor
         backbone = torch.nn.Sequential(*extractor)  # without our choice of a memory format
         backbone.out_channels = extractor.channels
-        layers = {
-            "box_roi_pool": MultiScaleRoIAlign(["0"], 7, 2),
-            "box_predictor": FastRCNNPredictor(WIDTH, N_CLASS + 1),
-        }
-        layers |= {"box_head": TwoMLPHead(backbone.out_channels * 7 * 7, WIDTH)}
+        predictor, head = FastRCNNPredictor(WIDTH, N_CLASS + 1), TwoMLPHead(backbone.out_channels * 7 * 7, WIDTH)
+        layers = {"box_roi_pool": MultiScaleRoIAlign(["0"], 7, 2), "box_head": head, "box_predictor": predictor}
         layers |= {"rpn_anchor_generator": AnchorGenerator(((128, 256, 512),), ((0.5, 1.0, 2.0),))}
         numbers = {"rpn_pre_nms_top_n_train": 12000, "rpn_post_nms_top_n_train": 2000, "box_nms_thresh": 0.3}
         numbers |= {"rpn_pre_nms_top_n_test": 6000, "rpn_post_nms_top_n_test": N_ROI["predict"]}

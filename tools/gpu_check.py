@@ -88,15 +88,15 @@ def find_precisions(device):
 def compare_precisions(config, device, folder):
     """Compare the losses of a first step, random weights, in every precision with float32's."""
     ours = benchmark.Ours(device, set_precision("fp32"), benchmark.parse_size(config.size))
-    x, scale = ours.net.train().prepare(ours.sample.img)
-    losses, figures = {}, {}
+    (sample,), losses, figures = ours.samples, {}, {}
+    x, scale = ours.net.train().prepare(sample.img)
     with torch.no_grad():
         roi = ours.net.rpn(ours.net.extractor(x), x.shape[2:], scale, train=True).roi.cpu().numpy()
         for name in find_precisions(device):
             ours.trainer.dtype = set_precision(name)
             for kept in (roi, None):
-                sample = ours.sample._replace(rng=np.random.default_rng(0), roi=kept)
-                losses[name, kept is roi] = torch.stack(ours.trainer.compute_losses(sample)[:5]).double().cpu()
+                drawn = sample._replace(rng=np.random.default_rng(0), roi=kept)
+                losses[name, kept is roi] = torch.stack(ours.trainer.compute_losses(drawn)[:5]).double().cpu()
     for (name, same), values in losses.items():
         change = (values - losses["fp32", same]) / losses["fp32", same][-1]
         for loss, value, relative in zip(LOSSES, values.tolist(), change.tolist(), strict=True):
