@@ -315,9 +315,8 @@ def main(config):
     """Measure as a `BenchConfig` says; print tables."""
     device, size, entered = pick_device(config.device), parse_size(config.size), (config.model, config.batch_size)
     check_writable(config.json_path)
-    precisions = [config.precision]
-    if config.precision == "auto":
-        precisions = ["fp32", "bf16"] if pick_dtype("auto", device) else ["fp32"]
+    usual = ["fp32", "bf16"] if pick_dtype("auto", device) else ["fp32"]
+    precisions = usual if config.precision == "auto" else [config.precision]
     results = {key: getattr(config, key) for key in ("model", "batch_size", "size", "steps")}
     results |= describe_environment(device)
     print(", ".join(f"{key} {value}" for key, value in results.items() if value is not None))
