@@ -304,8 +304,7 @@ def report(precision, seconds, memory):
             values, peak = by_work[work], memory[name] if work == "train" else None
             line = f"{name:16}{median[name][work]:7.4f}  ({min(values):.4f} to {max(values):.4f})"
             for other in ("torchvision", "lower_bound"):
-                pairs = zip(values, seconds.get(other, by_work)[work], strict=True)
-                ratio = f"{statistics.median(value / base for value, base in pairs):.2f}" if other in seconds else ""
+                ratio = f"{np.median(np.divide(values, seconds[other][work])):.2f}" if other in seconds else ""
                 line += f"  {ratio:>14}"
             print((line + (f"  {peak:7.2f}" if peak else "")).rstrip())
     return {"seconds": seconds, "median": median, "peak_gb": memory}

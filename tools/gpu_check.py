@@ -120,8 +120,8 @@ def measure(config, device, folder):
         for name, by_work in seconds.items():
             for work, values in by_work.items():
                 figures[f"{work}, {precision}, {name}, seconds"] = statistics.median(values)
-                ratios = (value / ours for value, ours in zip(values, seconds["ours"][work], strict=True))
-                figures[f"{work}, {precision}, {name} / ours"] = statistics.median(ratios)
+                ratios = np.divide(values, seconds["ours"][work])
+                figures[f"{work}, {precision}, {name} / ours"] = float(np.median(ratios))
     return figures
 
 
