@@ -37,7 +37,6 @@ from utils.run_folder import describe_environment
 ROOT = Path(__file__).parent.parent
 TESTS = ROOT / "tests"
 TOY = (ROOT / "docs/demo_options.txt").read_text(encoding="utf-8").split()  # options of train.py for random weights
-PRECISIONS = ("fp32", "tf32", "bf16")
 N_ROUND, N_PROFILED = 20, 10  # rounds to measure; steps to profile
 N_LEARN, N_REPEAT = 300, 20  # steps on the toy data
 LOSS_CHANGE = 0.01  # largest change of a loss by the precision of the layers, relative to the total
@@ -81,8 +80,8 @@ def set_precision(name):
 
 
 def find_precisions(device):
-    """Return those of `PRECISIONS` for which the device has instructions: cuDNN convolves bf16 nowhere else."""
-    return [name for name in PRECISIONS if name != "bf16" or pick_dtype("auto", device)]
+    """Return the precisions for which the device has instructions: cuDNN convolves bf16 nowhere else."""
+    return ["fp32", "tf32", "bf16"] if pick_dtype("auto", device) else ["fp32", "tf32"]
 
 
 def compare_precisions(config, device, folder):
