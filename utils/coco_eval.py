@@ -165,12 +165,10 @@ def with_settings(rpn, **settings):
 
 def format_recall(recall: dict) -> str:
     """Format the result of `evaluate_proposals` as a table with a row per number of proposals."""
-    lines = [
-        f"recall of {recall['n_object']} objects (difficult ones ignored) by IoU, for the best proposals per image",
-        f"{recall['precision']}, n_pre_nms {recall['n_pre_nms']}, nms_thresh {recall['nms_thresh']:g}, "
-        f"min_size {recall['min_size']:g}",
-        "proposals  " + "  ".join(f"{thresh:6.2f}" for thresh in recall["iou_threshs"]) + "    mean",
-    ]
+    head = "recall of {n_object} objects (difficult ones ignored) by IoU, for the best proposals per image\n"
+    head += "{precision}, n_pre_nms {n_pre_nms}, nms_thresh {nms_thresh:g}, min_size {min_size:g}"
+    columns = [f"{thresh:6.2f}" for thresh in recall["iou_threshs"]]
+    lines = [head.format(**recall), "  ".join(["proposals", *columns, "  mean"])]
     for count, row, mean in zip(recall["counts"], recall["recall"], recall["average"], strict=True):
         lines.append(f"{count:9d}  " + "  ".join(format_value(value) for value in [*row, mean]))
     return "\n".join(lines)
