@@ -56,9 +56,8 @@ def main(config, *paths):
         raise OptionError(f"--out={out} is where the images are: choose another directory")
     with ckpt.checkpoint_error(config.load_path):
         net = model.restore(checkpoint).to(device)
-        counts = config.svd and compress_head(net.head, config.svd)
-    if counts:
-        print("truncated SVD: fc6 and fc7 have {1:,} parameters instead of {0:,}".format(*counts))
+        if config.svd:
+            compress_head(net.head, config.svd)
     ckpt.check_writable(out / "predictions.json", config.coco_json)
     with torch.autocast(device.type, dtype, enabled=dtype is not None):  # one for all casts the weights once
         rows, sheet, unreadable = detect(net, dataset, images, names, classes, config)
