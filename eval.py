@@ -97,9 +97,8 @@ def restore(path, checkpoint, device, svd=None):
     """Build the network of a checkpoint that was read from `path`; keep `svd` singular values of fc6 and fc7."""
     with ckpt.checkpoint_error(path):
         net = model.restore(checkpoint).to(device)
-        counts = svd and compress_head(net.head, svd)
-    if counts:
-        print("truncated SVD: fc6 and fc7 have {1:,} parameters instead of {0:,}".format(*counts))
+        if svd:
+            compress_head(net.head, svd)
     return net
 
 

@@ -56,9 +56,8 @@ def main(config, *paths):
         raise OptionError(f"--out={out} is where the images are: choose another directory")
     with ckpt.checkpoint_error(config.load_path):
         net = model.restore(checkpoint).to(device)
-        counts = config.svd and compress_head(net.head, config.svd)
-    if counts:
-        print("truncated SVD: fc6 and fc7 have {1:,} parameters instead of {0:,}".format(*counts))
+        if config.svd:
+            compress_head(net.head, config.svd)
     ckpt.check_writable(out / "predictions.json", config.coco_json)
     with torch.autocast(device.type, dtype, enabled=dtype is not None):  # one for all casts the weights once
         rows, sheet, unreadable = detect(net, dataset, images, names, classes, config)
@@ -114,11 +113,9 @@ def detect(net, dataset, images, names, classes, config):
             bbox, label, score = (values[0] for values in net.predict([img], **options))
             used = [classes[k] != ckpt.UNUSED for k in label]
             bbox, label, score = bbox[used], label[used], score[used]
-            shown = {"image": str(images[i])}
-            rows += [
-                shown | {"bbox": b.round(2).tolist(), "label": int(k), "name": classes[k], "score": float(s)}
-                for b, k, s in zip(bbox.astype(float), label, score.astype(float).round(6), strict=True)
-            ]
+            columns = bbox.astype(float).round(2), label, score.astype(float).round(6)
+            for box, k, value in zip(*(column.tolist() for column in columns), strict=True):
+                rows.append({"image": str(images[i]), "bbox": box, "label": k, "name": classes[k], "score": value})
             results += coco_results(image_ids[i], bbox, label, score, category_ids)
             save_picture(out / f"{name}.png", draw_bbox(img, bbox, label, score, classes))
             if len(sheet) < N_SHEET:

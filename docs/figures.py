@@ -4,11 +4,9 @@ Each function returns a matplotlib `Figure`, which a notebook displays.
 N: boxes. H, W: sides of an image; h, w: of a map; S: of a pooled map.
 """
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, Rectangle
 from numpy.typing import ArrayLike
@@ -27,7 +25,7 @@ class Boxes(NamedTuple):
     width: float = 1.5
 
 
-def describe(**values: Any) -> None:
+def describe(**values):
     """Print shape, type and range of arrays and tensors, one line each."""
     for name, value in values.items():
         array = np.asarray(value.detach() if hasattr(value, "detach") else value)
@@ -35,15 +33,7 @@ def describe(**values: Any) -> None:
         print(f"{name:<18} {array.shape!s:<20} {array.dtype!s:<8} {bounds}")
 
 
-def grid(
-    images: Sequence[ArrayLike],
-    titles: Sequence[str] = (),
-    columns: int = 4,
-    size: float = 2.4,
-    colors: str = "gray",
-    limits: tuple[float | None, float | None] = (None, None),
-    bbox: ArrayLike = (),
-) -> Figure:
+def grid(images, titles=(), columns=4, size=2.4, colors="gray", limits=(None, None), bbox=()):
     """Show images or maps of one size in a grid.
 
     Args:
@@ -62,7 +52,7 @@ def grid(
     return figure
 
 
-def boxes(img: ArrayLike, *panels: tuple, columns: int = 3, size: float = 4.0) -> Figure:
+def boxes(img, *panels, columns=3, size=4.0):
     """Show an image (H, W, 3), of values 0 to 255, once per panel: a tuple (title, Boxes, Boxes, ...).
 
     Args:
@@ -84,18 +74,13 @@ def boxes(img: ArrayLike, *panels: tuple, columns: int = 3, size: float = 4.0) -
     return figure
 
 
-def highlight(img: ArrayLike, weight: ArrayLike) -> np.ndarray:
+def highlight(img, weight):
     """Darken an image (H, W, 3) and blend it with white in proportion to the root of the map `weight` (H, W)."""
     weight = np.sqrt(np.asarray(weight) / np.max(np.asarray(weight)))[..., None]
     return _to_bytes(0.45 * (1 - weight) * _to_bytes(img) + 255 * weight)
 
 
-def pooling(
-    channel: ArrayLike,
-    cell: tuple[int, int, int, int],
-    edges: tuple[Sequence[tuple[int, int]], Sequence[tuple[int, int]]],
-    pool: ArrayLike,
-) -> Figure:
+def pooling(channel, cell, edges, pool):
     """Show RoI pooling of one channel: the map with the RoI, the RoI's cells with the bins, the maxima.
 
     Args:
@@ -125,8 +110,8 @@ def pooling(
     return figure
 
 
-def bars(*panels: tuple[str, Sequence[str], ArrayLike], size: tuple[float, float] = (4.2, 2.6)) -> Figure:
-    """Plot horizontal bars: one panel per (title, names, values); `size` of a panel in inches."""
+def bars(*panels, size=(4.2, 2.6)):
+    """Plot horizontal bars: one panel per (title, names, values); `size`: width and height of one in inches."""
     longest = max(len(names) for _, names, _ in panels)
     figure, all_axes = _panels(len(panels), len(panels), size[0], max(size[1], 0.28 * longest + 0.8))
     for axes, (title, names, values) in zip(all_axes, panels, strict=True):
@@ -140,7 +125,7 @@ def bars(*panels: tuple[str, Sequence[str], ArrayLike], size: tuple[float, float
     return figure
 
 
-def lines(x: ArrayLike, series: dict[str, ArrayLike], title: str, x_label: str) -> Figure:
+def lines(x, series, title, x_label):
     """Plot curves over `x`; `series` maps their names in the legend to their values."""
     figure, (axes,) = _panels(1, 1, 6, 3)
     for name, value in series.items():
@@ -153,7 +138,7 @@ def lines(x: ArrayLike, series: dict[str, ArrayLike], title: str, x_label: str) 
     return figure
 
 
-def gradient_flow(parts: dict[str, tuple[float, float]], arrows: Sequence[tuple[str, str, bool]]) -> Figure:
+def gradient_flow(parts, arrows):
     """Draw the parts of the network and the flow of values and gradients between them.
 
     Args:
@@ -178,8 +163,8 @@ def gradient_flow(parts: dict[str, tuple[float, float]], arrows: Sequence[tuple[
     return figure
 
 
-def _panels(count: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """Create a figure with `count` panels of one size in inches, row by row."""
+def _panels(count, columns, width, height):
+    """Create a figure with `count` panels of one size in inches, row by row; return it and their axes."""
     rows = -(-count // columns)
     figure = Figure(figsize=(width * columns, height * rows), dpi=DPI, layout="constrained")
     return figure, [figure.add_subplot(rows, columns, i + 1) for i in range(count)]
@@ -197,9 +182,8 @@ def _draw(axes, group):
     """Draw `Boxes`, and an empty line with their name for the legend."""
     style = {"linestyle": group.style, "linewidth": group.width}
     for y_min, x_min, y_max, x_max in np.asarray(group.bbox, float).reshape(-1, 4):
-        axes.add_patch(
-            Rectangle((x_min, y_min), x_max - x_min, y_max - y_min, fill=False, edgecolor=group.color, **style)
-        )
+        width, height = x_max - x_min, y_max - y_min
+        axes.add_patch(Rectangle((x_min, y_min), width, height, fill=False, edgecolor=group.color, **style))
     if group.name:
         axes.plot([], [], color=group.color, label=group.name, **style)
 

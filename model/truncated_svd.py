@@ -34,17 +34,11 @@ def compress(layer, t):
 def compress_head(head, ranks):
     """Compress the layers fc6 and fc7 of a RoI head to (t, t) singular values, in place.
 
-    Returns:
-        Numbers of their parameters before and after.
-
     Raises:
         ValueError: the head has no such layers, or too small ones.
     """
-    names, counts = ("fc6", "fc7"), []
+    names = ("fc6", "fc7")
     if not all(isinstance(getattr(head, name, None), nn.Linear) for name in names):
         raise ValueError(f"a truncated SVD needs the layers fc6 and fc7, which {type(head).__name__} does not have")
-    layers = {name: compress(getattr(head, name), t) for name, t in zip(names, ranks, strict=True)}
-    for name, layer in layers.items():
-        counts.append([sum(p.numel() for p in module.parameters()) for module in (getattr(head, name), layer)])
-        setattr(head, name, layer)
-    return tuple(map(sum, zip(*counts, strict=True)))
+    for name, t in zip(names, ranks, strict=True):
+        setattr(head, name, compress(getattr(head, name), t))

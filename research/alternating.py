@@ -20,21 +20,17 @@ from itertools import accumulate
 from typing import Literal
 
 import fire
-import torch
 
 import model
 import utils.checkpoint as ckpt
 import utils.distributed as dist
 from data.proposals import WithProposals, read_proposals, write_proposals
 from data.validate import DataError
-from model.faster_rcnn import eval_mode
-from model.utils.bbox_tools import resize_bbox
 from research.fast_rcnn import FastRCNNTrainer, RPNTrainer
 from training import TrainingError, build_datasets, build_model, build_trainer, fit
-from utils.coco_eval import COUNTS, evaluate_proposals, format_recall
+from utils.coco_eval import COUNTS, evaluate_proposals, format_recall, propose
 from utils.command import command
 from utils.config import Count, OptionError, Share, Times, TrainConfig, option
-from utils.metrics import read_samples
 from utils.run_folder import RUNS, changed_options, check_run_folder, clear_run, run_lock, stored_options
 
 STEPS = ("1-rpn", "2-detector", "3-rpn", "4-detector")
@@ -150,18 +146,6 @@ def add_proposals(folder, trainer, dataset, train, num_workers):
         dist.barrier()
     rois = read_proposals(path)
     return WithProposals(dataset, [rois[image_id] for image_id in dataset.ids])
-
-
-@torch.no_grad()
-def propose(net, dataset, train, dtype=None, num_workers=None):
-    """Return the proposals of each image, (R, 4) float32 in its pixels: as many as in training or as at test time."""
-    rois, device = [], net.device
-    with eval_mode(net), torch.autocast(device.type, dtype, enabled=dtype is not None):
-        for sample in read_samples(dataset, None, num_workers, device):
-            img, scale = net.prepare(sample.img)
-            roi = net.rpn(net.extractor(img), img.shape[2:], scale, train).roi  # (R, 4)
-            rois.append(resize_bbox(roi, img.shape[2:], sample.img.shape[:2]).cpu().numpy())
-    return dist.gather_interleaved(rois)
 
 
 def evaluate_recall(config, trainer, dataset, logger, run, epoch, step):

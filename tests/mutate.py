@@ -103,6 +103,11 @@ MUTATIONS = (
         tests="tests/test_eval.py",
     ),
     *mutations_of(
+        "utils/coco_eval.py",
+        ("proposals: in pixels of the input", "roi * roi.new_tensor(ratio * 2)", "roi * 1"),
+        tests="tests/utils/test_metrics.py",
+    ),
+    *mutations_of(
         "utils/metrics.py",
         ("given proposals: not resized", "* anchor.new_tensor(ratio * 2)", "* 1"),
         tests="tests/test_eval.py",
@@ -260,11 +265,6 @@ MUTATIONS = (
         ("alternating: the detector starts from the RPN's network", "if name in STEPS[:2]:", "if name in STEPS[:1]:"),
         ("alternating: the first step's proposals for all", "rois = [add_", "rois = rois or [add_"),
         ("alternating: the detector proposes before it can", "rois[1] if name == STEPS[1] else eval_set", "eval_set"),
-        (
-            "alternating: proposals in pixels of the input",
-            "rois.append(resize_bbox(roi, img.shape[2:], sample.img.shape[:2])",
-            "rois.append(roi",
-        ),
         ("alternating: proposals computed again", "if not path.exists():", "if True:"),
     ),
     *mutations_of(

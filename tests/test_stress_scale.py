@@ -22,7 +22,7 @@ def test_one_thing_varies(monkeypatch, axis, value, shapes):
     seconds, _ = stress_scale.measure_network("predict", axis, value, "cpu", "fp32", 3)
     assert len(calls) == benchmark.N_WARM_UP + 3
     assert seconds < 1
-    sample, net = calls[0].sample, calls[0].net
+    (sample,), net = calls[0].samples, calls[0].net
     n_proposal = net.rpn.proposal_creator.n_test_post_nms
     assert (sample.img.shape, len(sample.bbox), net.head.score.out_features, n_proposal) == shapes
     assert sample.label.max() < shapes[2] - 1

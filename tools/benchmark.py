@@ -112,7 +112,6 @@ class Contestant:
             bbox = np.hstack((corner, corner + rng.uniform(0.1, 0.4, (n_object, 2)) * size)).astype(np.float32)
             img, label = rng.integers(0, 256, (*size, 3), np.uint8), rng.integers(0, n_class, n_object)
             self.samples.append(Sample(img, bbox, label, np.zeros(n_object, bool), "noise"))
-        self.sample = self.samples[0]
         self.net = self.build(size, **kwargs).to(device)
         self.optimizer = build_optimizer(self.net, LR)
 
@@ -177,11 +176,8 @@ class Torchvision(Contestant):
         extractor = build_network(size, head_width=1).extractor
         backbone = torch.nn.Sequential(*extractor)  # without our choice of a memory format
         backbone.out_channels = extractor.channels
-        layers = {
-            "box_roi_pool": MultiScaleRoIAlign(["0"], 7, 2),
-            "box_predictor": FastRCNNPredictor(WIDTH, N_CLASS + 1),
-        }
-        layers |= {"box_head": TwoMLPHead(backbone.out_channels * 7 * 7, WIDTH)}
+        predictor, head = FastRCNNPredictor(WIDTH, N_CLASS + 1), TwoMLPHead(backbone.out_channels * 7 * 7, WIDTH)
+        layers = {"box_roi_pool": MultiScaleRoIAlign(["0"], 7, 2), "box_head": head, "box_predictor": predictor}
         layers |= {"rpn_anchor_generator": AnchorGenerator(((128, 256, 512),), ((0.5, 1.0, 2.0),))}
         numbers = {"rpn_pre_nms_top_n_train": 12000, "rpn_post_nms_top_n_train": 2000, "box_nms_thresh": 0.3}
         numbers |= {"rpn_pre_nms_top_n_test": 6000, "rpn_post_nms_top_n_test": N_ROI["predict"]}
@@ -308,8 +304,7 @@ def report(precision, seconds, memory):
             values, peak = by_work[work], memory[name] if work == "train" else None
             line = f"{name:16}{median[name][work]:7.4f}  ({min(values):.4f} to {max(values):.4f})"
             for other in ("torchvision", "lower_bound"):
-                pairs = zip(values, seconds.get(other, by_work)[work], strict=True)
-                ratio = f"{statistics.median(value / base for value, base in pairs):.2f}" if other in seconds else ""
+                ratio = f"{np.median(np.divide(values, seconds[other][work])):.2f}" if other in seconds else ""
                 line += f"  {ratio:>14}"
             print((line + (f"  {peak:7.2f}" if peak else "")).rstrip())
     return {"seconds": seconds, "median": median, "peak_gb": memory}
@@ -319,9 +314,8 @@ def main(config):
     """Measure as a `BenchConfig` says; print tables."""
     device, size, entered = pick_device(config.device), parse_size(config.size), (config.model, config.batch_size)
     check_writable(config.json_path)
-    precisions = [config.precision]
-    if config.precision == "auto":
-        precisions = ["fp32", "bf16"] if pick_dtype("auto", device) else ["fp32"]
+    usual = ["fp32", "bf16"] if pick_dtype("auto", device) else ["fp32"]
+    precisions = usual if config.precision == "auto" else [config.precision]
     results = {key: getattr(config, key) for key in ("model", "batch_size", "size", "steps")}
     results |= describe_environment(device)
     print(", ".join(f"{key} {value}" for key, value in results.items() if value is not None))

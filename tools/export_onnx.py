@@ -79,6 +79,8 @@ class Detector(nn.Module):
         rpn_loc, rpn_score = self.net.rpn.head(feature)  # (K, 4), (K, 2)
         anchor = self.net.rpn.anchors(feature, size)  # (K, 4)
         roi = self.propose(feature, rpn_loc, rpn_score, anchor, scale, size)  # (R, 4)
+        if torch.compiler.is_exporting():  # convolutions of a head branch on it; the graph takes 0 as well
+            torch._check(roi.shape[0] > 0)
         return self.decode(roi, *self.net.head(feature, roi), size, img.shape[:2])
 
     def prepare(self, img):
@@ -104,10 +106,7 @@ class Detector(nn.Module):
         roi, large = roi[order], large[order]
         rank = torch.arange(n_pre_nms, dtype=roi.dtype)
         keep = nms(roi, -rank, creator.nms_thresh)[: creator.n_test_post_nms]
-        roi = roi[keep[large[keep]]]
-        if torch.compiler.is_exporting():  # convolutions of a head branch on it; the graph takes 0 as well
-            torch._check(roi.shape[0] > 0)
-        return roi
+        return roi[keep[large[keep]]]
 
     def candidates(self, roi, roi_cls_loc, roi_score):
         """Return the boxes (D, 4), labels and scores (D,) above the threshold, in pixels of the network's input."""
@@ -145,10 +144,7 @@ class PyramidDetector(Detector):
         roi, prob = _clip(loc2bbox(anchor[best], rpn_loc[best]), size), logit[best].sigmoid()
         kept = (roi[:, 2:] - roi[:, :2] >= creator.min_size).all(1) & (prob >= creator.score_thresh)
         roi, prob, level = roi[kept], prob[kept], level[kept]
-        roi = roi[_nms_apart(roi, prob, level, size, creator.nms_thresh)[: creator.n_test_post_nms]]
-        if torch.compiler.is_exporting():  # as in `Detector.propose`
-            torch._check(roi.shape[0] > 0)
-        return roi
+        return roi[_nms_apart(roi, prob, level, size, creator.nms_thresh)[: creator.n_test_post_nms]]
 
     def decode(self, roi, roi_cls_loc, roi_score, size, original_size):
         """Post-process as `PyramidFasterRCNN.decode`."""
@@ -219,11 +215,9 @@ def export(detector):
         return pool, opset18.Identity(pool)  # in place of the places of the maxima, which nobody reads
 
     img = torch.randint(256, (*EXAMPLE, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    dim = torch.export.Dim
-    dynamic = {0: dim.DYNAMIC, 1: dim.DYNAMIC, 2: dim.STATIC}
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        program = torch.export.export(detector, (img,), dynamic_shapes=(dynamic,), strict=False)
+    sides = dict.fromkeys((0, 1), torch.export.Dim.DYNAMIC)
+    with warnings.catch_warnings(action="ignore"), torch.no_grad():
+        program = torch.export.export(detector, (img,), dynamic_shapes=(sides,), strict=False)
         table = {torch.ops.torchvision.roi_pool.default: max_roi_pool}
         names = {"input_names": ["img"], "output_names": OUTPUTS}
         return torch.onnx.export(program, dynamo=True, verbose=False, custom_translation_table=table, **names)

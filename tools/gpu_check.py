@@ -37,7 +37,6 @@ from utils.run_folder import describe_environment
 ROOT = Path(__file__).parent.parent
 TESTS = ROOT / "tests"
 TOY = (ROOT / "docs/demo_options.txt").read_text(encoding="utf-8").split()  # options of train.py for random weights
-PRECISIONS = ("fp32", "tf32", "bf16")
 N_ROUND, N_PROFILED = 20, 10  # rounds to measure; steps to profile
 N_LEARN, N_REPEAT = 300, 20  # steps on the toy data
 LOSS_CHANGE = 0.01  # largest change of a loss by the precision of the layers, relative to the total
@@ -81,22 +80,22 @@ def set_precision(name):
 
 
 def find_precisions(device):
-    """Return those of `PRECISIONS` for which the device has instructions: cuDNN convolves bf16 nowhere else."""
-    return [name for name in PRECISIONS if name != "bf16" or pick_dtype("auto", device)]
+    """Return the precisions for which the device has instructions: cuDNN convolves bf16 nowhere else."""
+    return ["fp32", "tf32", "bf16"] if pick_dtype("auto", device) else ["fp32", "tf32"]
 
 
 def compare_precisions(config, device, folder):
     """Compare the losses of a first step, random weights, in every precision with float32's."""
     ours = benchmark.Ours(device, set_precision("fp32"), benchmark.parse_size(config.size))
-    x, scale = ours.net.train().prepare(ours.sample.img)
-    losses, figures = {}, {}
+    (sample,), losses, figures = ours.samples, {}, {}
+    x, scale = ours.net.train().prepare(sample.img)
     with torch.no_grad():
         roi = ours.net.rpn(ours.net.extractor(x), x.shape[2:], scale, train=True).roi.cpu().numpy()
         for name in find_precisions(device):
             ours.trainer.dtype = set_precision(name)
             for kept in (roi, None):
-                sample = ours.sample._replace(rng=np.random.default_rng(0), roi=kept)
-                losses[name, kept is roi] = torch.stack(ours.trainer.compute_losses(sample)[:5]).double().cpu()
+                drawn = sample._replace(rng=np.random.default_rng(0), roi=kept)
+                losses[name, kept is roi] = torch.stack(ours.trainer.compute_losses(drawn)[:5]).double().cpu()
     for (name, same), values in losses.items():
         change = (values - losses["fp32", same]) / losses["fp32", same][-1]
         for loss, value, relative in zip(LOSSES, values.tolist(), change.tolist(), strict=True):
@@ -120,8 +119,8 @@ def measure(config, device, folder):
         for name, by_work in seconds.items():
             for work, values in by_work.items():
                 figures[f"{work}, {precision}, {name}, seconds"] = statistics.median(values)
-                ratios = (value / ours for value, ours in zip(values, seconds["ours"][work], strict=True))
-                figures[f"{work}, {precision}, {name} / ours"] = statistics.median(ratios)
+                ratios = np.divide(values, seconds["ours"][work])
+                figures[f"{work}, {precision}, {name} / ours"] = float(np.median(ratios))
     return figures
 
 

@@ -6,7 +6,6 @@ selective search; the detector of a joint checkpoint was trained on the very pro
 K: anchors. R: proposals. D: detections.
 """
 
-import dataclasses
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from utils.coco_eval import N_PRE_NMS
+from utils.coco_eval import N_PRE_NMS, with_settings
 from utils.metrics import format_value, read_samples, score
 from utils.vis import save_figure, set_log_scale
 
@@ -57,14 +56,9 @@ def propose(rpn, output, without, n, img_size, scale, rng):
     loc = output.rpn_loc * (without != "no reg")  # (K, 4)
     key = rng.random(len(loc), dtype=np.float32)
     fg_score = output.fg_score.new_tensor(key) if without == "no cls" else output.fg_score  # (K,)
-    creator = rpn.proposal_creator
-    nms_thresh = 1.0 if without in ("no NMS", "no cls") else creator.nms_thresh  # no IoU is above 1
-    numbers = {"n_test_pre_nms": N_PRE_NMS, "n_test_post_nms": n}
-    rpn.proposal_creator = dataclasses.replace(creator, nms_thresh=nms_thresh, **numbers)
-    try:
-        return rpn.propose(loc, fg_score, output.anchor, img_size, scale, train=False)
-    finally:
-        rpn.proposal_creator = creator
+    nms = {"nms_thresh": 1.0} if without in ("no NMS", "no cls") else {}  # no IoU is above 1
+    rpn = with_settings(rpn, n_test_pre_nms=N_PRE_NMS, n_test_post_nms=n, **nms)
+    return rpn.propose(loc, fg_score, output.anchor, img_size, scale, train=False)
 
 
 @torch.no_grad()

@@ -4,6 +4,8 @@ Shapes: L classes, n boxes of one image, R proposals and G objects of one image,
 """
 
 import contextlib
+import copy
+import dataclasses
 import io
 from collections.abc import Sequence
 
@@ -122,35 +124,51 @@ def evaluate_proposals(model, dataset, dtype=None, num_workers=None, limit=None)
         Plain values for JSON: the result of `proposal_recall`, None for NaN, with "counts" and "iou_threshs", and
         the settings "precision", "n_pre_nms", "nms_thresh" and "min_size".
     """
-    rois, device, creator, was_training = [], model.device, model.rpn.proposal_creator, model.training
-    own_numbers = creator.n_test_pre_nms, creator.n_test_post_nms
-    creator.n_test_pre_nms, creator.n_test_post_nms = N_PRE_NMS, max(COUNTS)
-    model.eval()
-    try:
-        with torch.no_grad(), torch.autocast(device.type, dtype, enabled=dtype is not None):
-            for sample in read_samples(dataset, limit, num_workers, device):
-                img, scale = model.prepare(sample.img)
-                roi = model.rpn(model.extractor(img), img.shape[2:], scale, train=False).roi  # (R, 4)
-                ratio = [side / resized for side, resized in zip(sample.img.shape[:2], img.shape[2:], strict=True)]
-                rois.append((roi * roi.new_tensor(ratio * 2)).cpu().numpy())
-    finally:
-        creator.n_test_pre_nms, creator.n_test_post_nms = own_numbers
-        model.train(was_training)
-    rois = gather_interleaved(rois)
+    numbers, creator = {"n_test_pre_nms": N_PRE_NMS, "n_test_post_nms": max(COUNTS)}, model.rpn.proposal_creator
+    rois = propose(model, dataset, False, dtype, num_workers, limit, **numbers)
     recall = proposal_recall(rois, dataset.bboxes[: len(rois)], dataset.difficults[: len(rois)])
     settings = {"precision": precision_name(dtype), "n_pre_nms": N_PRE_NMS, "nms_thresh": creator.nms_thresh}
     settings |= {"min_size": creator.min_size, "counts": COUNTS, "iou_threshs": IOU_THRESHS}
     return settings | {name: to_plain(value) for name, value in recall.items()}
 
 
+@torch.no_grad()
+def propose(model, dataset, train, dtype=None, num_workers=None, limit=None, **settings) -> list[np.ndarray]:
+    """Return the RPN's proposals of each image, (R, 4) float32 in its pixels, best first.
+
+    Args:
+        train: propose as in training instead of as in prediction.
+        settings: see `with_settings`.
+        the others: see `evaluate`.
+    """
+    rois, device, was_training = [], model.device, model.training
+    rpn = with_settings(model.rpn, **settings)
+    model.eval()
+    try:
+        with torch.autocast(device.type, dtype, enabled=dtype is not None):
+            for sample in read_samples(dataset, limit, num_workers, device):
+                img, scale = model.prepare(sample.img)
+                roi = rpn(model.extractor(img), img.shape[2:], scale, train).roi  # (R, 4)
+                ratio = [side / resized for side, resized in zip(sample.img.shape[:2], img.shape[2:], strict=True)]
+                rois.append((roi * roi.new_tensor(ratio * 2)).cpu().numpy())
+    finally:
+        model.train(was_training)
+    return gather_interleaved(rois)
+
+
+def with_settings(rpn, **settings):
+    """Return a copy of an RPN, with the same layers, whose `ProposalCreator` has other settings."""
+    rpn = copy.copy(rpn)
+    rpn.proposal_creator = dataclasses.replace(rpn.proposal_creator, **settings)
+    return rpn
+
+
 def format_recall(recall: dict) -> str:
     """Format the result of `evaluate_proposals` as a table with a row per number of proposals."""
-    lines = [
-        f"recall of {recall['n_object']} objects (difficult ones ignored) by IoU, for the best proposals per image",
-        f"{recall['precision']}, n_pre_nms {recall['n_pre_nms']}, nms_thresh {recall['nms_thresh']:g}, "
-        f"min_size {recall['min_size']:g}",
-        "proposals  " + "  ".join(f"{thresh:6.2f}" for thresh in recall["iou_threshs"]) + "    mean",
-    ]
+    head = "recall of {n_object} objects (difficult ones ignored) by IoU, for the best proposals per image\n"
+    head += "{precision}, n_pre_nms {n_pre_nms}, nms_thresh {nms_thresh:g}, min_size {min_size:g}"
+    columns = [f"{thresh:6.2f}" for thresh in recall["iou_threshs"]]
+    lines = [head.format(**recall), "  ".join(["proposals", *columns, "  mean"])]
     for count, row, mean in zip(recall["counts"], recall["recall"], recall["average"], strict=True):
         lines.append(f"{count:9d}  " + "  ".join(format_value(value) for value in [*row, mean]))
     return "\n".join(lines)

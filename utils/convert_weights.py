@@ -9,9 +9,8 @@ import re
 from torchvision.models import get_model_weights
 
 # conv1_1 ... conv5_3 and their indices in torchvision's `features`, which are those of our extractor
-_INDICES = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
-_CONVS = {f"conv{block}_{i}" for block, n in enumerate((2, 2, 3, 3, 3), 1) for i in range(1, n + 1)}
-_CONVS = dict(zip(sorted(_CONVS), _INDICES, strict=True))
+_BLOCKS = {1: (0, 2), 2: (5, 7), 3: (10, 12, 14), 4: (17, 19, 21), 5: (24, 26, 28)}
+_CONVS = {f"conv{block}_{n}": i for block, indices in _BLOCKS.items() for n, i in enumerate(indices, 1)}
 
 # names of modules, with dots: theirs -> ours; other names stay as they are
 _DETECTOR_NAMES = {f"extractor.{conv}.conv": f"extractor.{i}" for conv, i in _CONVS.items()}

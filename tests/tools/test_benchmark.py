@@ -66,7 +66,7 @@ def test_contestants_that_a_backbone_lacks(name, n_image, entered):
 
 
 def test_objects_lie_in_the_image(narrow):
-    sample = CONTESTANTS["ours"](CPU, None, SIZE).sample
+    (sample,) = CONTESTANTS["ours"](CPU, None, SIZE).samples
     assert sample.img.shape == (*SIZE, 3)
     assert (sample.bbox >= 0).all()
     assert (sample.bbox[:, 2:] > sample.bbox[:, :2]).all()

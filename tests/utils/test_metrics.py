@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from model.utils.proposal_creator import ProposalCreator
 from utils import metrics
 from utils.coco_eval import (
     COCO_SUMMARY,
@@ -231,8 +232,7 @@ def test_worker_count(monkeypatch):
 class RPN:
     """Proposes at half size in y and a quarter in x: first a box far away, then the objects with their IoU halved."""
 
-    class proposal_creator:
-        n_test_pre_nms, n_test_post_nms, nms_thresh, min_size = 6000, 300, 0.7, 3.0
+    proposal_creator = ProposalCreator(min_size=3.0)
 
     class Output(NamedTuple):
         roi: torch.Tensor
