@@ -65,6 +65,18 @@ def fetch_weights(pretrained, known):
         ) from None
 
 
+def load_weights(module, state, given, owner):
+    """Load `state`, the part of the pretrained weights `given` that `module` has.
+
+    Raises:
+        WeightsError: it does not fit: `given` are not the weights of `owner`.
+    """
+    try:
+        module.load_state_dict(state)
+    except RuntimeError:
+        raise WeightsError(f"the weights {list(given)[:4]} ... are not those of {owner}") from None
+
+
 def restore(checkpoint):
     """Build the `FasterRCNN` that a checkpoint describes (a dict, see utils/checkpoint.py) and load its weights."""
     model = build(**checkpoint["build"], preprocessing=checkpoint["preprocessing"])

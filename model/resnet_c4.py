@@ -24,7 +24,7 @@ from torch import nn
 from torchvision.models import get_model, get_model_weights
 from torchvision.ops import FrozenBatchNorm2d, roi_align
 
-from model import WeightsError, fetch_weights, vgg16
+from model import fetch_weights, load_weights, vgg16
 from model.faster_rcnn import FasterRCNN
 from model.rpn import RegionProposalNetwork
 from model.utils.array_tool import to_float32
@@ -149,7 +149,5 @@ def _load_pretrained(resnet, name, pretrained):
     """Load all but the classifier."""
     if isinstance(pretrained, str):
         pretrained = fetch_weights(pretrained, {"imagenet": get_model_weights(name).IMAGENET1K_V1})
-    try:
-        resnet.load_state_dict({key: value for key, value in pretrained.items() if not key.startswith("fc.")})
-    except RuntimeError:
-        raise WeightsError(f"the weights {list(pretrained)[:4]} ... are not those of torchvision's {name}") from None
+    state = {key: value for key, value in pretrained.items() if not key.startswith("fc.")}
+    load_weights(resnet, state, pretrained, f"torchvision's {name}")

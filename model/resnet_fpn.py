@@ -39,7 +39,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, TwoMLPH
 from torchvision.ops import Conv2dNormActivation, FrozenBatchNorm2d, MultiScaleRoIAlign, batched_nms
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
 
-from model import WeightsError, fetch_weights
+from model import fetch_weights, load_weights
 from model.faster_rcnn import FasterRCNN
 from model.rpn import RPNOutput
 from model.utils.anchors import generate_anchor_base
@@ -382,11 +382,7 @@ def _load_pretrained(model, name, pretrained):
         last = [key for key in own if key.startswith(("head.cls_loc.", "head.score."))]
         if any(key in state and state[key].shape != own[key].shape for key in last):  # other classes
             state |= {key: own[key] for key in last}
-    try:
-        module.load_state_dict(state)
-    except RuntimeError:
-        wanted = f"those of torchvision's fasterrcnn_{name} or of its backbone"
-        raise WeightsError(f"the weights {list(pretrained)[:4]} ... are not {wanted}") from None
+    load_weights(module, state, pretrained, f"torchvision's fasterrcnn_{name} or of its backbone")
 
 
 # names of modules: torchvision's -> ours

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from model import WeightsError, fetch_weights
+from model import fetch_weights, load_weights
 from model.faster_rcnn import FasterRCNN
 from model.rpn_variants import RPNS
 from model.utils.array_tool import to_float32
@@ -200,10 +200,8 @@ def _load_pretrained(extractor, head, pretrained, preprocessing):
     # torchvision's copy of the Caffe features has no classifier: its entries are NaN
     is_caffe = any(value.isnan().any() for value in fc.values())
     preprocessing = preprocessing or (TORCHVISION_CAFFE if is_caffe else TORCHVISION)
-    try:
-        extractor.load_state_dict({key: state.get(f"features.{key}") for key in extractor.state_dict()})
-    except RuntimeError:
-        raise WeightsError(f"the weights {list(state)[:4]} ... are not those of torchvision's VGG16") from None
+    features = {key: state.get(f"features.{key}") for key in extractor.state_dict()}
+    load_weights(extractor, features, state, "torchvision's VGG16")
     if not is_caffe and own == {key: value.shape for key, value in fc.items()}:
         head.load_state_dict(fc, strict=False)
         return preprocessing

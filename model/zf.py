@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model import WeightsError, vgg16
+from model import WeightsError, load_weights, vgg16
 from model.faster_rcnn import FasterRCNN
 from model.rpn import RegionProposalNetwork
 from model.utils.preprocess import BY_NAME, CAFFE, TORCHVISION, Preprocessing
@@ -132,10 +132,8 @@ def _load_pretrained(extractor, head, pretrained):
     parameter = {"W": "weight", "b": "bias"}
     names = {name: name.replace("/", ".").rpartition(".") for name in pretrained}
     state = {f"{layer}.{parameter.get(kind, kind)}": pretrained[name] for name, (layer, _, kind) in names.items()}
-    try:
-        extractor.load_state_dict({name: state.get(name) for name in extractor.state_dict()})
-    except RuntimeError:
-        raise WeightsError(f"the weights {list(pretrained)[:4]} ... are not those of ZF with Caffe's names") from None
+    convs = {name: state.get(name) for name in extractor.state_dict()}
+    load_weights(extractor, convs, pretrained, "ZF with Caffe's names")
     own = head.state_dict()
     fc = {name: state.get(name) for name in own if name.startswith("fc")}
     if any(value is None or value.shape != own[name].shape for name, value in fc.items()):
