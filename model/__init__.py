@@ -10,6 +10,8 @@ import importlib
 import inspect
 import pkgutil
 
+from model.utils.preprocess import BY_NAME, Preprocessing
+
 
 class WeightsError(ValueError):
     """Pretrained weights cannot be fetched or read; the message says what to do."""
@@ -25,9 +27,18 @@ def find_backbone(name):
     return named[name]
 
 
-def build(name="vgg16", **kwargs):
-    """Build the `FasterRCNN` on the backbone `name`; `kwargs` are those of its module's `build`."""
+def build(name="vgg16", preprocessing=None, **kwargs):
+    """Build the `FasterRCNN` on the backbone `name`.
+
+    Args:
+        name: see `find_backbone`.
+        preprocessing: replaces that of the weights: the four values of a `Preprocessing`, or a name of `BY_NAME`.
+        kwargs: other options of its module's `build`.
+    """
     module = find_backbone(name)
+    if preprocessing:
+        named = isinstance(preprocessing, str)
+        kwargs["preprocessing"] = BY_NAME[preprocessing] if named else Preprocessing(*preprocessing)
     own_name = {"name": name} if hasattr(module, "NAMES") else {}
     return module.build(**own_name, **kwargs)
 

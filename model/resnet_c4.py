@@ -28,7 +28,7 @@ from model import fetch_weights, load_weights, vgg16
 from model.faster_rcnn import FasterRCNN
 from model.rpn import RegionProposalNetwork
 from model.utils.array_tool import to_float32
-from model.utils.preprocess import BY_NAME, TORCHVISION, Preprocessing
+from model.utils.preprocess import TORCHVISION
 from model.utils.proposal_creator import ProposalCreator
 
 NAMES = ("resnet50", "resnet101")
@@ -138,10 +138,8 @@ def build(
     proposal_creator = ProposalCreator(rpn_nms_thresh, *n_proposals, rpn_min_size)
     rpn = RegionProposalNetwork(CHANNELS, CHANNELS, STRIDE, anchor_ratios, anchor_scales, proposal_creator)
     head = ResNetRoIHead(resnet.layer4, n_fg_class)
-    preprocessing = preprocessing or TORCHVISION
-    preprocessing = BY_NAME[preprocessing] if isinstance(preprocessing, str) else Preprocessing(*preprocessing)
     decoding = loc_mean, loc_std, score_thresh, nms_thresh, max_detections
-    model = FasterRCNN(ResNetC4(resnet), rpn, head, preprocessing, min_size, max_size, *decoding)
+    model = FasterRCNN(ResNetC4(resnet), rpn, head, preprocessing or TORCHVISION, min_size, max_size, *decoding)
     return model.to(memory_format=torch.channels_last)  # faster convolutions
 
 

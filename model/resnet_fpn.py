@@ -45,7 +45,7 @@ from model.rpn import RPNOutput
 from model.utils.anchors import generate_anchor_base
 from model.utils.array_tool import to_float32
 from model.utils.bbox_tools import clip_bbox, loc2bbox, resize_bbox
-from model.utils.preprocess import BY_NAME, TORCHVISION, Preprocessing, prepare
+from model.utils.preprocess import TORCHVISION, prepare
 from model.utils.proposal_creator import ProposalCreator
 
 CHANNELS = 256  # of every level (1612.03144, 3)
@@ -336,7 +336,7 @@ def build(
             pixels (MobileNet).
         rpn_nms_thresh, rpn_score_thresh, n_train_pre_nms, ...: see `PyramidProposalCreator`.
         min_size, max_size, score_thresh, nms_thresh, max_detections: see `FasterRCNN`.
-        preprocessing: replaces that of the weights: the four values of a `Preprocessing`, or a name of `BY_NAME`.
+        preprocessing: a `Preprocessing` that replaces that of the weights.
 
     Raises:
         WeightsError: the weights cannot be fetched, or the tensors are not those of this network.
@@ -357,11 +357,9 @@ def build(
         rpn = PyramidRPN(anchor_base, creator)
         box_head = TwoMLPHead(CHANNELS * 7**2, o.head_width)
     head = PyramidRoIHead(n_fg_class, box_head, o.head_width)
-    own_preprocessing = TORCHVISION
-    if preprocessing:
-        own_preprocessing = BY_NAME[preprocessing] if isinstance(preprocessing, str) else Preprocessing(*preprocessing)
     thresholds = {option: getattr(o, option) for option in ("score_thresh", "nms_thresh", "max_detections")}
-    model = PyramidFasterRCNN(extractor, rpn, head, own_preprocessing, o.min_size, o.max_size, **thresholds)
+    preprocessing = preprocessing or TORCHVISION
+    model = PyramidFasterRCNN(extractor, rpn, head, preprocessing, o.min_size, o.max_size, **thresholds)
     if pretrained not in (None, "none"):
         _load_pretrained(model, name, pretrained)
     return model

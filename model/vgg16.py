@@ -15,7 +15,7 @@ from model import fetch_weights, load_weights
 from model.faster_rcnn import FasterRCNN
 from model.rpn_variants import RPNS
 from model.utils.array_tool import to_float32
-from model.utils.preprocess import BY_NAME, TORCHVISION, TORCHVISION_CAFFE, Preprocessing
+from model.utils.preprocess import TORCHVISION, TORCHVISION_CAFFE
 from model.utils.proposal_creator import ProposalCreator
 from model.utils.roi_ops import ROI_OPS, roi_pool
 
@@ -160,7 +160,7 @@ def build(
         min_size, max_size, loc_mean, loc_std, score_thresh, nms_thresh, max_detections: see `FasterRCNN`.
         anchor_scales, anchor_ratios: see `RegionProposalNetwork`.
         rpn_nms_thresh, rpn_min_size, n_train_pre_nms, ...: see `ProposalCreator`.
-        preprocessing: replaces that of the weights: the four values of a `Preprocessing`, or a name of `BY_NAME`.
+        preprocessing: a `Preprocessing` that replaces that of the weights.
         generator: a torch.Generator for the initial weights.
 
     Raises:
@@ -175,8 +175,6 @@ def build(
     rpn = make_rpn(CHANNELS, 512, STRIDE, anchor_ratios, anchor_scales, proposal_creator, generator)
     extractor = VGG16(frozen_convs, ceil_mode, generator)
     head = VGG16RoIHead(n_fg_class, head_width, dropout, ROI_OPS.get(roi_op, roi_op), generator)
-    if preprocessing:
-        preprocessing = BY_NAME[preprocessing] if isinstance(preprocessing, str) else Preprocessing(*preprocessing)
     if pretrained is not None:
         preprocessing = _load_pretrained(extractor, head, pretrained, preprocessing)
     decoding = loc_mean, loc_std, score_thresh, nms_thresh, max_detections

@@ -17,7 +17,7 @@ from torch import nn
 from model import WeightsError, load_weights, vgg16
 from model.faster_rcnn import FasterRCNN
 from model.rpn import RegionProposalNetwork
-from model.utils.preprocess import BY_NAME, CAFFE, TORCHVISION, Preprocessing
+from model.utils.preprocess import CAFFE, TORCHVISION
 from model.utils.proposal_creator import ProposalCreator
 from model.utils.roi_ops import ROI_OPS
 
@@ -99,7 +99,7 @@ def build(
     Args:
         pretrained: a dict of tensors under Caffe's names, conv1.weight ... conv5.bias and fc6, fc7, also as conv1/W,
             conv1/b; None or "none" for random weights, as "imagenet", with a warning: no copy can be downloaded.
-        preprocessing: None: Caffe's with such weights, else torchvision's.
+        preprocessing: a `Preprocessing`; None: Caffe's with such weights, else torchvision's.
         the others: see `vgg16.build`.
 
     Raises:
@@ -112,11 +112,9 @@ def build(
     extractor = ZF(frozen_convs, generator)
     roi_op = functools.partial(ROI_OPS.get(roi_op, roi_op), size=ROI_SIZE)
     head = vgg16.VGG16RoIHead(n_fg_class, head_width, dropout, roi_op, generator, CHANNELS * ROI_SIZE**2)
-    own_preprocessing = TORCHVISION if pretrained in (None, "none") else _load_pretrained(extractor, head, pretrained)
-    if preprocessing:
-        own_preprocessing = BY_NAME[preprocessing] if isinstance(preprocessing, str) else Preprocessing(*preprocessing)
+    expected = TORCHVISION if pretrained in (None, "none") else _load_pretrained(extractor, head, pretrained)
     values = {"score_thresh": score_thresh, "nms_thresh": nms_thresh, "max_detections": max_detections}
-    model = FasterRCNN(extractor, rpn, head, own_preprocessing, min_size, max_size, **values)
+    model = FasterRCNN(extractor, rpn, head, preprocessing or expected, min_size, max_size, **values)
     return model.to(memory_format=torch.channels_last)  # faster convolutions
 
 
