@@ -2,8 +2,9 @@
 
 A backbone is a file beside this one. It states `build`, whose parameters are options by name, with `n_fg_class`,
 `pretrained` and `preprocessing` (and `name`, if the file lists several `NAMES`), and `TRAINING`, its own values of the
-options of training; `defaults(name, pretrained)`, if it is there, returns values that depend on name or weights. Its
-head has the layers `cls_loc` and `score`, which `--reset-head` initializes.
+options of training. The defaults of `build` are those for random weights; `defaults(name, pretrained)`, if it is there,
+returns the values that depend on name or weights. Its head has the layers `cls_loc` and `score`, which `--reset-head`
+initializes.
 """
 
 import importlib
@@ -33,14 +34,16 @@ def build(name="vgg16", preprocessing=None, **kwargs):
     Args:
         name: see `find_backbone`.
         preprocessing: replaces that of the weights: the four values of a `Preprocessing`, or a name of `BY_NAME`.
-        kwargs: other options of its module's `build`.
+        kwargs: other options of its module's `build`; None, as none: its own value, see `defaults`.
     """
     module = find_backbone(name)
+    options = module.defaults(name, kwargs.get("pretrained")) if hasattr(module, "defaults") else {}
+    options |= {option: value for option, value in kwargs.items() if value is not None}
     if preprocessing:
         named = isinstance(preprocessing, str)
-        kwargs["preprocessing"] = BY_NAME[preprocessing] if named else Preprocessing(*preprocessing)
+        options["preprocessing"] = BY_NAME[preprocessing] if named else Preprocessing(*preprocessing)
     own_name = {"name": name} if hasattr(module, "NAMES") else {}
-    return module.build(**own_name, **kwargs)
+    return module.build(**own_name, **options)
 
 
 def defaults(name="vgg16", pretrained="imagenet"):

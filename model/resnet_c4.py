@@ -93,8 +93,8 @@ def build(
     name="resnet50",
     n_fg_class=20,
     pretrained=None,
-    trainable_layers=None,
-    batch_norm=None,
+    trainable_layers=5,
+    batch_norm="trained",
     min_size=600,
     max_size=1000,
     anchor_scales=(8, 16, 32),
@@ -118,15 +118,13 @@ def build(
         name: one of `NAMES`.
         pretrained: "imagenet" (downloaded by torchvision), a dict of tensors under torchvision's names, or None or
             "none" for random weights, which are drawn from torch's global generator.
-        trainable_layers: how many of `STAGES`, from the last on, are trained; None: 3 with pretrained weights, else 5.
-        batch_norm: "frozen" or "trained"; None: frozen with pretrained weights, else trained.
+        trainable_layers: how many of `STAGES`, from the last on, are trained.
+        batch_norm: "frozen" or "trained".
 
     Raises:
         WeightsError: the weights cannot be fetched, or the tensors are not those of this ResNet.
     """
-    own = defaults(name, pretrained)
-    trainable_layers = own["trainable_layers"] if trainable_layers is None else trainable_layers
-    norm_layer = FrozenBatchNorm2d if (batch_norm or own["batch_norm"]) == "frozen" else nn.BatchNorm2d
+    norm_layer = FrozenBatchNorm2d if batch_norm == "frozen" else nn.BatchNorm2d
     resnet = get_model(name, weights=None, norm_layer=norm_layer)
     resnet.fc = nn.Identity()
     if pretrained not in (None, "none"):

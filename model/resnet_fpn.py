@@ -27,7 +27,6 @@ import math
 import re
 from dataclasses import dataclass
 from itertools import accumulate
-from types import SimpleNamespace
 from typing import NamedTuple
 
 import torch
@@ -54,18 +53,14 @@ N_STAGE = {True: 5, False: 6}  # of ResNet and of MobileNet V3
 MIN_PROPOSAL, MIN_DETECTION = 1e-3, 1e-2  # shortest sides in pixels of the network's input (torchvision)
 N_COCO_CLASS = 90  # with those that COCO does not use: torchvision's "N/A"
 
-# defaults of `build` (torchvision's FasterRCNN) and of the training (torchvision's references/detection)
-OPTIONS = {"head_width": 1024, "min_size": 800, "max_size": 1333, "anchor_scales": (8,), "anchor_ratios": (0.5, 1, 2)}
-OPTIONS |= {"rpn_nms_thresh": 0.7, "rpn_score_thresh": 0.0, "n_train_pre_nms": 2000, "n_train_post_nms": 2000}
-OPTIONS |= {"n_test_pre_nms": 1000, "n_test_post_nms": 1000}
-OPTIONS |= {"score_thresh": 0.05, "nms_thresh": 0.5, "max_detections": 100}
+# its values of the training options: those of torchvision's references/detection
 TRAINING = {"epoch": 26, "lr": 0.02 / 16, "lr_decay": 0.1, "lr_decay_epoch": (16, 22), "lr_warmup_steps": 1000}
 TRAINING |= {"batching": "padded", "momentum": 0.9, "weight_decay": 1e-4, "bias_lr_mult": 1, "bias_decay": 1e-4}
 TRAINING |= {"rpn_sigma": 3, "roi_sigma": 3}
 TRAINING |= {"rpn_n_sample": 256, "rpn_pos_ratio": 0.5, "rpn_pos_iou": 0.7, "rpn_neg_iou": 0.3}
 TRAINING |= {"allowed_border": math.inf}
 TRAINING |= {"n_sample": 512, "pos_ratio": 0.25, "pos_iou": 0.5, "neg_iou_hi": 0.5, "neg_iou_lo": 0.0}
-# name -> what it has different
+# name -> options of `build` that it has different
 _MOBILE = {"anchor_scales": (1, 2, 4, 8, 16), "rpn_score_thresh": 0.05}
 _MOBILE_320 = _MOBILE | {"min_size": 320, "max_size": 640, "n_test_pre_nms": 150, "n_test_post_nms": 150}
 VARIANTS = {"resnet50_fpn": {}, "resnet50_fpn_v2": {"batch_norm": "trained"}}
@@ -292,36 +287,36 @@ def is_v2(name):
 
 
 def defaults(name="resnet50_fpn", pretrained="imagenet"):
-    """Return the values of the options of `build` for one of `NAMES`; all is trained if the weights are random."""
+    """Return the values of options that depend on the name or on the weights: random ones are all trained."""
     stages = {"trainable_layers": 3, "batch_norm": "frozen"}
     if pretrained in (None, "none"):
         stages = {"trainable_layers": N_STAGE[is_resnet(name)], "batch_norm": "trained"}
-    return OPTIONS | stages | VARIANTS[name]
+    return stages | VARIANTS[name]
 
 
 def build(
     name="resnet50_fpn",
     n_fg_class=20,
     pretrained=None,
-    head_width=None,
-    trainable_layers=None,
-    batch_norm=None,
-    min_size=None,
-    max_size=None,
-    anchor_scales=None,
-    anchor_ratios=None,
-    rpn_nms_thresh=None,
-    rpn_score_thresh=None,
-    n_train_pre_nms=None,
-    n_train_post_nms=None,
-    n_test_pre_nms=None,
-    n_test_post_nms=None,
-    score_thresh=None,
-    nms_thresh=None,
-    max_detections=None,
+    head_width=1024,
+    trainable_layers=5,
+    batch_norm="trained",
+    min_size=800,
+    max_size=1333,
+    anchor_scales=(8,),
+    anchor_ratios=(0.5, 1, 2),
+    rpn_nms_thresh=0.7,
+    rpn_score_thresh=0.0,
+    n_train_pre_nms=2000,
+    n_train_post_nms=2000,
+    n_test_pre_nms=1000,
+    n_test_post_nms=1000,
+    score_thresh=0.05,
+    nms_thresh=0.5,
+    max_detections=100,
     preprocessing=None,
 ):
-    """Build torchvision's `fasterrcnn_NAME`; None means its value, see `defaults`.
+    """Build torchvision's `fasterrcnn_NAME`; `defaults` has the values that are not those of `resnet50_fpn`.
 
     Args:
         name: one of `NAMES`.
@@ -341,25 +336,23 @@ def build(
     Raises:
         WeightsError: the weights cannot be fetched, or the tensors are not those of this network.
     """
-    given = {option: value for option, value in locals().items() if value is not None}
-    o = SimpleNamespace(**defaults(name, pretrained) | given)
-    norm_layer = FrozenBatchNorm2d if o.batch_norm == "frozen" else nn.BatchNorm2d
-    extractor = PyramidExtractor(name, o.trainable_layers, norm_layer)
+    norm_layer = FrozenBatchNorm2d if batch_norm == "frozen" else nn.BatchNorm2d
+    extractor = PyramidExtractor(name, trainable_layers, norm_layer)
     units = [extractor.stride * 2**i for i in range(5)] if is_resnet(name) else [extractor.stride] * 3
-    base = [generate_anchor_base(unit, o.anchor_ratios, o.anchor_scales) - unit / 2 for unit in units]  # (A, 4) each
+    base = [generate_anchor_base(unit, anchor_ratios, anchor_scales) - unit / 2 for unit in units]  # (A, 4) each
     anchor_base = torch.stack([torch.from_numpy(level) for level in base]).round()
-    n_proposals = o.n_train_pre_nms, o.n_train_post_nms, o.n_test_pre_nms, o.n_test_post_nms
-    creator = PyramidProposalCreator(o.rpn_nms_thresh, *n_proposals, MIN_PROPOSAL, o.rpn_score_thresh)
+    n_proposals = n_train_pre_nms, n_train_post_nms, n_test_pre_nms, n_test_post_nms
+    creator = PyramidProposalCreator(rpn_nms_thresh, *n_proposals, MIN_PROPOSAL, rpn_score_thresh)
     if is_v2(name):
         rpn = PyramidRPN(anchor_base, creator, depth=2)
-        box_head = FastRCNNConvFCHead((CHANNELS, 7, 7), [CHANNELS] * 4, [o.head_width], norm_layer)
+        box_head = FastRCNNConvFCHead((CHANNELS, 7, 7), [CHANNELS] * 4, [head_width], norm_layer)
     else:
         rpn = PyramidRPN(anchor_base, creator)
-        box_head = TwoMLPHead(CHANNELS * 7**2, o.head_width)
-    head = PyramidRoIHead(n_fg_class, box_head, o.head_width)
-    thresholds = {option: getattr(o, option) for option in ("score_thresh", "nms_thresh", "max_detections")}
+        box_head = TwoMLPHead(CHANNELS * 7**2, head_width)
+    head = PyramidRoIHead(n_fg_class, box_head, head_width)
+    thresholds = {"score_thresh": score_thresh, "nms_thresh": nms_thresh, "max_detections": max_detections}
     preprocessing = preprocessing or TORCHVISION
-    model = PyramidFasterRCNN(extractor, rpn, head, preprocessing, o.min_size, o.max_size, **thresholds)
+    model = PyramidFasterRCNN(extractor, rpn, head, preprocessing, min_size, max_size, **thresholds)
     if pretrained not in (None, "none"):
         _load_pretrained(model, name, pretrained)
     return model

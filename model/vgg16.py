@@ -123,7 +123,7 @@ def build(
     n_fg_class=20,
     pretrained=None,
     head_width=4096,
-    frozen_convs=None,
+    frozen_convs=0,
     dropout=0.0,
     min_size=600,
     max_size=1000,
@@ -153,8 +153,8 @@ def build(
         pretrained: "imagenet", "caffe" (both downloaded by torchvision), a dict of tensors under the names of
             torchvision's VGG16, or None or "none" for random weights.
         head_width: of fc6 and fc7; a width other than 4096 leaves them random.
-        frozen_convs: convolutions that are not trained; None: 4 with pretrained weights, else 0.
-        dropout, ceil_mode: see `VGG16RoIHead`, `VGG16`.
+        frozen_convs, ceil_mode: see `VGG16`.
+        dropout: see `VGG16RoIHead`.
         roi_op: a name of `ROI_OPS`, or a function as `VGG16RoIHead` takes it.
         rpn_objectness: a name of `RPNS`.
         min_size, max_size, loc_mean, loc_std, score_thresh, nms_thresh, max_detections: see `FasterRCNN`.
@@ -167,8 +167,6 @@ def build(
         WeightsError: the weights cannot be fetched, or the tensors are not VGG16's.
     """
     pretrained = None if pretrained == "none" else pretrained
-    if frozen_convs is None:
-        frozen_convs = defaults(pretrained=pretrained)["frozen_convs"]
     n_proposals = n_train_pre_nms, n_train_post_nms, n_test_pre_nms, n_test_post_nms
     proposal_creator = ProposalCreator(rpn_nms_thresh, *n_proposals, rpn_min_size)
     make_rpn = RPNS[rpn_objectness]
