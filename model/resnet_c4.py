@@ -22,7 +22,7 @@ from collections import OrderedDict
 import torch
 from torch import nn
 from torchvision.models import get_model, get_model_weights
-from torchvision.ops import FrozenBatchNorm2d, roi_align
+from torchvision.ops import FrozenBatchNorm2d
 
 from model import fetch_weights, load_weights, vgg16
 from model.faster_rcnn import FasterRCNN
@@ -30,6 +30,7 @@ from model.rpn import RegionProposalNetwork
 from model.utils.array_tool import to_float32
 from model.utils.preprocess import TORCHVISION
 from model.utils.proposal_creator import ProposalCreator
+from model.utils.roi_ops import roi_align
 
 NAMES = ("resnet50", "resnet101")
 TRAINING = vgg16.TRAINING
@@ -75,8 +76,7 @@ class ResNetRoIHead(nn.Module):
         Returns:
             (R, L + 1, 4) normalised locs, background first, and (R, L + 1) logits, in float32.
         """
-        box = roi.unflatten(1, (2, 2)).flip(2).flatten(1)  # (R, 4), x first
-        pool = roi_align(to_float32(feature), [box], 14, 1 / STRIDE, 2)  # (R, 1024, 14, 14)
+        pool = roi_align(feature, roi, 14, 1 / STRIDE, aligned=False)  # (R, 1024, 14, 14)
         hidden = self.layer4(pool).mean((2, 3))  # (R, 2048)
         roi_cls_loc = self.cls_loc(hidden).reshape(-1, self.n_class, 4)  # (R, L + 1, 4)
         return to_float32(roi_cls_loc), to_float32(self.score(hidden))

@@ -113,6 +113,16 @@ class VGG16RoIHead(nn.Module):
         roi_cls_loc = self.cls_loc(fc7).reshape(-1, self.n_class, 4)  # (R, L + 1, 4)
         return to_float32(roi_cls_loc), to_float32(self.score(fc7))
 
+    def load_hidden(self, state):
+        """Load fc6 and fc7 and return True; return False, with a warning, if `state` has none that fit."""
+        own = {key: value for key, value in self.state_dict().items() if key.startswith("fc")}
+        fits = all(key in state and state[key].shape == value.shape for key, value in own.items())
+        if fits:
+            self.load_state_dict({key: state[key] for key in own}, strict=False)
+        else:
+            warnings.warn("the pretrained weights have no fc6 and fc7 that fit: these start random", stacklevel=2)
+        return fits
+
 
 def defaults(name="vgg16", pretrained="imagenet"):
     """Return the value of the option that depends on the weights: random ones are all trained."""
@@ -166,14 +176,12 @@ def build(
     Raises:
         WeightsError: the weights cannot be fetched, or the tensors are not VGG16's.
     """
-    pretrained = None if pretrained == "none" else pretrained
     n_proposals = n_train_pre_nms, n_train_post_nms, n_test_pre_nms, n_test_post_nms
     proposal_creator = ProposalCreator(rpn_nms_thresh, *n_proposals, rpn_min_size)
-    make_rpn = RPNS[rpn_objectness]
-    rpn = make_rpn(CHANNELS, 512, STRIDE, anchor_ratios, anchor_scales, proposal_creator, generator)
+    rpn = RPNS[rpn_objectness](CHANNELS, 512, STRIDE, anchor_ratios, anchor_scales, proposal_creator, generator)
     extractor = VGG16(frozen_convs, ceil_mode, generator)
     head = VGG16RoIHead(n_fg_class, head_width, dropout, ROI_OPS.get(roi_op, roi_op), generator)
-    if pretrained is not None:
+    if pretrained not in (None, "none"):
         preprocessing = _load_pretrained(extractor, head, pretrained, preprocessing)
     decoding = loc_mean, loc_std, score_thresh, nms_thresh, max_detections
     return FasterRCNN(extractor, rpn, head, preprocessing or TORCHVISION, min_size, max_size, *decoding)
@@ -190,19 +198,14 @@ def _load_pretrained(extractor, head, pretrained, preprocessing):
     weights = torchvision.models.VGG16_Weights
     known = {"imagenet": weights.IMAGENET1K_V1, "caffe": weights.IMAGENET1K_FEATURES}
     state = fetch_weights(pretrained, known) if isinstance(pretrained, str) else pretrained
-    renamed = {key.replace("classifier.0", "fc6").replace("classifier.3", "fc7"): value for key, value in state.items()}
-    own = {key: value.shape for key, value in head.state_dict().items() if key.startswith("fc")}
-    fc = {key: renamed[key] for key in own if key in renamed}
     # torchvision's copy of the Caffe features has no classifier: its entries are NaN
-    is_caffe = any(value.isnan().any() for value in fc.values())
+    is_caffe = any(value.isnan().any() for key, value in state.items() if key.startswith("classifier."))
     preprocessing = preprocessing or (TORCHVISION_CAFFE if is_caffe else TORCHVISION)
     features = {key: state.get(f"features.{key}") for key in extractor.state_dict()}
     load_weights(extractor, features, state, "torchvision's VGG16")
-    if not is_caffe and own == {key: value.shape for key, value in fc.items()}:
-        head.load_state_dict(fc, strict=False)
-        return preprocessing
-    warnings.warn("the pretrained weights have no fc6 and fc7 that fit: these start random", stacklevel=2)
-    if preprocessing.value_range == 255:  # Caffe's
+    renamed = {key.replace("classifier.0", "fc6").replace("classifier.3", "fc7"): value for key, value in state.items()}
+    loaded = head.load_hidden({} if is_caffe else renamed)
+    if not loaded and preprocessing.value_range == 255:  # Caffe's
         for param in extractor[-2].parameters():
             param.detach().mul_(CONV5_3_SCALE)
     return preprocessing

@@ -106,9 +106,8 @@ def build(
         WeightsError: the tensors are not ZF's.
     """
     n_proposals = n_train_pre_nms, n_train_post_nms, n_test_pre_nms, n_test_post_nms
-    proposal_creator = ProposalCreator(rpn_nms_thresh, *n_proposals, rpn_min_size)
-    rpn_args = anchor_ratios, anchor_scales, proposal_creator, generator
-    rpn = RegionProposalNetwork(CHANNELS, RPN_CHANNELS, STRIDE, *rpn_args)
+    creator = ProposalCreator(rpn_nms_thresh, *n_proposals, rpn_min_size)
+    rpn = RegionProposalNetwork(CHANNELS, RPN_CHANNELS, STRIDE, anchor_ratios, anchor_scales, creator, generator)
     extractor = ZF(frozen_convs, generator)
     roi_op = functools.partial(ROI_OPS.get(roi_op, roi_op), size=ROI_SIZE)
     head = vgg16.VGG16RoIHead(n_fg_class, head_width, dropout, roi_op, generator, CHANNELS * ROI_SIZE**2)
@@ -127,15 +126,8 @@ def _load_pretrained(extractor, head, pretrained):
         raise WeightsError(
             f"--pretrained={pretrained} is no file: ZF takes one with Caffe's names (conv1 ... fc7), or none"
         )
-    parameter = {"W": "weight", "b": "bias"}
-    names = {name: name.replace("/", ".").rpartition(".") for name in pretrained}
-    state = {f"{layer}.{parameter.get(kind, kind)}": pretrained[name] for name, (layer, _, kind) in names.items()}
+    state = {name.replace("/W", ".weight").replace("/b", ".bias"): value for name, value in pretrained.items()}
     convs = {name: state.get(name) for name in extractor.state_dict()}
     load_weights(extractor, convs, pretrained, "ZF with Caffe's names")
-    own = head.state_dict()
-    fc = {name: state.get(name) for name in own if name.startswith("fc")}
-    if any(value is None or value.shape != own[name].shape for name, value in fc.items()):
-        warnings.warn("the pretrained weights have no fc6 and fc7 that fit: these start random", stacklevel=2)
-    else:
-        head.load_state_dict(fc, strict=False)
+    head.load_hidden(state)
     return CAFFE
