@@ -74,9 +74,8 @@ def fetch_weights(pretrained, known):
     except Exception as error:  # no network, a partial or wrong file, more than tensors
         reason = str(error).partition("\n")[0]
         what = f"--pretrained={pretrained}: {known[pretrained].url} cannot be fetched ({reason})"
-        raise WeightsError(
-            f"{what}; fetch that file elsewhere and pass --pretrained=FILE or --pretrained=none"
-        ) from None
+        advice = "fetch that file elsewhere and pass --pretrained=FILE or --pretrained=none"
+        raise WeightsError(f"{what}; {advice}") from None
 
 
 def load_weights(module, state, given, owner):

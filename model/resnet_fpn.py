@@ -26,7 +26,6 @@ H', W': sides of the network's input; h, w: of a level's map.
 import math
 import re
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -51,14 +50,12 @@ CHANNELS = 256  # of every level (1612.03144, 3)
 PADDED_TO = 32  # pixels, the stride of the coarsest map of the backbone
 N_STAGE = {True: 5, False: 6}  # of ResNet and of MobileNet V3
 MIN_PROPOSAL, MIN_DETECTION = 1e-3, 1e-2  # shortest sides in pixels of the network's input (torchvision)
-N_COCO_CLASS = 90  # with those that COCO does not use: torchvision's "N/A"
 
 # its values of the training options: those of torchvision's references/detection
 TRAINING = {"epoch": 26, "lr": 0.02 / 16, "lr_decay": 0.1, "lr_decay_epoch": (16, 22), "lr_warmup_steps": 1000}
 TRAINING |= {"batching": "padded", "momentum": 0.9, "weight_decay": 1e-4, "bias_lr_mult": 1, "bias_decay": 1e-4}
-TRAINING |= {"rpn_sigma": 3, "roi_sigma": 3}
 TRAINING |= {"rpn_n_sample": 256, "rpn_pos_ratio": 0.5, "rpn_pos_iou": 0.7, "rpn_neg_iou": 0.3}
-TRAINING |= {"allowed_border": math.inf}
+TRAINING |= {"rpn_sigma": 3, "roi_sigma": 3, "allowed_border": math.inf}
 TRAINING |= {"n_sample": 512, "pos_ratio": 0.25, "pos_iou": 0.5, "neg_iou_hi": 0.5, "neg_iou_lo": 0.0}
 # name -> options of `build` that it has different
 _MOBILE = {"anchor_scales": (1, 2, 4, 8, 16), "rpn_score_thresh": 0.05}
@@ -136,12 +133,11 @@ class PyramidProposalCreator(ProposalCreator):
         """
         n_pre_nms = self.n_train_pre_nms if train else self.n_test_pre_nms
         n_post_nms = self.n_train_post_nms if train else self.n_test_post_nms
-        best, level = [], []
-        starts = accumulate(level_sizes, initial=0)
-        for i, (logit, start) in enumerate(zip(score.split(level_sizes), starts, strict=False)):
-            best.append(start + logit.topk(min(n_pre_nms, len(logit))).indices)
-            level.append(torch.full_like(best[-1], i))
-        best, level = torch.cat(best), torch.cat(level)
+        best = []
+        for index in torch.arange(len(score), device=score.device).split(level_sizes):  # the anchors of a level
+            best.append(index[score[index].topk(min(n_pre_nms, len(index))).indices])
+        level = torch.cat([torch.full_like(index, i) for i, index in enumerate(best)])
+        best = torch.cat(best)
         roi, prob = clip_bbox(loc2bbox(anchor[best], loc[best]), img_size), score[best].sigmoid()
         kept = (roi[:, 2:] - roi[:, :2] >= self.min_size).all(1) & (prob >= self.score_thresh)
         roi = roi[kept]
@@ -161,8 +157,7 @@ class PyramidRPN(nn.Module):
         super().__init__()
         self.register_buffer("anchor_base", anchor_base, persistent=False)
         self.proposal_creator = proposal_creator
-        layers = (Conv2dNormActivation(CHANNELS, CHANNELS, 3, norm_layer=None) for _ in range(depth))
-        self.conv = nn.Sequential(*layers)
+        self.conv = nn.Sequential(*[Conv2dNormActivation(CHANNELS, CHANNELS, 3, norm_layer=None) for _ in range(depth)])
         self.score = nn.Conv2d(CHANNELS, anchor_base.shape[1], 1)
         self.loc = nn.Conv2d(CHANNELS, 4 * anchor_base.shape[1], 1)
         for layer in (*(block[0] for block in self.conv), self.score, self.loc):
@@ -253,8 +248,7 @@ class PyramidFasterRCNN(FasterRCNN):
 
     def prepare(self, img):
         """Turn an (H, W, 3) uint8 RGB array into the network's input (1, 3, H', W') and its resize factor."""
-        sizes = self.min_size, self.max_size
-        return prepare(img, self.preprocessing, *sizes, self.device, rounding=math.floor)
+        return prepare(img, self.preprocessing, self.min_size, self.max_size, self.device, rounding=math.floor)
 
     def load_state_dict(self, state_dict, strict=True, assign=False):
         """Load tensors under our names or torchvision's; where both are there, as with new last layers, ours count."""
@@ -343,11 +337,10 @@ def build(
     anchor_base = torch.stack([torch.from_numpy(level) for level in base]).round()
     n_proposals = n_train_pre_nms, n_train_post_nms, n_test_pre_nms, n_test_post_nms
     creator = PyramidProposalCreator(rpn_nms_thresh, *n_proposals, MIN_PROPOSAL, rpn_score_thresh)
+    rpn = PyramidRPN(anchor_base, creator, depth=2 if is_v2(name) else 1)
     if is_v2(name):
-        rpn = PyramidRPN(anchor_base, creator, depth=2)
         box_head = FastRCNNConvFCHead((CHANNELS, 7, 7), [CHANNELS] * 4, [head_width], norm_layer)
     else:
-        rpn = PyramidRPN(anchor_base, creator)
         box_head = TwoMLPHead(CHANNELS * 7**2, head_width)
     head = PyramidRoIHead(n_fg_class, box_head, head_width)
     thresholds = {"score_thresh": score_thresh, "nms_thresh": nms_thresh, "max_detections": max_detections}
@@ -370,9 +363,8 @@ def _load_pretrained(model, name, pretrained):
     state = {key: value for key, value in state.items() if key in own}  # not its last layer
     if any(key.startswith("roi_heads.") for key in pretrained):
         module, own, state = model, model.state_dict(), convert_torchvision(pretrained)
-        last = [key for key in own if key.startswith(("head.cls_loc.", "head.score."))]
-        if any(key in state and state[key].shape != own[key].shape for key in last):  # other classes
-            state |= {key: own[key] for key in last}
+        last = [key for key in own if key.startswith(("head.cls_loc.", "head.score."))]  # random for other classes
+        state |= {key: own[key] for key in last if key in state and state[key].shape != own[key].shape}
     load_weights(module, state, pretrained, f"torchvision's fasterrcnn_{name} or of its backbone")
 
 
@@ -399,8 +391,8 @@ def convert_torchvision(state):
     converted = {}
     for name, tensor in state.items():
         new = _OLDER.sub(lambda match: f"{match[1]}.{'0.0' if 'rpn' in match[1] else '0'}.{match[2]}", name)
-        theirs = next((theirs for theirs in _RENAMED if new.startswith(theirs)), "")
-        new = _RENAMED.get(theirs, "") + new.removeprefix(theirs)
+        for theirs, ours in _RENAMED.items():
+            new = new.replace(theirs, ours)
         if "bbox_pred" in name:
             tensor = tensor.unflatten(0, (-1, 4))[:, [1, 0, 3, 2]].flatten(0, 1)  # (4n, ...)
         converted[new] = tensor

@@ -123,9 +123,8 @@ def _load_pretrained(extractor, head, pretrained):
         warnings.warn("there is no copy of ZF's weights to download: it starts random", stacklevel=2)
         return TORCHVISION
     if isinstance(pretrained, str):
-        raise WeightsError(
-            f"--pretrained={pretrained} is no file: ZF takes one with Caffe's names (conv1 ... fc7), or none"
-        )
+        wanted = "ZF takes one with Caffe's names (conv1 ... fc7), or none"
+        raise WeightsError(f"--pretrained={pretrained} is no file: {wanted}")
     state = {name.replace("/W", ".weight").replace("/b", ".bias"): value for name, value in pretrained.items()}
     convs = {name: state.get(name) for name in extractor.state_dict()}
     load_weights(extractor, convs, pretrained, "ZF with Caffe's names")
