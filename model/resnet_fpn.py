@@ -258,11 +258,8 @@ class PyramidFasterRCNN(FasterRCNN):
 
     def decode(self, output, img_size, original_size, score_thresh, nms_thresh):
         """Post-process the output of one image; see `FasterRCNN.decode`. NMS runs before boxes are scaled back."""
-        prob = output.roi_score.softmax(1)  # (R, L + 1)
-        roi_index, label = (prob[:, 1:] > score_thresh).nonzero(as_tuple=True)  # (D,) each, before NMS
-        score = prob[roi_index, label + 1]
-        loc = output.roi_cls_loc[roi_index, label + 1] * self.loc_std + self.loc_mean  # (D, 4)
-        bbox = clip_bbox(loc2bbox(output.rpn.roi[roi_index], loc), img_size)
+        bbox, label, score = self.candidates(output, score_thresh)
+        bbox = clip_bbox(bbox, img_size)
         large = (bbox[:, 2:] - bbox[:, :2] >= MIN_DETECTION).all(1)  # (D,)
         bbox, label, score = bbox[large], label[large], score[large]
         keep = batched_nms(bbox, score, label, nms_thresh)
