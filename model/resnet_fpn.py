@@ -24,7 +24,6 @@ H', W': sides of the network's input; h, w: of a level's map.
 """
 
 import math
-import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -367,10 +366,10 @@ def _load_pretrained(model, name, pretrained):
 
 # names of modules: torchvision's -> ours
 _RENAMED = {"backbone.": "extractor.", "rpn.head.cls_logits.": "rpn.score.", "rpn.head.bbox_pred.": "rpn.loc."}
+# in the older layout layers do not stand in a sequence (`FeaturePyramidNetwork` loads its own from either)
+_RENAMED |= {f"rpn.head.conv.{kind}": f"rpn.conv.0.0.{kind}" for kind in ("weight", "bias")}
 _RENAMED |= {"rpn.head.conv.": "rpn.conv.", "roi_heads.box_head.": "head.box_head."}
 _RENAMED |= {"roi_heads.box_predictor.cls_score.": "head.score.", "roi_heads.box_predictor.bbox_pred.": "head.cls_loc."}
-# the older layout: a layer does not stand in a sequence
-_OLDER = re.compile(r"(rpn\.head\.conv|fpn\.(?:inner|layer)_blocks\.\d)\.(weight|bias)")
 
 
 def convert_torchvision(state):
@@ -387,7 +386,7 @@ def convert_torchvision(state):
     """
     converted = {}
     for name, tensor in state.items():
-        new = _OLDER.sub(lambda match: f"{match[1]}.{'0.0' if 'rpn' in match[1] else '0'}.{match[2]}", name)
+        new = name
         for theirs, ours in _RENAMED.items():
             new = new.replace(theirs, ours)
         if "bbox_pred" in name:
