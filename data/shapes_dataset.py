@@ -86,9 +86,8 @@ class _Object(NamedTuple):
 
 def _shape(label, center, side, angle, img_size):
     """Turn the outline of a class, stretch it to a box of `side` (height, width) pixels at `center`, fill it."""
-    kind = _KINDS[CLASSES[label]]
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    corner = kind.outline @ turn.T
+    corner = _KINDS[CLASSES[label]].outline @ turn.T
     low, high = corner.min(axis=0), corner.max(axis=0)
     zoom = FINE * side / (high - low)
     shift = FINE * center - zoom * (low + high) / 2
@@ -107,9 +106,8 @@ def _attempt(rng, label, img_size):
     ratio = np.exp(rng.uniform(*np.log(kind.ratio)))
     share = rng.uniform(BOX_SIDE[0] / min(ratio, 1), BOX_SIDE[1] / max(ratio, 1), size=2)
     height = img_size.min() * share.max()  # of two, to compensate that small objects are accepted more often
-    side = np.array([height, height * ratio])
     n_quarter = rng.integers(4)
-    side = side[::-1] if n_quarter % 2 else side
+    side = np.roll([height, height * ratio], n_quarter)  # an odd number of quarter turns swaps them
     margin = side * (0.1 if rng.random() < BORDER_SHARE else 0.5)
     center = rng.uniform(margin, img_size - margin)
     angle = n_quarter * np.pi / 2 + rng.uniform(-kind.tilt, kind.tilt)
@@ -236,8 +234,7 @@ def _write(folder, name, rng):
         lines += [f"<object><name>{CLASSES[k]}</name><truncated>{cut:d}</truncated><difficult>{hard:d}</difficult>"]
         lines += [f"<bndbox><xmin>{left}</xmin><ymin>{top}</ymin><xmax>{right}</xmax><ymax>{bottom}</ymax></bndbox>"]
         lines += ["</object>"]
-    text = "\n".join([*lines, "</annotation>", ""])
-    (folder / "Annotations" / f"{name}.xml").write_text(text, encoding="utf-8")
+    (folder / "Annotations" / f"{name}.xml").write_text("\n".join([*lines, "</annotation>\n"]), encoding="utf-8")
     Image.fromarray(img).save(folder / "JPEGImages" / f"{name}.jpg", quality=92)
 
 

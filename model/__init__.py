@@ -2,13 +2,16 @@
 
 A backbone is a file beside this one. It states `build`, whose parameters are options by name, with `n_fg_class`,
 `pretrained` and `preprocessing` (and `name`, if the file lists several `NAMES`), and `TRAINING`, its own values of the
-options of training; `defaults(name, pretrained)`, if it is there, returns values that depend on name or weights. Its
-head has the layers `cls_loc` and `score`, which `--reset-head` initializes.
+options of training. The defaults of `build` are those for random weights; `defaults(name, pretrained)`, if it is there,
+returns the values that depend on name or weights. Its head has the layers `cls_loc` and `score`, which `--reset-head`
+initializes.
 """
 
 import importlib
 import inspect
 import pkgutil
+
+from model.utils.preprocess import BY_NAME, Preprocessing
 
 
 class WeightsError(ValueError):
@@ -25,11 +28,22 @@ def find_backbone(name):
     return named[name]
 
 
-def build(name="vgg16", **kwargs):
-    """Build the `FasterRCNN` on the backbone `name`; `kwargs` are those of its module's `build`."""
+def build(name="vgg16", preprocessing=None, **kwargs):
+    """Build the `FasterRCNN` on the backbone `name`.
+
+    Args:
+        name: see `find_backbone`.
+        preprocessing: replaces that of the weights: the four values of a `Preprocessing`, or a name of `BY_NAME`.
+        kwargs: other options of its module's `build`; None, as none: its own value, see `defaults`.
+    """
     module = find_backbone(name)
+    options = module.defaults(name, kwargs.get("pretrained")) if hasattr(module, "defaults") else {}
+    options |= {option: value for option, value in kwargs.items() if value is not None}
+    if preprocessing:
+        named = isinstance(preprocessing, str)
+        options["preprocessing"] = BY_NAME[preprocessing] if named else Preprocessing(*preprocessing)
     own_name = {"name": name} if hasattr(module, "NAMES") else {}
-    return module.build(**own_name, **kwargs)
+    return module.build(**own_name, **options)
 
 
 def defaults(name="vgg16", pretrained="imagenet"):
@@ -60,9 +74,20 @@ def fetch_weights(pretrained, known):
     except Exception as error:  # no network, a partial or wrong file, more than tensors
         reason = str(error).partition("\n")[0]
         what = f"--pretrained={pretrained}: {known[pretrained].url} cannot be fetched ({reason})"
-        raise WeightsError(
-            f"{what}; fetch that file elsewhere and pass --pretrained=FILE or --pretrained=none"
-        ) from None
+        advice = "fetch that file elsewhere and pass --pretrained=FILE or --pretrained=none"
+        raise WeightsError(f"{what}; {advice}") from None
+
+
+def load_weights(module, state, given, owner):
+    """Load `state`, the part of the pretrained weights `given` that `module` has.
+
+    Raises:
+        WeightsError: it does not fit: `given` are not the weights of `owner`.
+    """
+    try:
+        module.load_state_dict(state)
+    except RuntimeError:
+        raise WeightsError(f"the weights {list(given)[:4]} ... are not those of {owner}") from None
 
 
 def restore(checkpoint):

@@ -127,15 +127,18 @@ class FasterRCNN(nn.Module):
         Returns:
             (D, 4) boxes in pixels of the image, (D,) labels, (D,) scores, best first.
         """
-        prob = output.roi_score.softmax(1)  # (R, L + 1)
-        roi_index, label = (prob[:, 1:] > score_thresh).nonzero(as_tuple=True)  # (D,) each, before NMS
-        score = prob[roi_index, label + 1]
-        loc = output.roi_cls_loc[roi_index, label + 1] * self.loc_std + self.loc_mean  # (D, 4)
-        bbox = loc2bbox(output.rpn.roi[roi_index], loc)
+        bbox, label, score = self.candidates(output, score_thresh)
         bbox = resize_bbox(bbox, img_size, original_size)
         bbox = clip_bbox(bbox, original_size)  # after resizing, which may round past the border
         keep = batched_nms(bbox, score, label, nms_thresh)
         return bbox[keep], label[keep], score[keep]
+
+    def candidates(self, output, score_thresh):
+        """Return the boxes (D, 4), labels and scores (D,) above the threshold, in pixels of the network's input."""
+        prob = output.roi_score.softmax(1)  # (R, L + 1)
+        roi_index, label = (prob[:, 1:] > score_thresh).nonzero(as_tuple=True)  # (D,) each
+        loc = output.roi_cls_loc[roi_index, label + 1] * self.loc_std + self.loc_mean  # (D, 4)
+        return loc2bbox(output.rpn.roi[roi_index], loc), label, prob[roi_index, label + 1]
 
 
 @contextlib.contextmanager

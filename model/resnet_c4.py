@@ -22,14 +22,15 @@ from collections import OrderedDict
 import torch
 from torch import nn
 from torchvision.models import get_model, get_model_weights
-from torchvision.ops import FrozenBatchNorm2d, roi_align
+from torchvision.ops import FrozenBatchNorm2d
 
-from model import WeightsError, fetch_weights, vgg16
+from model import fetch_weights, load_weights, vgg16
 from model.faster_rcnn import FasterRCNN
 from model.rpn import RegionProposalNetwork
 from model.utils.array_tool import to_float32
-from model.utils.preprocess import BY_NAME, TORCHVISION, Preprocessing
+from model.utils.preprocess import TORCHVISION
 from model.utils.proposal_creator import ProposalCreator
+from model.utils.roi_ops import roi_align
 
 NAMES = ("resnet50", "resnet101")
 TRAINING = vgg16.TRAINING
@@ -75,8 +76,7 @@ class ResNetRoIHead(nn.Module):
         Returns:
             (R, L + 1, 4) normalised locs, background first, and (R, L + 1) logits, in float32.
         """
-        box = roi.unflatten(1, (2, 2)).flip(2).flatten(1)  # (R, 4), x first
-        pool = roi_align(to_float32(feature), [box], 14, 1 / STRIDE, 2)  # (R, 1024, 14, 14)
+        pool = roi_align(feature, roi, 14, 1 / STRIDE, aligned=False)  # (R, 1024, 14, 14)
         hidden = self.layer4(pool).mean((2, 3))  # (R, 2048)
         roi_cls_loc = self.cls_loc(hidden).reshape(-1, self.n_class, 4)  # (R, L + 1, 4)
         return to_float32(roi_cls_loc), to_float32(self.score(hidden))
@@ -93,8 +93,8 @@ def build(
     name="resnet50",
     n_fg_class=20,
     pretrained=None,
-    trainable_layers=None,
-    batch_norm=None,
+    trainable_layers=5,
+    batch_norm="trained",
     min_size=600,
     max_size=1000,
     anchor_scales=(8, 16, 32),
@@ -118,15 +118,13 @@ def build(
         name: one of `NAMES`.
         pretrained: "imagenet" (downloaded by torchvision), a dict of tensors under torchvision's names, or None or
             "none" for random weights, which are drawn from torch's global generator.
-        trainable_layers: how many of `STAGES`, from the last on, are trained; None: 3 with pretrained weights, else 5.
-        batch_norm: "frozen" or "trained"; None: frozen with pretrained weights, else trained.
+        trainable_layers: how many of `STAGES`, from the last on, are trained.
+        batch_norm: "frozen" or "trained".
 
     Raises:
         WeightsError: the weights cannot be fetched, or the tensors are not those of this ResNet.
     """
-    own = defaults(name, pretrained)
-    trainable_layers = own["trainable_layers"] if trainable_layers is None else trainable_layers
-    norm_layer = FrozenBatchNorm2d if (batch_norm or own["batch_norm"]) == "frozen" else nn.BatchNorm2d
+    norm_layer = FrozenBatchNorm2d if batch_norm == "frozen" else nn.BatchNorm2d
     resnet = get_model(name, weights=None, norm_layer=norm_layer)
     resnet.fc = nn.Identity()
     if pretrained not in (None, "none"):
@@ -138,10 +136,8 @@ def build(
     proposal_creator = ProposalCreator(rpn_nms_thresh, *n_proposals, rpn_min_size)
     rpn = RegionProposalNetwork(CHANNELS, CHANNELS, STRIDE, anchor_ratios, anchor_scales, proposal_creator)
     head = ResNetRoIHead(resnet.layer4, n_fg_class)
-    preprocessing = preprocessing or TORCHVISION
-    preprocessing = BY_NAME[preprocessing] if isinstance(preprocessing, str) else Preprocessing(*preprocessing)
     decoding = loc_mean, loc_std, score_thresh, nms_thresh, max_detections
-    model = FasterRCNN(ResNetC4(resnet), rpn, head, preprocessing, min_size, max_size, *decoding)
+    model = FasterRCNN(ResNetC4(resnet), rpn, head, preprocessing or TORCHVISION, min_size, max_size, *decoding)
     return model.to(memory_format=torch.channels_last)  # faster convolutions
 
 
@@ -149,7 +145,5 @@ def _load_pretrained(resnet, name, pretrained):
     """Load all but the classifier."""
     if isinstance(pretrained, str):
         pretrained = fetch_weights(pretrained, {"imagenet": get_model_weights(name).IMAGENET1K_V1})
-    try:
-        resnet.load_state_dict({key: value for key, value in pretrained.items() if not key.startswith("fc.")})
-    except RuntimeError:
-        raise WeightsError(f"the weights {list(pretrained)[:4]} ... are not those of torchvision's {name}") from None
+    state = {key: value for key, value in pretrained.items() if not key.startswith("fc.")}
+    load_weights(resnet, state, pretrained, f"torchvision's {name}")

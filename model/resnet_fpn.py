@@ -24,10 +24,7 @@ H', W': sides of the network's input; h, w: of a level's map.
 """
 
 import math
-import re
 from dataclasses import dataclass
-from itertools import accumulate
-from types import SimpleNamespace
 from typing import NamedTuple
 
 import torch
@@ -39,33 +36,27 @@ from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, TwoMLPH
 from torchvision.ops import Conv2dNormActivation, FrozenBatchNorm2d, MultiScaleRoIAlign, batched_nms
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
 
-from model import WeightsError, fetch_weights
+from model import fetch_weights, load_weights
 from model.faster_rcnn import FasterRCNN
 from model.rpn import RPNOutput
 from model.utils.anchors import generate_anchor_base
 from model.utils.array_tool import to_float32
 from model.utils.bbox_tools import clip_bbox, loc2bbox, resize_bbox
-from model.utils.preprocess import BY_NAME, TORCHVISION, Preprocessing, prepare
+from model.utils.preprocess import TORCHVISION, prepare
 from model.utils.proposal_creator import ProposalCreator
 
 CHANNELS = 256  # of every level (1612.03144, 3)
 PADDED_TO = 32  # pixels, the stride of the coarsest map of the backbone
 N_STAGE = {True: 5, False: 6}  # of ResNet and of MobileNet V3
 MIN_PROPOSAL, MIN_DETECTION = 1e-3, 1e-2  # shortest sides in pixels of the network's input (torchvision)
-N_COCO_CLASS = 90  # with those that COCO does not use: torchvision's "N/A"
 
-# defaults of `build` (torchvision's FasterRCNN) and of the training (torchvision's references/detection)
-OPTIONS = {"head_width": 1024, "min_size": 800, "max_size": 1333, "anchor_scales": (8,), "anchor_ratios": (0.5, 1, 2)}
-OPTIONS |= {"rpn_nms_thresh": 0.7, "rpn_score_thresh": 0.0, "n_train_pre_nms": 2000, "n_train_post_nms": 2000}
-OPTIONS |= {"n_test_pre_nms": 1000, "n_test_post_nms": 1000}
-OPTIONS |= {"score_thresh": 0.05, "nms_thresh": 0.5, "max_detections": 100}
+# its values of the training options: those of torchvision's references/detection
 TRAINING = {"epoch": 26, "lr": 0.02 / 16, "lr_decay": 0.1, "lr_decay_epoch": (16, 22), "lr_warmup_steps": 1000}
 TRAINING |= {"batching": "padded", "momentum": 0.9, "weight_decay": 1e-4, "bias_lr_mult": 1, "bias_decay": 1e-4}
-TRAINING |= {"rpn_sigma": 3, "roi_sigma": 3}
 TRAINING |= {"rpn_n_sample": 256, "rpn_pos_ratio": 0.5, "rpn_pos_iou": 0.7, "rpn_neg_iou": 0.3}
-TRAINING |= {"allowed_border": math.inf}
+TRAINING |= {"rpn_sigma": 3, "roi_sigma": 3, "allowed_border": math.inf}
 TRAINING |= {"n_sample": 512, "pos_ratio": 0.25, "pos_iou": 0.5, "neg_iou_hi": 0.5, "neg_iou_lo": 0.0}
-# name -> what it has different
+# name -> options of `build` that it has different
 _MOBILE = {"anchor_scales": (1, 2, 4, 8, 16), "rpn_score_thresh": 0.05}
 _MOBILE_320 = _MOBILE | {"min_size": 320, "max_size": 640, "n_test_pre_nms": 150, "n_test_post_nms": 150}
 VARIANTS = {"resnet50_fpn": {}, "resnet50_fpn_v2": {"batch_norm": "trained"}}
@@ -141,12 +132,11 @@ class PyramidProposalCreator(ProposalCreator):
         """
         n_pre_nms = self.n_train_pre_nms if train else self.n_test_pre_nms
         n_post_nms = self.n_train_post_nms if train else self.n_test_post_nms
-        best, level = [], []
-        starts = accumulate(level_sizes, initial=0)
-        for i, (logit, start) in enumerate(zip(score.split(level_sizes), starts, strict=False)):
-            best.append(start + logit.topk(min(n_pre_nms, len(logit))).indices)
-            level.append(torch.full_like(best[-1], i))
-        best, level = torch.cat(best), torch.cat(level)
+        best = []
+        for index in torch.arange(len(score), device=score.device).split(level_sizes):  # the anchors of a level
+            best.append(index[score[index].topk(min(n_pre_nms, len(index))).indices])
+        level = torch.cat([torch.full_like(index, i) for i, index in enumerate(best)])
+        best = torch.cat(best)
         roi, prob = clip_bbox(loc2bbox(anchor[best], loc[best]), img_size), score[best].sigmoid()
         kept = (roi[:, 2:] - roi[:, :2] >= self.min_size).all(1) & (prob >= self.score_thresh)
         roi = roi[kept]
@@ -166,8 +156,7 @@ class PyramidRPN(nn.Module):
         super().__init__()
         self.register_buffer("anchor_base", anchor_base, persistent=False)
         self.proposal_creator = proposal_creator
-        layers = (Conv2dNormActivation(CHANNELS, CHANNELS, 3, norm_layer=None) for _ in range(depth))
-        self.conv = nn.Sequential(*layers)
+        self.conv = nn.Sequential(*[Conv2dNormActivation(CHANNELS, CHANNELS, 3, norm_layer=None) for _ in range(depth)])
         self.score = nn.Conv2d(CHANNELS, anchor_base.shape[1], 1)
         self.loc = nn.Conv2d(CHANNELS, 4 * anchor_base.shape[1], 1)
         for layer in (*(block[0] for block in self.conv), self.score, self.loc):
@@ -258,8 +247,7 @@ class PyramidFasterRCNN(FasterRCNN):
 
     def prepare(self, img):
         """Turn an (H, W, 3) uint8 RGB array into the network's input (1, 3, H', W') and its resize factor."""
-        sizes = self.min_size, self.max_size
-        return prepare(img, self.preprocessing, *sizes, self.device, rounding=math.floor)
+        return prepare(img, self.preprocessing, self.min_size, self.max_size, self.device, rounding=math.floor)
 
     def load_state_dict(self, state_dict, strict=True, assign=False):
         """Load tensors under our names or torchvision's; where both are there, as with new last layers, ours count."""
@@ -269,11 +257,8 @@ class PyramidFasterRCNN(FasterRCNN):
 
     def decode(self, output, img_size, original_size, score_thresh, nms_thresh):
         """Post-process the output of one image; see `FasterRCNN.decode`. NMS runs before boxes are scaled back."""
-        prob = output.roi_score.softmax(1)  # (R, L + 1)
-        roi_index, label = (prob[:, 1:] > score_thresh).nonzero(as_tuple=True)  # (D,) each, before NMS
-        score = prob[roi_index, label + 1]
-        loc = output.roi_cls_loc[roi_index, label + 1] * self.loc_std + self.loc_mean  # (D, 4)
-        bbox = clip_bbox(loc2bbox(output.rpn.roi[roi_index], loc), img_size)
+        bbox, label, score = self.candidates(output, score_thresh)
+        bbox = clip_bbox(bbox, img_size)
         large = (bbox[:, 2:] - bbox[:, :2] >= MIN_DETECTION).all(1)  # (D,)
         bbox, label, score = bbox[large], label[large], score[large]
         keep = batched_nms(bbox, score, label, nms_thresh)
@@ -292,36 +277,36 @@ def is_v2(name):
 
 
 def defaults(name="resnet50_fpn", pretrained="imagenet"):
-    """Return the values of the options of `build` for one of `NAMES`; all is trained if the weights are random."""
+    """Return the values of options that depend on the name or on the weights: random ones are all trained."""
     stages = {"trainable_layers": 3, "batch_norm": "frozen"}
     if pretrained in (None, "none"):
         stages = {"trainable_layers": N_STAGE[is_resnet(name)], "batch_norm": "trained"}
-    return OPTIONS | stages | VARIANTS[name]
+    return stages | VARIANTS[name]
 
 
 def build(
     name="resnet50_fpn",
     n_fg_class=20,
     pretrained=None,
-    head_width=None,
-    trainable_layers=None,
-    batch_norm=None,
-    min_size=None,
-    max_size=None,
-    anchor_scales=None,
-    anchor_ratios=None,
-    rpn_nms_thresh=None,
-    rpn_score_thresh=None,
-    n_train_pre_nms=None,
-    n_train_post_nms=None,
-    n_test_pre_nms=None,
-    n_test_post_nms=None,
-    score_thresh=None,
-    nms_thresh=None,
-    max_detections=None,
+    head_width=1024,
+    trainable_layers=5,
+    batch_norm="trained",
+    min_size=800,
+    max_size=1333,
+    anchor_scales=(8,),
+    anchor_ratios=(0.5, 1, 2),
+    rpn_nms_thresh=0.7,
+    rpn_score_thresh=0.0,
+    n_train_pre_nms=2000,
+    n_train_post_nms=2000,
+    n_test_pre_nms=1000,
+    n_test_post_nms=1000,
+    score_thresh=0.05,
+    nms_thresh=0.5,
+    max_detections=100,
     preprocessing=None,
 ):
-    """Build torchvision's `fasterrcnn_NAME`; None means its value, see `defaults`.
+    """Build torchvision's `fasterrcnn_NAME`; `defaults` has the values that are not those of `resnet50_fpn`.
 
     Args:
         name: one of `NAMES`.
@@ -336,32 +321,27 @@ def build(
             pixels (MobileNet).
         rpn_nms_thresh, rpn_score_thresh, n_train_pre_nms, ...: see `PyramidProposalCreator`.
         min_size, max_size, score_thresh, nms_thresh, max_detections: see `FasterRCNN`.
-        preprocessing: replaces that of the weights: the four values of a `Preprocessing`, or a name of `BY_NAME`.
+        preprocessing: a `Preprocessing` that replaces that of the weights.
 
     Raises:
         WeightsError: the weights cannot be fetched, or the tensors are not those of this network.
     """
-    given = {option: value for option, value in locals().items() if value is not None}
-    o = SimpleNamespace(**defaults(name, pretrained) | given)
-    norm_layer = FrozenBatchNorm2d if o.batch_norm == "frozen" else nn.BatchNorm2d
-    extractor = PyramidExtractor(name, o.trainable_layers, norm_layer)
+    norm_layer = FrozenBatchNorm2d if batch_norm == "frozen" else nn.BatchNorm2d
+    extractor = PyramidExtractor(name, trainable_layers, norm_layer)
     units = [extractor.stride * 2**i for i in range(5)] if is_resnet(name) else [extractor.stride] * 3
-    base = [generate_anchor_base(unit, o.anchor_ratios, o.anchor_scales) - unit / 2 for unit in units]  # (A, 4) each
+    base = [generate_anchor_base(unit, anchor_ratios, anchor_scales) - unit / 2 for unit in units]  # (A, 4) each
     anchor_base = torch.stack([torch.from_numpy(level) for level in base]).round()
-    n_proposals = o.n_train_pre_nms, o.n_train_post_nms, o.n_test_pre_nms, o.n_test_post_nms
-    creator = PyramidProposalCreator(o.rpn_nms_thresh, *n_proposals, MIN_PROPOSAL, o.rpn_score_thresh)
+    n_proposals = n_train_pre_nms, n_train_post_nms, n_test_pre_nms, n_test_post_nms
+    creator = PyramidProposalCreator(rpn_nms_thresh, *n_proposals, MIN_PROPOSAL, rpn_score_thresh)
+    rpn = PyramidRPN(anchor_base, creator, depth=2 if is_v2(name) else 1)
     if is_v2(name):
-        rpn = PyramidRPN(anchor_base, creator, depth=2)
-        box_head = FastRCNNConvFCHead((CHANNELS, 7, 7), [CHANNELS] * 4, [o.head_width], norm_layer)
+        box_head = FastRCNNConvFCHead((CHANNELS, 7, 7), [CHANNELS] * 4, [head_width], norm_layer)
     else:
-        rpn = PyramidRPN(anchor_base, creator)
-        box_head = TwoMLPHead(CHANNELS * 7**2, o.head_width)
-    head = PyramidRoIHead(n_fg_class, box_head, o.head_width)
-    own_preprocessing = TORCHVISION
-    if preprocessing:
-        own_preprocessing = BY_NAME[preprocessing] if isinstance(preprocessing, str) else Preprocessing(*preprocessing)
-    thresholds = {option: getattr(o, option) for option in ("score_thresh", "nms_thresh", "max_detections")}
-    model = PyramidFasterRCNN(extractor, rpn, head, own_preprocessing, o.min_size, o.max_size, **thresholds)
+        box_head = TwoMLPHead(CHANNELS * 7**2, head_width)
+    head = PyramidRoIHead(n_fg_class, box_head, head_width)
+    thresholds = {"score_thresh": score_thresh, "nms_thresh": nms_thresh, "max_detections": max_detections}
+    preprocessing = preprocessing or TORCHVISION
+    model = PyramidFasterRCNN(extractor, rpn, head, preprocessing, min_size, max_size, **thresholds)
     if pretrained not in (None, "none"):
         _load_pretrained(model, name, pretrained)
     return model
@@ -379,22 +359,17 @@ def _load_pretrained(model, name, pretrained):
     state = {key: value for key, value in state.items() if key in own}  # not its last layer
     if any(key.startswith("roi_heads.") for key in pretrained):
         module, own, state = model, model.state_dict(), convert_torchvision(pretrained)
-        last = [key for key in own if key.startswith(("head.cls_loc.", "head.score."))]
-        if any(key in state and state[key].shape != own[key].shape for key in last):  # other classes
-            state |= {key: own[key] for key in last}
-    try:
-        module.load_state_dict(state)
-    except RuntimeError:
-        wanted = f"those of torchvision's fasterrcnn_{name} or of its backbone"
-        raise WeightsError(f"the weights {list(pretrained)[:4]} ... are not {wanted}") from None
+        last = [key for key in own if key.startswith(("head.cls_loc.", "head.score."))]  # random for other classes
+        state |= {key: own[key] for key in last if key in state and state[key].shape != own[key].shape}
+    load_weights(module, state, pretrained, f"torchvision's fasterrcnn_{name} or of its backbone")
 
 
 # names of modules: torchvision's -> ours
 _RENAMED = {"backbone.": "extractor.", "rpn.head.cls_logits.": "rpn.score.", "rpn.head.bbox_pred.": "rpn.loc."}
+# in the older layout layers do not stand in a sequence (`FeaturePyramidNetwork` loads its own from either)
+_RENAMED |= {f"rpn.head.conv.{kind}": f"rpn.conv.0.0.{kind}" for kind in ("weight", "bias")}
 _RENAMED |= {"rpn.head.conv.": "rpn.conv.", "roi_heads.box_head.": "head.box_head."}
 _RENAMED |= {"roi_heads.box_predictor.cls_score.": "head.score.", "roi_heads.box_predictor.bbox_pred.": "head.cls_loc."}
-# the older layout: a layer does not stand in a sequence
-_OLDER = re.compile(r"(rpn\.head\.conv|fpn\.(?:inner|layer)_blocks\.\d)\.(weight|bias)")
 
 
 def convert_torchvision(state):
@@ -411,9 +386,9 @@ def convert_torchvision(state):
     """
     converted = {}
     for name, tensor in state.items():
-        new = _OLDER.sub(lambda match: f"{match[1]}.{'0.0' if 'rpn' in match[1] else '0'}.{match[2]}", name)
-        theirs = next((theirs for theirs in _RENAMED if new.startswith(theirs)), "")
-        new = _RENAMED.get(theirs, "") + new.removeprefix(theirs)
+        new = name
+        for theirs, ours in _RENAMED.items():
+            new = new.replace(theirs, ours)
         if "bbox_pred" in name:
             tensor = tensor.unflatten(0, (-1, 4))[:, [1, 0, 3, 2]].flatten(0, 1)  # (4n, ...)
         converted[new] = tensor

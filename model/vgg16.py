@@ -11,11 +11,11 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from model import WeightsError, fetch_weights
+from model import fetch_weights, load_weights
 from model.faster_rcnn import FasterRCNN
 from model.rpn_variants import RPNS
 from model.utils.array_tool import to_float32
-from model.utils.preprocess import BY_NAME, TORCHVISION, TORCHVISION_CAFFE, Preprocessing
+from model.utils.preprocess import TORCHVISION, TORCHVISION_CAFFE
 from model.utils.proposal_creator import ProposalCreator
 from model.utils.roi_ops import ROI_OPS, roi_pool
 
@@ -113,6 +113,16 @@ class VGG16RoIHead(nn.Module):
         roi_cls_loc = self.cls_loc(fc7).reshape(-1, self.n_class, 4)  # (R, L + 1, 4)
         return to_float32(roi_cls_loc), to_float32(self.score(fc7))
 
+    def load_hidden(self, state):
+        """Load fc6 and fc7 and return True; return False, with a warning, if `state` has none that fit."""
+        own = {key: value for key, value in self.state_dict().items() if key.startswith("fc")}
+        fits = all(key in state and state[key].shape == value.shape for key, value in own.items())
+        if fits:
+            self.load_state_dict({key: state[key] for key in own}, strict=False)
+        else:
+            warnings.warn("the pretrained weights have no fc6 and fc7 that fit: these start random", stacklevel=2)
+        return fits
+
 
 def defaults(name="vgg16", pretrained="imagenet"):
     """Return the value of the option that depends on the weights: random ones are all trained."""
@@ -123,7 +133,7 @@ def build(
     n_fg_class=20,
     pretrained=None,
     head_width=4096,
-    frozen_convs=None,
+    frozen_convs=0,
     dropout=0.0,
     min_size=600,
     max_size=1000,
@@ -153,31 +163,25 @@ def build(
         pretrained: "imagenet", "caffe" (both downloaded by torchvision), a dict of tensors under the names of
             torchvision's VGG16, or None or "none" for random weights.
         head_width: of fc6 and fc7; a width other than 4096 leaves them random.
-        frozen_convs: convolutions that are not trained; None: 4 with pretrained weights, else 0.
-        dropout, ceil_mode: see `VGG16RoIHead`, `VGG16`.
+        frozen_convs, ceil_mode: see `VGG16`.
+        dropout: see `VGG16RoIHead`.
         roi_op: a name of `ROI_OPS`, or a function as `VGG16RoIHead` takes it.
         rpn_objectness: a name of `RPNS`.
         min_size, max_size, loc_mean, loc_std, score_thresh, nms_thresh, max_detections: see `FasterRCNN`.
         anchor_scales, anchor_ratios: see `RegionProposalNetwork`.
         rpn_nms_thresh, rpn_min_size, n_train_pre_nms, ...: see `ProposalCreator`.
-        preprocessing: replaces that of the weights: the four values of a `Preprocessing`, or a name of `BY_NAME`.
+        preprocessing: a `Preprocessing` that replaces that of the weights.
         generator: a torch.Generator for the initial weights.
 
     Raises:
         WeightsError: the weights cannot be fetched, or the tensors are not VGG16's.
     """
-    pretrained = None if pretrained == "none" else pretrained
-    if frozen_convs is None:
-        frozen_convs = defaults(pretrained=pretrained)["frozen_convs"]
     n_proposals = n_train_pre_nms, n_train_post_nms, n_test_pre_nms, n_test_post_nms
     proposal_creator = ProposalCreator(rpn_nms_thresh, *n_proposals, rpn_min_size)
-    make_rpn = RPNS[rpn_objectness]
-    rpn = make_rpn(CHANNELS, 512, STRIDE, anchor_ratios, anchor_scales, proposal_creator, generator)
+    rpn = RPNS[rpn_objectness](CHANNELS, 512, STRIDE, anchor_ratios, anchor_scales, proposal_creator, generator)
     extractor = VGG16(frozen_convs, ceil_mode, generator)
     head = VGG16RoIHead(n_fg_class, head_width, dropout, ROI_OPS.get(roi_op, roi_op), generator)
-    if preprocessing:
-        preprocessing = BY_NAME[preprocessing] if isinstance(preprocessing, str) else Preprocessing(*preprocessing)
-    if pretrained is not None:
+    if pretrained not in (None, "none"):
         preprocessing = _load_pretrained(extractor, head, pretrained, preprocessing)
     decoding = loc_mean, loc_std, score_thresh, nms_thresh, max_detections
     return FasterRCNN(extractor, rpn, head, preprocessing or TORCHVISION, min_size, max_size, *decoding)
@@ -194,21 +198,14 @@ def _load_pretrained(extractor, head, pretrained, preprocessing):
     weights = torchvision.models.VGG16_Weights
     known = {"imagenet": weights.IMAGENET1K_V1, "caffe": weights.IMAGENET1K_FEATURES}
     state = fetch_weights(pretrained, known) if isinstance(pretrained, str) else pretrained
-    renamed = {key.replace("classifier.0", "fc6").replace("classifier.3", "fc7"): value for key, value in state.items()}
-    own = {key: value.shape for key, value in head.state_dict().items() if key.startswith("fc")}
-    fc = {key: renamed[key] for key in own if key in renamed}
     # torchvision's copy of the Caffe features has no classifier: its entries are NaN
-    is_caffe = any(value.isnan().any() for value in fc.values())
+    is_caffe = any(value.isnan().any() for key, value in state.items() if key.startswith("classifier."))
     preprocessing = preprocessing or (TORCHVISION_CAFFE if is_caffe else TORCHVISION)
-    try:
-        extractor.load_state_dict({key: state.get(f"features.{key}") for key in extractor.state_dict()})
-    except RuntimeError:
-        raise WeightsError(f"the weights {list(state)[:4]} ... are not those of torchvision's VGG16") from None
-    if not is_caffe and own == {key: value.shape for key, value in fc.items()}:
-        head.load_state_dict(fc, strict=False)
-        return preprocessing
-    warnings.warn("the pretrained weights have no fc6 and fc7 that fit: these start random", stacklevel=2)
-    if preprocessing.value_range == 255:  # Caffe's
+    features = {key: state.get(f"features.{key}") for key in extractor.state_dict()}
+    load_weights(extractor, features, state, "torchvision's VGG16")
+    renamed = {key.replace("classifier.0", "fc6").replace("classifier.3", "fc7"): value for key, value in state.items()}
+    loaded = head.load_hidden({} if is_caffe else renamed)
+    if not loaded and preprocessing.value_range == 255:  # Caffe's
         for param in extractor[-2].parameters():
             param.detach().mul_(CONV5_3_SCALE)
     return preprocessing

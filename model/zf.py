@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model import WeightsError, vgg16
+from model import WeightsError, load_weights, vgg16
 from model.faster_rcnn import FasterRCNN
 from model.rpn import RegionProposalNetwork
-from model.utils.preprocess import BY_NAME, CAFFE, TORCHVISION, Preprocessing
+from model.utils.preprocess import CAFFE, TORCHVISION
 from model.utils.proposal_creator import ProposalCreator
 from model.utils.roi_ops import ROI_OPS
 
@@ -99,24 +99,21 @@ def build(
     Args:
         pretrained: a dict of tensors under Caffe's names, conv1.weight ... conv5.bias and fc6, fc7, also as conv1/W,
             conv1/b; None or "none" for random weights, as "imagenet", with a warning: no copy can be downloaded.
-        preprocessing: None: Caffe's with such weights, else torchvision's.
+        preprocessing: a `Preprocessing`; None: Caffe's with such weights, else torchvision's.
         the others: see `vgg16.build`.
 
     Raises:
         WeightsError: the tensors are not ZF's.
     """
     n_proposals = n_train_pre_nms, n_train_post_nms, n_test_pre_nms, n_test_post_nms
-    proposal_creator = ProposalCreator(rpn_nms_thresh, *n_proposals, rpn_min_size)
-    rpn_args = anchor_ratios, anchor_scales, proposal_creator, generator
-    rpn = RegionProposalNetwork(CHANNELS, RPN_CHANNELS, STRIDE, *rpn_args)
+    creator = ProposalCreator(rpn_nms_thresh, *n_proposals, rpn_min_size)
+    rpn = RegionProposalNetwork(CHANNELS, RPN_CHANNELS, STRIDE, anchor_ratios, anchor_scales, creator, generator)
     extractor = ZF(frozen_convs, generator)
     roi_op = functools.partial(ROI_OPS.get(roi_op, roi_op), size=ROI_SIZE)
     head = vgg16.VGG16RoIHead(n_fg_class, head_width, dropout, roi_op, generator, CHANNELS * ROI_SIZE**2)
-    own_preprocessing = TORCHVISION if pretrained in (None, "none") else _load_pretrained(extractor, head, pretrained)
-    if preprocessing:
-        own_preprocessing = BY_NAME[preprocessing] if isinstance(preprocessing, str) else Preprocessing(*preprocessing)
+    expected = TORCHVISION if pretrained in (None, "none") else _load_pretrained(extractor, head, pretrained)
     values = {"score_thresh": score_thresh, "nms_thresh": nms_thresh, "max_detections": max_detections}
-    model = FasterRCNN(extractor, rpn, head, own_preprocessing, min_size, max_size, **values)
+    model = FasterRCNN(extractor, rpn, head, preprocessing or expected, min_size, max_size, **values)
     return model.to(memory_format=torch.channels_last)  # faster convolutions
 
 
@@ -126,20 +123,10 @@ def _load_pretrained(extractor, head, pretrained):
         warnings.warn("there is no copy of ZF's weights to download: it starts random", stacklevel=2)
         return TORCHVISION
     if isinstance(pretrained, str):
-        raise WeightsError(
-            f"--pretrained={pretrained} is no file: ZF takes one with Caffe's names (conv1 ... fc7), or none"
-        )
-    parameter = {"W": "weight", "b": "bias"}
-    names = {name: name.replace("/", ".").rpartition(".") for name in pretrained}
-    state = {f"{layer}.{parameter.get(kind, kind)}": pretrained[name] for name, (layer, _, kind) in names.items()}
-    try:
-        extractor.load_state_dict({name: state.get(name) for name in extractor.state_dict()})
-    except RuntimeError:
-        raise WeightsError(f"the weights {list(pretrained)[:4]} ... are not those of ZF with Caffe's names") from None
-    own = head.state_dict()
-    fc = {name: state.get(name) for name in own if name.startswith("fc")}
-    if any(value is None or value.shape != own[name].shape for name, value in fc.items()):
-        warnings.warn("the pretrained weights have no fc6 and fc7 that fit: these start random", stacklevel=2)
-    else:
-        head.load_state_dict(fc, strict=False)
+        wanted = "ZF takes one with Caffe's names (conv1 ... fc7), or none"
+        raise WeightsError(f"--pretrained={pretrained} is no file: {wanted}")
+    state = {name.replace("/W", ".weight").replace("/b", ".bias"): value for name, value in pretrained.items()}
+    convs = {name: state.get(name) for name in extractor.state_dict()}
+    load_weights(extractor, convs, pretrained, "ZF with Caffe's names")
+    head.load_hidden(state)
     return CAFFE

@@ -40,13 +40,14 @@ def roi_pool(feature, roi, size=7, spatial_scale=1 / 16):
     return pool.masked_fill(pool == -torch.inf, 0)  # (R, C, size, size)
 
 
-def roi_align(feature, roi, size=7, spatial_scale=1 / 16):
+def roi_align(feature, roi, size=7, spatial_scale=1 / 16, aligned=True):
     """Average four interpolated points per bin of each RoI, without rounding its box (Mask R-CNN, arXiv 1703.06870).
 
-    Args and returns as `roi_pool`; the cell (0, 0) of the map has its centre half a cell inside the image.
+    Args and returns as `roi_pool`; `aligned`: the cell (0, 0) of the map has its centre half a cell inside the image,
+    else on its corner.
     """
     indexed = F.pad(roi.unflatten(1, (2, 2)).flip(2).flatten(1), (1, 0))  # (R, 5): image index, x, y, x, y
-    return torchvision.ops.roi_align(to_float32(feature), indexed, size, spatial_scale, sampling_ratio=2, aligned=True)
+    return torchvision.ops.roi_align(to_float32(feature), indexed, size, spatial_scale, 2, aligned)
 
 
 ROI_OPS = {"pool": roi_pool, "align": roi_align, "warp": roi_warp}  # values of --roi-op
