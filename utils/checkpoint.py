@@ -6,7 +6,6 @@ A checkpoint holds "model" (weights), "build" (name and keyword arguments of `mo
 
 import argparse
 import contextlib
-import itertools
 import os
 import re
 import shlex
@@ -292,39 +291,20 @@ def resume_training(path: str | Path, model: torch.nn.Module, optimizer: torch.o
 
 
 def count_seen(dataset: Any, checkpoint: dict) -> int:
-    """Count the ids of a data set that a training saw, in whatever folder if it did not have the data set's.
+    """Count the ids of a data set that a training saw; in another folder, only files of a size that it saw.
 
-    An id has folders where a name occurs twice, so that new images may change it: one with more or fewer counts, too.
+    An id of data in several folders starts with the name of its folder, which the same image lacks in data of one.
     """
-    trained = checkpoint["config"]
-    root = trained.get("coco_images" if trained.get("data") == "coco" else "voc_data_dir", "")
-    if trained.get("data") == "coco" and Path(trained.get("coco_eval_images") or root) == dataset.root != Path(root):
+    trained, ids, n_bytes = checkpoint["config"], {*checkpoint.get("ids", ())}, {*checkpoint.get("n_bytes", ())}
+    coco, here = trained.get("data") == "coco", Path(dataset.root)
+    root = Path(trained.get("coco_images" if coco else "voc_data_dir", ""))
+    if coco and Path(trained.get("coco_eval_images") or root) == here != root:
         return 0  # its images to evaluate on, where files may have the same names
-    seen, sizes = {*_with_folder(root, checkpoint.get("ids", ()))}, {*checkpoint.get("n_bytes", ())}
-    ids, files = _with_folder(dataset.root, dataset.ids), getattr(dataset, "paths", itertools.repeat(None))
-    roots = {image_id.partition("/")[0] for image_id in seen}
-    here, elsewhere, count = _by_name(seen.difference(ids), 0), _by_name(seen, 1), 0
-    for image_id, file in zip(ids, files, strict=False):
-        moved = image_id.partition("/")[0] not in roots
-        *own, name = image_id.split("/")[moved:]
-        alike = (folders <= {*own} or folders >= {*own} for folders in (elsewhere if moved else here).get(name, ()))
-        other = file and sizes and os.path.getsize(file) not in sizes  # of this name
-        count += image_id in seen or (any(alike) and not other)
-    return count
-
-
-def _by_name(ids, n_left_out):
-    """Return name -> folders of each id, as sets, without the first ones."""
-    found = {}
-    for image_id in ids:
-        *folders, name = image_id.split("/")[n_left_out:]
-        found.setdefault(name, []).append({*folders})
-    return found
-
-
-def _with_folder(root, ids):
-    """Return ids, each after the name of its folder: x/1."""
-    return [image_id if "," in str(root) else f"{Path(root).name}/{image_id}" for image_id in ids]
+    seen = ids | {f"{root.name}/{image_id}" for image_id in ids}
+    alike = [i for i, name in enumerate(dataset.ids) if name in seen or f"{here.name}/{name}" in seen]
+    if here != root and n_bytes and hasattr(dataset, "paths"):
+        alike = [i for i in alike if os.path.getsize(dataset.paths[i]) in n_bytes]
+    return len(alike)
 
 
 def rng_state() -> dict:
