@@ -29,9 +29,9 @@ KEYS = ("model", "build", "class_names", "preprocessing", "config", "epoch", "st
 _RENAMED = {"nms_thresh": "rpn_nms_thresh", "min_size": "rpn_min_size"}  # in "proposal" of format 1
 _LAST_LAYERS = ("head.cls_loc.", "head.score.")
 _SCALAR = np._core.multiarray.scalar  # checkpoints of others hold NumPy numbers, such as the best mAP
-_NUMPY = [_SCALAR, (_SCALAR, "numpy.core.multiarray.scalar"), np.dtype]
-_NUMPY += [type(np.dtype(code)) for code in ("f4", "f8", "i4", "i8")]
-_PLAIN = [*_NUMPY, argparse.Namespace]  # torchvision's references/detection stores its options
+# torchvision's references/detection stores its options, a Namespace
+_PLAIN = [_SCALAR, (_SCALAR, "numpy.core.multiarray.scalar"), np.dtype, argparse.Namespace]
+_PLAIN += [type(np.dtype(code)) for code in ("f4", "f8", "i4", "i8")]
 
 
 class CheckpointError(ValueError):
