@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
@@ -125,8 +124,8 @@ def _title(records: list[dict], name: str) -> str:
 
 def _lines(records: list[dict], name: str) -> tuple[np.ndarray, list[tuple[str, np.ndarray, str]]]:
     """Return the steps (N,) of a panel, and of each line the label, values (N,) and colour; the best class first."""
-    rows = [record for record in records if record["kind"] == ("eval" if name == "ap" else "train")]
-    rows = [row for row in rows if row.get("ap") != {}]  # an evaluation of proposals alone
+    kind = "eval" if name == "ap" else "train"
+    rows = [row for row in records if row["kind"] == kind and row.get("ap") != {}]  # {}: of proposals alone
     lines = [(key, _column(rows, key), color) for key, color in zip(PANELS[name].figures, _COLORS, strict=False)]
     if name == "ap":
         ap = [row["ap"] for row in rows]
@@ -139,13 +138,11 @@ def _lines(records: list[dict], name: str) -> tuple[np.ndarray, list[tuple[str, 
 
 def plot_curves(records: list[dict], path: Path) -> None:
     """Plot the records of log.jsonl, one plot per panel, into a PNG file that is replaced only by a complete one."""
-    look = {"axes.grid": True, "grid.alpha": 0.3, "axes.spines.top": False, "axes.spines.right": False}
-    with rc_context(look):
-        _figure.clear()
-        mosaic = [["loss", "loss", "ap", "ap"], ["rate", "count", "speed", "lr"]]
-        for name, axes in _figure.subplot_mosaic(mosaic, height_ratios=(3, 2)).items():
-            _plot_panel(axes, name, records)
-        save_figure(_figure, path)
+    _figure.clear()
+    mosaic = [["loss", "loss", "ap", "ap"], ["rate", "count", "speed", "lr"]]
+    for name, axes in _figure.subplot_mosaic(mosaic, height_ratios=(3, 2)).items():
+        _plot_panel(axes, name, records)
+    save_figure(_figure, path)
 
 
 def _plot_panel(axes: Axes, name: str, records: list[dict]) -> None:
@@ -170,6 +167,8 @@ def _plot_panel(axes: Axes, name: str, records: list[dict]) -> None:
     place |= {"loss": {"ncols": 5}, "ap": {"loc": "center left", "bbox_to_anchor": (1, 0.5), "ncols": 1}}.get(name, {})
     axes.legend(handles=handles[:26], fontsize="small", **place)  # of many classes the best
     axes.set(title=_title(records, name), xlabel="step")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=(1, 2, 5, 10), integer=True))
 
 
@@ -309,13 +308,12 @@ class Logger:
         record = {"kind": "eval", "step": step, "epoch": epoch, "split": split, "map": _finite(map), "ap": ap}
         self._append(record | more)
         self._draw()
-        if draw is None:
-            return
-        path = self.folder / "pictures" / f"{step:06d}.png"
-        with self._continuing(path.parent), replacing(path) as partial:
-            img = draw()
-            self._show(lambda writer: writer.picture("evaluation", img, step))
-            Image.fromarray(img).save(partial)
+        if draw:
+            path = self.folder / "pictures" / f"{step:06d}.png"
+            with self._continuing(path.parent), replacing(path) as partial:
+                img = draw()
+                self._show(lambda writer: writer.picture("evaluation", img, step))
+                Image.fromarray(img).save(partial)
 
     def close(self) -> None:
         """Draw the curves a last time and close what is open."""
