@@ -214,11 +214,11 @@ def contact_sheet(imgs: Sequence[np.ndarray], titles: Sequence[str], n_column: i
     draw = ImageDraw.Draw(sheet)
     for img, title, font, (left, bottom, width) in zip(imgs, titles, fonts, places, strict=True):
         sheet.paste(Image.fromarray(img), (left + (width - img.shape[1]) // 2, bottom - img.shape[0]))
-        start, end = title, ""
-        while font.getlength(start + end) > width:
-            keep = len(start.rstrip("…") + end) - 1
-            start, end = title[: (keep + 1) // 2] + "…", title[len(title) - keep // 2 :]
-        draw.text((left + width / 2, bottom + 3), start + end, fill="#444444", font=font, anchor="ma")
+        text, n_kept = title, len(title)
+        while font.getlength(text) > width:
+            n_kept -= 1
+            text = title[: (n_kept + 1) // 2] + "…" + title[len(title) - n_kept // 2 :]
+        draw.text((left + width / 2, bottom + 3), text, fill="#444444", font=font, anchor="ma")
     return np.array(sheet)
 
 
