@@ -93,8 +93,7 @@ def fit(config, folder, trainer, build_kwargs, train_set, eval_set, evaluation=N
     if logger:
         logger.close()
     if interrupted:
-        if logger:
-            print(f"{folder}/last.pth: saved at step {step} of {n_step}, --resume continues")
+        print(f"{folder}/last.pth: saved at step {step} of {n_step}, --resume continues")
         dist.destroy()
         raise SystemExit(128 + (stop or [signal.SIGTERM])[0])  # SIGTERM if only another process received a signal
     return True
@@ -232,7 +231,7 @@ def build_model(config, classes, eval_set=None):
     kwargs = {"name": config.model, "n_fg_class": len(classes)}
     kwargs |= {name: value for name, value in config.model_dump().items() if name in known}
     preprocessing = None if config.preprocess == "auto" else config.preprocess
-    pretrained = loaded = None
+    pretrained = backbone = loaded = None
     if config.reset_head and not config.load_path:
         raise OptionError("--reset-head re-initializes the last layers of a detector: name it with --load-path=FILE")
     if config.resume:
@@ -250,10 +249,9 @@ def build_model(config, classes, eval_set=None):
         pretrained = config.pretrained
         if preprocessing:
             raise OptionError(f"--preprocess={preprocessing}: these weights state their own, leave it at auto")
-    from_file = isinstance(pretrained, dict)
-    with ckpt.checkpoint_error(config.pretrained) if from_file else contextlib.nullcontext():
+    with ckpt.checkpoint_error(config.pretrained) if backbone else contextlib.nullcontext():
         net = model.build(**kwargs, pretrained=pretrained, preprocessing=preprocessing)
-    if from_file:
+    if backbone:
         shown = next((name for name, value in BY_NAME.items() if value == net.preprocessing), net.preprocessing)
         print(f"{config.pretrained}: {backbone['layout']} layout, preprocessing {shown}")
     if loaded:
