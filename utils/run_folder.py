@@ -92,15 +92,11 @@ def stored_options(texts: dict, config_class: type[TrainConfig] = TrainConfig) -
         raise OptionError(f"--resume: {path.parent} lacks {lacks}: {advice or 'start again with --overwrite'}")
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-        own = ("rpn_steps" in stored) == ("rpn_steps" in config_class.model_fields)
-        values = restore_options(config_class, stored) if own else {}
+        if ("rpn_steps" in stored) == ("rpn_steps" in config_class.model_fields):
+            return restore_options(config_class, stored)
     except (ValueError, AttributeError) as error:
         raise OptionError(f"{path} is damaged ({error}): last.pth has the same options under 'config'") from None
-    if not own:
-        raise OptionError(
-            f"{path.parent} is a run of another command, train.py or research.alternating: resume with it"
-        )
-    return values
+    raise OptionError(f"{path.parent} is a run of another command, train.py or research.alternating: resume with it")
 
 
 def changed_options(config: TrainConfig, defaults: Callable[[str, str], dict]) -> dict[str, list]:
