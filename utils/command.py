@@ -15,18 +15,7 @@ from typing import Any
 import fire
 import pydantic
 
-from utils.config import (
-    MODEL,
-    PRETRAINED,
-    Config,
-    DatasetConfig,
-    OptionError,
-    PathText,
-    TrainConfig,
-    as_text,
-    dashed,
-    true_or_false,
-)
+from utils.config import MODEL, PRETRAINED, Config, DatasetConfig, OptionError, PathText, TrainConfig, as_text, dashed
 
 IMPLIED = {"non-approximate": {"roi_op": "warp"}}  # value of --joint -> other options, unless they are given
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -71,7 +60,7 @@ def parse_options(
         raise OptionError(f"--{dashed(coco)} is of --data=coco only")
     default = DatasetConfig.model_fields["voc_data_dir"].default
     if texts.get("voc_data_dir", default) != default or values.get("data", "voc") != "voc":
-        if true_or_false(texts.get("download")) is True:
+        if texts.get("download", "").lower() == "true":
             raise OptionError("--download is of VOC2007 alone, it would replace your data: leave it out")
         values |= {"download": False} if "download" in values else {}  # of a run that is resumed elsewhere
     implied = IMPLIED.get(values.get("joint"), {})
