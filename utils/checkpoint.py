@@ -214,10 +214,8 @@ def resolve_class_names(checkpoint: dict, given: tuple[str, ...], default: tuple
         raise OptionError(f"the checkpoint's classes are {known}: leave out --classes={','.join(given)}, which differs")
     names = tuple(given) or own or (tuple(default) if n_class == len(default) else ())
     if len(names) != n_class:
-        given = ", ".join([counted(len(names), "name"), *names])
-        raise OptionError(
-            f"the checkpoint has {counted(n_class, 'class')}, but there are {given}: pass --classes=a,b,c"
-        )
+        has, given = counted(n_class, "class"), ", ".join([counted(len(names), "name"), *names])
+        raise OptionError(f"the checkpoint has {has}, but there are {given}: pass --classes=a,b,c")
     if not (given or own):
         print(f"note: the checkpoint does not name its classes: taken to be {', '.join(names)} (--classes=a,b,c)")
     return names

@@ -180,9 +180,7 @@ class TrainConfig(DetectConfig, WorkerConfig, TrainInputConfig):
     resume: Flag = option(False, "Run", "continue from runs/ENV/last.pth")
     load_path: PathText | None = option(None, "Run", f"start from the weights of this {DETECTOR}")
     reset_head: Flag = option(False, "Run", "with --load-path: initialize the head's last two layers, for new classes")
-    pretrained: PathText = option(
-        PRETRAINED, "Model", "weights: imagenet, caffe (VGG16), coco (pyramids), none, or a file"
-    )
+    pretrained: PathText = option(PRETRAINED, "Model", "weights: imagenet, caffe (VGG16), coco (FPN), none, or a file")
     frozen_convs: NonNegativeInt | None = own("Model", "first convolutions that are not trained", "paper 3.1.3")
     trainable_layers: NonNegativeInt | None = own("Model", "last stages of the backbone that are trained, of 5 or 6")
     batch_norm: Literal["frozen", "trained"] | None = own("Model", "frozen: as in the weights; trained: from the batch")

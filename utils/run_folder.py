@@ -39,9 +39,8 @@ def check_run_folder(folder: Path, resume: bool, overwrite: bool) -> None:
         raise OptionError(f"--env must be a plain name of at most 200 bytes, it names the folder {RUNS}/ENV/")
     kept = [*folder.rglob("[!.]*.pth"), *folder.glob("pictures/*.png")]  # else it ended within its first epoch
     if kept and not (resume or overwrite):
-        raise OptionError(
-            f"{folder} exists: --resume continues that run, --overwrite deletes it; or choose another --env"
-        )
+        ways = "--resume continues that run, --overwrite deletes it; or choose another --env"
+        raise OptionError(f"{folder} exists: {ways}")
 
 
 @contextlib.contextmanager
