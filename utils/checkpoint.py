@@ -11,7 +11,6 @@ import re
 import shlex
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -288,7 +287,7 @@ def resume_training(path: str | Path, model: torch.nn.Module, optimizer: torch.o
         return stored["step"]
 
 
-def count_seen(dataset: Any, checkpoint: dict) -> int:
+def count_seen(dataset, checkpoint: dict) -> int:
     """Count the ids of a data set that a training saw; in another folder, only files of a size that it saw.
 
     An id of data in several folders starts with the name of its folder, which the same image lacks in data of one.

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
@@ -145,7 +144,7 @@ def plot_curves(records: list[dict], path: Path) -> None:
     save_figure(_figure, path)
 
 
-def _plot_panel(axes: Axes, name: str, records: list[dict]) -> None:
+def _plot_panel(axes, name: str, records: list[dict]) -> None:
     """Plot lines, faint below their local means, with the last values in the legend."""
     panel, handles, (step, lines) = PANELS[name], [], _lines(records, name)
     # the rate of a record is that of the steps before it

@@ -7,7 +7,6 @@ import platform
 import shlex
 import shutil
 import subprocess
-from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
@@ -98,7 +97,7 @@ def stored_options(texts: dict, config_class: type[TrainConfig] = TrainConfig) -
     raise OptionError(f"{path.parent} is a run of another command, train.py or research.alternating: resume with it")
 
 
-def changed_options(config: TrainConfig, defaults: Callable[[str, str], dict]) -> dict[str, list]:
+def changed_options(config: TrainConfig, defaults) -> dict[str, list]:
     """Return the options that a resumed run changes, name -> [before, now]; `defaults`: see `command.command`.
 
     Raises:

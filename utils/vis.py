@@ -12,7 +12,6 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, findSystemFonts
 from matplotlib.ft2font import FT2Font
@@ -253,7 +252,7 @@ def plot_recall(recall: np.ndarray, counts: Sequence[int], iou_threshs: Sequence
     save_figure(axes.figure, path)
 
 
-def set_log_scale(axes: Axes, name: str) -> None:
+def set_log_scale(axes, name: str) -> None:
     """Make the axis "x" or "y" logarithmic, with the ticks 1, 2, 5, 10 ..., whose labels do not overlap."""
     getattr(axes, f"set_{name}scale")("log", nonpositive="mask")
     axis = getattr(axes, f"{name}axis")
