@@ -237,11 +237,6 @@ class TensorBoardWriter:
         self.writer.close()
 
 
-def _finite(value: float | None) -> float | None:
-    """Return a float, or None for NaN and infinity, which JSON lacks."""
-    return float(value) if value is not None and math.isfinite(value) else None
-
-
 def read_log(path: Path, last_step: int, first_step: int = 0) -> list[dict]:
     """Read the records of the steps `first_step` to `last_step`; damaged lines, such as a half one, are dropped."""
     records = []
@@ -287,8 +282,9 @@ class Logger:
         return any(record["kind"] == "eval" and record["step"] == step for record in self.records)
 
     def train(self, step: int, epoch: int, figures: Mapping[str, float]) -> None:
-        """Log the `FIGURES` of the last steps; missing ones are None."""
-        self._append({"kind": "train", "step": step, "epoch": epoch} | {k: _finite(figures.get(k)) for k in FIGURES})
+        """Log the `FIGURES` of the last steps; None for missing ones and for NaN and infinity, which JSON lacks."""
+        known = {name: figures[name] for name in FIGURES if math.isfinite(figures.get(name, math.nan))}
+        self._append({"kind": "train", "step": step, "epoch": epoch} | dict.fromkeys(FIGURES) | known)
         if time.monotonic() >= self._redraw_at:
             self._draw()
 
@@ -299,13 +295,11 @@ class Logger:
         self._append({"kind": "resume", "step": step, "changed": changed})
 
     def eval(self, step: int, epoch: int, split: str, map: float | None, ap: Mapping, draw=None, **more: Any) -> None:
-        """Log the mean average precision on a split and that of each class, None or NaN without objects.
+        """Log the mean average precision on a split and that of each class, None without objects.
 
         `draw()` returns a picture (H, W, 3) uint8 for pictures/, Visdom and TensorBoard. `more` is logged, too.
         """
-        ap = {name: _finite(value) for name, value in ap.items()}
-        record = {"kind": "eval", "step": step, "epoch": epoch, "split": split, "map": _finite(map), "ap": ap}
-        self._append(record | more)
+        self._append({"kind": "eval", "step": step, "epoch": epoch, "split": split, "map": map, "ap": ap} | more)
         self._draw()
         if draw:
             path = self.folder / "pictures" / f"{step:06d}.png"
