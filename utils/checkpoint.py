@@ -23,7 +23,6 @@ from utils.convert_weights import convert_backbone, convert_detector
 PUBLISHED = ("resnet50_fpn", "resnet50_fpn_v2", "mobilenet_v3_large_fpn", "mobilenet_v3_large_320_fpn")
 UNUSED = "N/A"  # torchvision's name of an output without a class: COCO's categories are numbered with gaps
 FORMAT = 2
-RESUME_KEYS = ("optimizer", "rng")
 KEYS = ("model", "build", "class_names", "preprocessing", "config", "epoch", "step")
 _RENAMED = {"nms_thresh": "rpn_nms_thresh", "min_size": "rpn_min_size"}  # in "proposal" of format 1
 _LAST_LAYERS = ("head.cls_loc.", "head.score.")
@@ -120,7 +119,7 @@ def load_checkpoint(path: str | Path, resume: bool = False, mmap: bool = False, 
     Args:
         path: File of `save_checkpoint`, of torchvision or simple-faster-rcnn-pytorch, an .npz of chainercv, or one of
             `PUBLISHED`, which is fetched.
-        resume: Demand RESUME_KEYS, too.
+        resume: Demand "optimizer" and "rng", too.
         mmap: Leave the tensors in the file until they are used.
         hint: See `convert_weights.convert_detector`; empty: the name of the file.
 
@@ -136,7 +135,7 @@ def load_checkpoint(path: str | Path, resume: bool = False, mmap: bool = False, 
     state = _fetch(path) if published else _read(Path(path), mmap)
     with checkpoint_error(path):
         state = _upgrade(state) if "format" in state else convert_detector(state, hint or Path(path).name)
-    if resume and (missing := [key for key in RESUME_KEYS if key not in state]):
+    if resume and (missing := [key for key in ("optimizer", "rng") if key not in state]):
         raise CheckpointError(f"{path} has no {' and '.join(missing)}: start from it with --load-path instead")
     return state
 

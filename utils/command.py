@@ -17,7 +17,6 @@ import pydantic
 
 from utils.config import MODEL, PRETRAINED, Config, DatasetConfig, OptionError, PathText, TrainConfig, as_text, dashed
 
-IMPLIED = {"non-approximate": {"roi_op": "warp"}}  # value of --joint -> other options, unless they are given
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 SYNONYMS = {"learning_rate": "lr", "weights": "load_path", "checkpoint": "load_path", "batch": "batch_size"}
 SYNONYMS |= {"thresh": "score_thresh", "threshold": "score_thresh", "conf": "score_thresh", "iou": "nms_thresh"}
@@ -60,7 +59,7 @@ def parse_options(config_class, texts, stored=None, defaults=None) -> Config:
         if texts.get("download", "").lower() == "true":
             raise OptionError("--download is of VOC2007 alone, it would replace your data: leave it out")
         values |= {"download": False} if "download" in values else {}  # of a run that is resumed elsewhere
-    implied = IMPLIED.get(values.get("joint"), {})
+    implied = {"roi_op": "warp"} if values.get("joint") == "non-approximate" else {}  # unless it is given
     values = implied | values
     if defaults and "model" in fields:
         name, pretrained = values.get("model", MODEL), values.get("pretrained", PRETRAINED)
