@@ -284,7 +284,6 @@ def build_logger(config, folder, step, device, changed=None):
     """
     if config.overwrite and not config.resume:
         clear_run(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob(".[0-9]*"):  # half-written files of a process that was killed
         path.unlink()
     ckpt.write_text(folder / "config.json", json.dumps(config.model_dump(), indent=1))

@@ -40,10 +40,12 @@ class CheckpointError(ValueError):
 def replacing(path: str | Path):
     """Yield a temporary path beside `path` that takes its place when the block ends without an error.
 
-    The file is on the disk before it gets its name; whatever fails, an older file stays as it was.
+    The file is on the disk before it gets its name; whatever fails, an older file stays as it was. The folder is
+    created where it is missing.
     """
     path = Path(path)
     partial = path.with_name(f".{os.getpid()}.{path.name}")  # keeps the suffix, by which some choose a format
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield partial
         with open(partial, "rb") as file:
@@ -105,7 +107,6 @@ def save_checkpoint(path: str | Path, state: dict) -> None:
         CheckpointError: The file system refused.
     """
     try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as partial:
             torch.save(state | {"format": FORMAT}, partial)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError

@@ -269,7 +269,6 @@ def save_figure(figure: Figure, path: str | Path) -> None:
         if not words.isascii():
             text.set_fontproperties(FontProperties(fname=find_font(words), size=text.get_fontsize()))
         text.set_text(words)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
     kind = Path(path).suffix[1:].lower()
     with replacing(path) as partial:
         figure.savefig(partial, format=kind if kind in figure.canvas.get_supported_filetypes() else "png")
