@@ -361,10 +361,6 @@ def _upgrade(state):
         raise ValueError(f"its format {state['format']} is newer than {FORMAT}: use a newer version of this library")
     if missing := [key for key in KEYS if key not in state]:
         raise ValueError(f"it lacks {', '.join(missing)}")
-    build, names = dict(state["build"]), state["class_names"]
+    build = dict(state["build"])
     build |= {_RENAMED.get(name, name): value for name, value in build.pop("proposal", {}).items()}  # format 1
-    if not {"name", "n_fg_class"} <= build.keys():
-        raise ValueError("its 'build' lacks 'name' or 'n_fg_class'")
-    if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-        raise ValueError("its 'class_names' is not a list of names")
     return state | {"build": build}

@@ -216,19 +216,10 @@ def test_code_is_refused_and_not_run(path, state, zipped):
     assert not trace.exists()
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"format": 3}, "its format 3 is newer than 2: use a newer version of this library"),
-        ({"build": {"name": "vgg16"}}, "its 'build' lacks 'name' or 'n_fg_class'"),
-        ({"build": {"n_fg_class": 2}}, "its 'build' lacks 'name' or 'n_fg_class'"),
-        ({"class_names": [1, 2]}, "its 'class_names' is not a list of names"),
-        ({"class_names": 5}, "its 'class_names' is not a list of names"),
-    ],
-)
-def test_content_that_cannot_be_used(path, state, change, message):
-    torch.save(state | {"format": 2} | change, path)
-    with pytest.raises(CheckpointError, match=rf"a\.pth cannot be used: {message}$"):
+def test_a_newer_format(path, state):
+    torch.save(state | {"format": 3}, path)
+    message = r"a\.pth cannot be used: its format 3 is newer than 2: use a newer version of this library$"
+    with pytest.raises(CheckpointError, match=message):
         load_checkpoint(path)
 
 
