@@ -24,7 +24,6 @@ PUBLISHED = ("resnet50_fpn", "resnet50_fpn_v2", "mobilenet_v3_large_fpn", "mobil
 UNUSED = "N/A"  # torchvision's name of an output without a class: COCO's categories are numbered with gaps
 FORMAT = 2
 KEYS = ("model", "build", "class_names", "preprocessing", "config", "epoch", "step")
-_RENAMED = {"nms_thresh": "rpn_nms_thresh", "min_size": "rpn_min_size"}  # in "proposal" of format 1
 _LAST_LAYERS = ("head.cls_loc.", "head.score.")
 _SCALAR = np._core.multiarray.scalar  # checkpoints of others hold NumPy numbers, such as the best mAP
 # torchvision's references/detection stores its options, a Namespace
@@ -125,17 +124,17 @@ def load_checkpoint(path: str | Path, resume: bool = False, mmap: bool = False, 
         hint: See `convert_weights.convert_detector`; empty: the name of the file.
 
     Returns:
-        Dict with the keys named above, tensors on the CPU, "build" in its present form. The detector of another
-        program has "layout", the program, instead of "format"; see `convert_weights.convert_detector`.
+        Dict with the keys named above, tensors on the CPU. The detector of another program has "layout", the program,
+        instead of "format"; see `convert_weights.convert_detector`.
 
     Raises:
-        CheckpointError: The file is missing, damaged, unsafe, of a newer format or of an unknown layout, or cannot be
+        CheckpointError: The file is missing, damaged, unsafe, of another format or of an unknown layout, or cannot be
             fetched.
     """
     published = str(path) in PUBLISHED and not Path(path).exists()
     state = _fetch(path) if published else _read(Path(path), mmap)
     with checkpoint_error(path):
-        state = _upgrade(state) if "format" in state else convert_detector(state, hint or Path(path).name)
+        state = _check(state) if "format" in state else convert_detector(state, hint or Path(path).name)
     if resume and (missing := [key for key in ("optimizer", "rng") if key not in state]):
         raise CheckpointError(f"{path} has no {' and '.join(missing)}: start from it with --load-path instead")
     return state
@@ -265,9 +264,7 @@ def resume_training(path: str | Path, model: torch.nn.Module, optimizer: torch.o
     Raises:
         CheckpointError: The file cannot be read, or classes, images or number of processes differ.
     """
-    stored, load_path = load_checkpoint(path, resume=True), f"--load-path={shlex.quote(str(path))}"
-    if stored["format"] < FORMAT:
-        raise CheckpointError(f"{path} is of an earlier version: start another run with {load_path}")
+    stored = load_checkpoint(path, resume=True)
     for name, what in (("class_names", "classes"), ("ids", "training images"), ("processes", "number of processes")):
         before, now = stored.get(name, run[name]), run[name]
         if before != now:
@@ -276,7 +273,7 @@ def resume_training(path: str | Path, model: torch.nn.Module, optimizer: torch.o
                 before, now = (f"{counted(len(ids), 'image')}, e.g. {ids[k]}" for ids in (before, now))
             what = f"the {what} differ ({before} in the checkpoint, {now} in this run): resume with the same, or start"
             reset = " --reset-head" * (name == "class_names")
-            raise CheckpointError(f"{path}: {what} another run with {load_path}{reset}")
+            raise CheckpointError(f"{path}: {what} another run with --load-path={shlex.quote(str(path))}{reset}")
     if stored.get("split_ids", run["split_ids"]) != run["split_ids"]:
         print(f"note: {path}: the images to evaluate on were others so far, also those of best.pth")
     load_weights(model, stored, path)
@@ -355,12 +352,10 @@ def _read(path, mmap=False):
     return state
 
 
-def _upgrade(state):
-    """Check a checkpoint of this library and return it in its present form."""
-    if state["format"] > FORMAT:
-        raise ValueError(f"its format {state['format']} is newer than {FORMAT}: use a newer version of this library")
+def _check(state):
+    """Check that a checkpoint of this library can be read, and return it."""
+    if state["format"] != FORMAT:
+        raise ValueError(f"its format {state['format']} is not {FORMAT}: use the version of this library that wrote it")
     if missing := [key for key in KEYS if key not in state]:
         raise ValueError(f"it lacks {', '.join(missing)}")
-    build = dict(state["build"])
-    build |= {_RENAMED.get(name, name): value for name, value in build.pop("proposal", {}).items()}  # format 1
-    return state | {"build": build}
+    return state
