@@ -7,7 +7,6 @@ import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch loads: docs/benchmarks.md#a-busy-machine
 
-import math
 import shlex
 
 import fire
@@ -16,7 +15,7 @@ import model
 import utils.checkpoint as ckpt
 import utils.distributed as dist
 from data.validate import DataError
-from training import TrainingError, build_datasets, build_model, build_trainer, fit, steps_per_epoch
+from training import TrainingError, build_datasets, build_model, build_trainer, fit
 from utils.command import command
 from utils.config import TrainConfig
 from utils.run_folder import RUNS, changed_options, check_run_folder, run_lock, stored_options
@@ -36,16 +35,13 @@ def main(config):
         net, build_kwargs = build_model(config, train_set.classes, eval_set)
     trainer = build_trainer(config, net.to(device))
     with run_lock(folder):
-        trained = fit(config, folder, trainer, build_kwargs, train_set, eval_set, changed=changed)
-    n_step = config.epoch * steps_per_epoch(config, len(train_set))
+        limits = fit(config, folder, trainer, build_kwargs, train_set, eval_set, changed=changed)
     dist.destroy()
-    if trained:
+    if limits:
+        print(f"give a higher {' and '.join(limits)} to continue")
+    else:
         load_path = shlex.quote(f"{folder}/last.pth")
         print(f"written to {folder}\nnext: python eval.py --load-path={load_path}")
-    else:
-        names = ["--epoch"] * (n_step <= (config.max_steps or n_step))
-        names += ["--max-steps"] * ((config.max_steps or math.inf) <= n_step)
-        print(f"give a higher {' and '.join(names)} to continue")
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def fit(config, folder, trainer, build_kwargs, train_set, eval_set, evaluation=N
         changed: options that a resumed run changes, see `build_logger`.
 
     Returns:
-        Whether there was anything to do.
+        The options that would have to be higher for anything to do; [] if the run was trained.
 
     Raises:
         SystemExit: a signal came; last.pth is written.
@@ -67,12 +67,13 @@ def fit(config, folder, trainer, build_kwargs, train_set, eval_set, evaluation=N
     run["n_bytes"] = sorted({os.path.getsize(path) for path in paths})  # tell these images from others of equal names
     step = ckpt.resume_training(folder / "last.pth", trainer.model, trainer.optimizer, run) if config.resume else 0
     epoch_steps = steps_per_epoch(config, len(train_set))
-    n_step = min(config.epoch * epoch_steps, config.max_steps or math.inf)
+    limits = {"--epoch": config.epoch * epoch_steps, "--max-steps": config.max_steps or math.inf}
+    n_step = min(limits.values())
     finished = step >= n_step and any(r["kind"] == "eval" for r in read_log(folder / "log.jsonl", step, step))
     dist.barrier()  # every process has read the folder
     if finished:
         print(f"{folder}: already finished at step {step}, nothing is changed")
-        return False
+        return [name for name, limit in limits.items() if limit == n_step]
     logger = build_logger(config, folder, step, device, changed) if dist.rank() == 0 else None
     if logger:
         for split, ids in run["split_ids"].items():
@@ -93,11 +94,10 @@ def fit(config, folder, trainer, build_kwargs, train_set, eval_set, evaluation=N
     if logger:
         logger.close()
     if interrupted:
-        if logger:
-            print(f"{folder}/last.pth: saved at step {step} of {n_step}, --resume continues")
+        print(f"{folder}/last.pth: saved at step {step} of {n_step}, --resume continues")
         dist.destroy()
         raise SystemExit(128 + (stop or [signal.SIGTERM])[0])  # SIGTERM if only another process received a signal
-    return True
+    return []
 
 
 def train_one_epoch(config, trainer, dataset, batches, epoch, step, logger, stop):
@@ -232,7 +232,7 @@ def build_model(config, classes, eval_set=None):
     kwargs = {"name": config.model, "n_fg_class": len(classes)}
     kwargs |= {name: value for name, value in config.model_dump().items() if name in known}
     preprocessing = None if config.preprocess == "auto" else config.preprocess
-    pretrained = loaded = None
+    pretrained = backbone = loaded = None
     if config.reset_head and not config.load_path:
         raise OptionError("--reset-head re-initializes the last layers of a detector: name it with --load-path=FILE")
     if config.resume:
@@ -250,10 +250,9 @@ def build_model(config, classes, eval_set=None):
         pretrained = config.pretrained
         if preprocessing:
             raise OptionError(f"--preprocess={preprocessing}: these weights state their own, leave it at auto")
-    from_file = isinstance(pretrained, dict)
-    with ckpt.checkpoint_error(config.pretrained) if from_file else contextlib.nullcontext():
+    with ckpt.checkpoint_error(config.pretrained) if backbone else contextlib.nullcontext():
         net = model.build(**kwargs, pretrained=pretrained, preprocessing=preprocessing)
-    if from_file:
+    if backbone:
         shown = next((name for name, value in BY_NAME.items() if value == net.preprocessing), net.preprocessing)
         print(f"{config.pretrained}: {backbone['layout']} layout, preprocessing {shown}")
     if loaded:
@@ -285,7 +284,6 @@ def build_logger(config, folder, step, device, changed=None):
     """
     if config.overwrite and not config.resume:
         clear_run(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob(".[0-9]*"):  # half-written files of a process that was killed
         path.unlink()
     ckpt.write_text(folder / "config.json", json.dumps(config.model_dump(), indent=1))

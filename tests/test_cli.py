@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from stress_resume import same
 
 from trainer import FasterRCNNTrainer
 from utils.checkpoint import load_checkpoint
@@ -116,29 +115,6 @@ def test_predict_writes_what_eval_detects(trained, script):
 
 
 # Checkpoints from elsewhere
-
-
-def test_a_checkpoint_of_format_1(trained, script):
-    """As they were written up to November 2026: proposals nested in "build", options that have gone or moved."""
-    state = torch.load(trained, weights_only=True)
-    build, config = state["build"], state["config"]
-    for name in ("ids", "frozen_convs"):
-        state.pop(name, build.pop(name, None))
-    names = ("n_train_pre_nms", "n_train_post_nms", "n_test_pre_nms", "n_test_post_nms")
-    proposal = {"nms_thresh": build.pop("rpn_nms_thresh"), "min_size": build.pop("rpn_min_size")}
-    build["proposal"] = proposal | {name: build.pop(name) for name in names}
-    del config["model"], config["lr_warmup_steps"]
-    config |= {"skip_nonfinite": 0, "frozen_convs": None}
-    torch.save(state | {"format": 1, "epoch_steps": 6}, "old.pth")
-    for name in ("net", "old"):
-        script("eval.py", f"--load-path={name}.pth", *DETECT, f"--json={name}.json")
-    new, old = (json.loads(Path(f"{name}.json").read_text()) for name in ("net", "old"))
-    assert old.pop("checkpoint") != new.pop("checkpoint")
-    assert old == new
-    assert script("predict.py", "voc/JPEGImages/val00000.png", "--load-path=old.pth", *DETECT).startswith("old.pth: a ")
-    printed = script("train.py", "train", "--env=old", *OPTIONS, "--load-path=old.pth", "--max-steps=1", "--lr=0")
-    assert "old.pth: a checkpoint of this library, step 3\nruns/old: steps 0 to 1 on cpu, fp32\n" in printed
-    assert same(load_checkpoint("runs/old/last.pth")["model"], state["model"])
 
 
 def test_the_detector_of_another_program(trained, script):

@@ -617,7 +617,7 @@ def test_two_processes_are_one_with_twice_the_batch(place, run, two, on_step):
             r"the classes differ \(\['box', 'bar'\] in the checkpoint, \['bar', 'box'\] in .*last\.pth --reset-head$",
         ),
         ({"optimizer": {"state": {}}}, "last.pth cannot be used: "),
-        ({"format": 1}, r"last\.pth is of an earlier version: start another run with --load-path="),
+        ({"format": 1}, r"last\.pth cannot be used: its format 1 is not 2: use the version of this"),
         ({"rng": {}}, "last.pth cannot be used: 'cpu' is missing"),
         ({"preprocessing": (1, 2, 3, 4, 5)}, "last.pth cannot be used: "),
     ],

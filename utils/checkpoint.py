@@ -6,13 +6,11 @@ A checkpoint holds "model" (weights), "build" (name and keyword arguments of `mo
 
 import argparse
 import contextlib
-import itertools
 import os
 import re
 import shlex
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,14 +23,12 @@ from utils.convert_weights import convert_backbone, convert_detector
 PUBLISHED = ("resnet50_fpn", "resnet50_fpn_v2", "mobilenet_v3_large_fpn", "mobilenet_v3_large_320_fpn")
 UNUSED = "N/A"  # torchvision's name of an output without a class: COCO's categories are numbered with gaps
 FORMAT = 2
-RESUME_KEYS = ("optimizer", "rng")
 KEYS = ("model", "build", "class_names", "preprocessing", "config", "epoch", "step")
-_RENAMED = {"nms_thresh": "rpn_nms_thresh", "min_size": "rpn_min_size"}  # in "proposal" of format 1
 _LAST_LAYERS = ("head.cls_loc.", "head.score.")
 _SCALAR = np._core.multiarray.scalar  # checkpoints of others hold NumPy numbers, such as the best mAP
-_NUMPY = [_SCALAR, (_SCALAR, "numpy.core.multiarray.scalar"), np.dtype]
-_NUMPY += [type(np.dtype(code)) for code in ("f4", "f8", "i4", "i8")]
-_PLAIN = [*_NUMPY, argparse.Namespace]  # torchvision's references/detection stores its options
+# torchvision's references/detection stores its options, a Namespace
+_PLAIN = [_SCALAR, (_SCALAR, "numpy.core.multiarray.scalar"), np.dtype, argparse.Namespace]
+_PLAIN += [type(np.dtype(code)) for code in ("f4", "f8", "i4", "i8")]
 
 
 class CheckpointError(ValueError):
@@ -43,10 +39,12 @@ class CheckpointError(ValueError):
 def replacing(path: str | Path):
     """Yield a temporary path beside `path` that takes its place when the block ends without an error.
 
-    The file is on the disk before it gets its name; whatever fails, an older file stays as it was.
+    The file is on the disk before it gets its name; whatever fails, an older file stays as it was. The folder is
+    created where it is missing.
     """
     path = Path(path)
     partial = path.with_name(f".{os.getpid()}.{path.name}")  # keeps the suffix, by which some choose a format
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield partial
         with open(partial, "rb") as file:
@@ -108,7 +106,6 @@ def save_checkpoint(path: str | Path, state: dict) -> None:
         CheckpointError: The file system refused.
     """
     try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as partial:
             torch.save(state | {"format": FORMAT}, partial)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
@@ -122,23 +119,23 @@ def load_checkpoint(path: str | Path, resume: bool = False, mmap: bool = False, 
     Args:
         path: File of `save_checkpoint`, of torchvision or simple-faster-rcnn-pytorch, an .npz of chainercv, or one of
             `PUBLISHED`, which is fetched.
-        resume: Demand RESUME_KEYS, too.
+        resume: Demand "optimizer" and "rng", too.
         mmap: Leave the tensors in the file until they are used.
         hint: See `convert_weights.convert_detector`; empty: the name of the file.
 
     Returns:
-        Dict with the keys named above, tensors on the CPU, "build" in its present form. The detector of another
-        program has "layout", the program, instead of "format"; see `convert_weights.convert_detector`.
+        Dict with the keys named above, tensors on the CPU. The detector of another program has "layout", the program,
+        instead of "format"; see `convert_weights.convert_detector`.
 
     Raises:
-        CheckpointError: The file is missing, damaged, unsafe, of a newer format or of an unknown layout, or cannot be
+        CheckpointError: The file is missing, damaged, unsafe, of another format or of an unknown layout, or cannot be
             fetched.
     """
     published = str(path) in PUBLISHED and not Path(path).exists()
     state = _fetch(path) if published else _read(Path(path), mmap)
     with checkpoint_error(path):
-        state = _upgrade(state) if "format" in state else convert_detector(state, hint or Path(path).name)
-    if resume and (missing := [key for key in RESUME_KEYS if key not in state]):
+        state = _check(state) if "format" in state else convert_detector(state, hint or Path(path).name)
+    if resume and (missing := [key for key in ("optimizer", "rng") if key not in state]):
         raise CheckpointError(f"{path} has no {' and '.join(missing)}: start from it with --load-path instead")
     return state
 
@@ -215,10 +212,8 @@ def resolve_class_names(checkpoint: dict, given: tuple[str, ...], default: tuple
         raise OptionError(f"the checkpoint's classes are {known}: leave out --classes={','.join(given)}, which differs")
     names = tuple(given) or own or (tuple(default) if n_class == len(default) else ())
     if len(names) != n_class:
-        given = ", ".join([counted(len(names), "name"), *names])
-        raise OptionError(
-            f"the checkpoint has {counted(n_class, 'class')}, but there are {given}: pass --classes=a,b,c"
-        )
+        has, given = counted(n_class, "class"), ", ".join([counted(len(names), "name"), *names])
+        raise OptionError(f"the checkpoint has {has}, but there are {given}: pass --classes=a,b,c")
     if not (given or own):
         print(f"note: the checkpoint does not name its classes: taken to be {', '.join(names)} (--classes=a,b,c)")
     return names
@@ -269,9 +264,7 @@ def resume_training(path: str | Path, model: torch.nn.Module, optimizer: torch.o
     Raises:
         CheckpointError: The file cannot be read, or classes, images or number of processes differ.
     """
-    stored, load_path = load_checkpoint(path, resume=True), f"--load-path={shlex.quote(str(path))}"
-    if stored["format"] < FORMAT:
-        raise CheckpointError(f"{path} is of an earlier version: start another run with {load_path}")
+    stored = load_checkpoint(path, resume=True)
     for name, what in (("class_names", "classes"), ("ids", "training images"), ("processes", "number of processes")):
         before, now = stored.get(name, run[name]), run[name]
         if before != now:
@@ -280,7 +273,7 @@ def resume_training(path: str | Path, model: torch.nn.Module, optimizer: torch.o
                 before, now = (f"{counted(len(ids), 'image')}, e.g. {ids[k]}" for ids in (before, now))
             what = f"the {what} differ ({before} in the checkpoint, {now} in this run): resume with the same, or start"
             reset = " --reset-head" * (name == "class_names")
-            raise CheckpointError(f"{path}: {what} another run with {load_path}{reset}")
+            raise CheckpointError(f"{path}: {what} another run with --load-path={shlex.quote(str(path))}{reset}")
     if stored.get("split_ids", run["split_ids"]) != run["split_ids"]:
         print(f"note: {path}: the images to evaluate on were others so far, also those of best.pth")
     load_weights(model, stored, path)
@@ -291,40 +284,21 @@ def resume_training(path: str | Path, model: torch.nn.Module, optimizer: torch.o
         return stored["step"]
 
 
-def count_seen(dataset: Any, checkpoint: dict) -> int:
-    """Count the ids of a data set that a training saw, in whatever folder if it did not have the data set's.
+def count_seen(dataset, checkpoint: dict) -> int:
+    """Count the ids of a data set that a training saw; in another folder, only files of a size that it saw.
 
-    An id has folders where a name occurs twice, so that new images may change it: one with more or fewer counts, too.
+    An id of data in several folders starts with the name of its folder, which the same image lacks in data of one.
     """
-    trained = checkpoint["config"]
-    root = trained.get("coco_images" if trained.get("data") == "coco" else "voc_data_dir", "")
-    if trained.get("data") == "coco" and Path(trained.get("coco_eval_images") or root) == dataset.root != Path(root):
+    trained, ids, n_bytes = checkpoint["config"], {*checkpoint.get("ids", ())}, {*checkpoint.get("n_bytes", ())}
+    coco, here = trained.get("data") == "coco", Path(dataset.root)
+    root = Path(trained.get("coco_images" if coco else "voc_data_dir", ""))
+    if coco and Path(trained.get("coco_eval_images") or root) == here != root:
         return 0  # its images to evaluate on, where files may have the same names
-    seen, sizes = {*_with_folder(root, checkpoint.get("ids", ()))}, {*checkpoint.get("n_bytes", ())}
-    ids, files = _with_folder(dataset.root, dataset.ids), getattr(dataset, "paths", itertools.repeat(None))
-    roots = {image_id.partition("/")[0] for image_id in seen}
-    here, elsewhere, count = _by_name(seen.difference(ids), 0), _by_name(seen, 1), 0
-    for image_id, file in zip(ids, files, strict=False):
-        moved = image_id.partition("/")[0] not in roots
-        *own, name = image_id.split("/")[moved:]
-        alike = (folders <= {*own} or folders >= {*own} for folders in (elsewhere if moved else here).get(name, ()))
-        other = file and sizes and os.path.getsize(file) not in sizes  # of this name
-        count += image_id in seen or (any(alike) and not other)
-    return count
-
-
-def _by_name(ids, n_left_out):
-    """Return name -> folders of each id, as sets, without the first ones."""
-    found = {}
-    for image_id in ids:
-        *folders, name = image_id.split("/")[n_left_out:]
-        found.setdefault(name, []).append({*folders})
-    return found
-
-
-def _with_folder(root, ids):
-    """Return ids, each after the name of its folder: x/1."""
-    return [image_id if "," in str(root) else f"{Path(root).name}/{image_id}" for image_id in ids]
+    seen = ids | {f"{root.name}/{image_id}" for image_id in ids}
+    alike = [i for i, name in enumerate(dataset.ids) if name in seen or f"{here.name}/{name}" in seen]
+    if here != root and n_bytes and hasattr(dataset, "paths"):
+        alike = [i for i in alike if os.path.getsize(dataset.paths[i]) in n_bytes]
+    return len(alike)
 
 
 def rng_state() -> dict:
@@ -378,16 +352,10 @@ def _read(path, mmap=False):
     return state
 
 
-def _upgrade(state):
-    """Check a checkpoint of this library and return it in its present form."""
-    if state["format"] > FORMAT:
-        raise ValueError(f"its format {state['format']} is newer than {FORMAT}: use a newer version of this library")
+def _check(state):
+    """Check that a checkpoint of this library can be read, and return it."""
+    if state["format"] != FORMAT:
+        raise ValueError(f"its format {state['format']} is not {FORMAT}: use the version of this library that wrote it")
     if missing := [key for key in KEYS if key not in state]:
         raise ValueError(f"it lacks {', '.join(missing)}")
-    build, names = dict(state["build"]), state["class_names"]
-    build |= {_RENAMED.get(name, name): value for name, value in build.pop("proposal", {}).items()}  # format 1
-    if not {"name", "n_fg_class"} <= build.keys():
-        raise ValueError("its 'build' lacks 'name' or 'n_fg_class'")
-    if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-        raise ValueError("its 'class_names' is not a list of names")
-    return state | {"build": build}
+    return state

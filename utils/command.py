@@ -15,20 +15,8 @@ from typing import Any
 import fire
 import pydantic
 
-from utils.config import (
-    MODEL,
-    PRETRAINED,
-    Config,
-    DatasetConfig,
-    OptionError,
-    PathText,
-    TrainConfig,
-    as_text,
-    dashed,
-    true_or_false,
-)
+from utils.config import MODEL, PRETRAINED, Config, DatasetConfig, OptionError, PathText, TrainConfig, as_text, dashed
 
-IMPLIED = {"non-approximate": {"roi_op": "warp"}}  # value of --joint -> other options, unless they are given
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 SYNONYMS = {"learning_rate": "lr", "weights": "load_path", "checkpoint": "load_path", "batch": "batch_size"}
 SYNONYMS |= {"thresh": "score_thresh", "threshold": "score_thresh", "conf": "score_thresh", "iou": "nms_thresh"}
@@ -36,18 +24,15 @@ SYNONYMS |= {"split": "train_split", "splits": "train_split", "data_path": "voc_
 SYNONYMS |= {"name": "env", "run_name": "env", "output_dir": "out env", "output": "out env", "out": "env"}
 SYNONYMS |= {"max_iter": "max_steps", "lr_steps": "lr_decay_step", "imgsz": "min_size", "gpu": "device"}
 Values = dict[str, Any]
-Defaults = Callable[[str, str], Values] | None
 
 
-def parse_options(
-    config_class: type[Config], texts: Values, stored: Values | Callable | None = None, defaults: Defaults = None
-) -> Config:
+def parse_options(config_class, texts, stored=None, defaults=None) -> Config:
     """Build a config from the texts of a command line.
 
     Args:
         config_class: class of the config.
         texts: name -> text, dashes replaced by underscores, as fire gives them.
-        stored: name -> value of options that are not given, or see `command`.
+        stored: name -> value of options that are not given, or a function that returns it, see `command`.
         defaults: see `command`.
 
     Raises:
@@ -71,10 +56,10 @@ def parse_options(
         raise OptionError(f"--{dashed(coco)} is of --data=coco only")
     default = DatasetConfig.model_fields["voc_data_dir"].default
     if texts.get("voc_data_dir", default) != default or values.get("data", "voc") != "voc":
-        if true_or_false(texts.get("download")) is True:
+        if texts.get("download", "").lower() == "true":
             raise OptionError("--download is of VOC2007 alone, it would replace your data: leave it out")
         values |= {"download": False} if "download" in values else {}  # of a run that is resumed elsewhere
-    implied = IMPLIED.get(values.get("joint"), {})
+    implied = {"roi_op": "warp"} if values.get("joint") == "non-approximate" else {}  # unless it is given
     values = implied | values
     if defaults and "model" in fields:
         name, pretrained = values.get("model", MODEL), values.get("pretrained", PRETRAINED)
@@ -208,15 +193,7 @@ def handling(numbers: Iterable[int], handler: Callable) -> Iterator[None]:
             signal.signal(*item)
 
 
-def command(
-    config_class: type[Config],
-    main: Callable[..., None],
-    errors: tuple[type[Exception], ...] = (),
-    positional: bool = False,
-    word: str = "",
-    stored: Callable[[Values], Values] | None = None,
-    defaults: Defaults = None,
-) -> Callable[..., None]:
+def command(config_class, main, errors=(), positional=False, word="", stored=None, defaults=None) -> Callable:
     """Make a function for fire that calls `main` with the config of a command line.
 
     fire reports unknown options only after the call; this function takes all of them and checks them first.

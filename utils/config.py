@@ -110,23 +110,8 @@ class DetectConfig(DeviceConfig):
     max_detections: Count | None = own("Detection", "detections to keep per image; empty: all", "py-faster-rcnn: 100")
 
 
-class CheckpointConfig(DetectConfig):
-    """Options of the commands that apply a checkpoint; of the data, empty: as in training."""
-
-    data: str | None = option(None, "Data", "NAME of data/NAME_dataset.py; empty: as in training")
-    voc_data_dir: PathText | None = option(None, "Data", "directory of the data set; not given: as in training")
-    coco_images: PathText | None = option(None, "Data", "--data=coco: folder of the images to train on")
-    coco_annotations: PathText | None = option(None, "Data", "--data=coco: JSON file of their objects")
-    coco_eval_images: PathText | None = option(None, "Data", "--data=coco: folder of the images to evaluate on")
-    coco_eval_annotations: PathText | None = option(None, "Data", "--data=coco: JSON file of their objects")
-    classes: Names = option((), "Data", CLASSES_OF_CHECKPOINT)
-    limit: Count | None = option(None, "Data", "process only this number of first images")
-    coco_json: PathText | None = option(None, "Run", "file for the detections in COCO's format for results")
-    svd: Ranks | None = option(None, "Detection", "singular values kept of fc6, fc7: 1024,256", "Fast R-CNN 3.1, 4.4")
-
-
-class DatasetConfig(Config):
-    """Options of every command that reads a data set."""
+class SourceConfig(Config):
+    """Options that name a data set."""
 
     data: str = option("voc", "Data", "NAME of data/NAME_dataset.py: voc (VOC layout), coco, shapes (small, synthetic)")
     voc_data_dir: PathText = option("datasets/VOCdevkit/VOC2007", "Data", "of images, annotations, splits; or a,b")
@@ -134,6 +119,23 @@ class DatasetConfig(Config):
     coco_annotations: PathText | None = option(None, "Data", "--data=coco: JSON file of their objects")
     coco_eval_images: PathText | None = option(None, "Data", "--data=coco: folder of the images to evaluate on")
     coco_eval_annotations: PathText | None = option(None, "Data", "--data=coco: JSON file of their objects")
+
+
+class CheckpointConfig(DetectConfig, SourceConfig):
+    """Options of the commands that apply a checkpoint; of the data, empty: as in training."""
+
+    data: str | None = option(None, "Data", "NAME of data/NAME_dataset.py; empty: as in training")
+    voc_data_dir: PathText | None = option(None, "Data", "directory of the data set; not given: as in training")
+    classes: Names = option((), "Data", CLASSES_OF_CHECKPOINT)
+    invalid_images: OnInvalid | None = option(None, "Data", "error or skip; empty: as in training")
+    limit: Count | None = option(None, "Data", "process only this number of first images")
+    coco_json: PathText | None = option(None, "Run", "file for the detections in COCO's format for results")
+    svd: Ranks | None = option(None, "Detection", "singular values kept of fc6, fc7: 1024,256", "Fast R-CNN 3.1, 4.4")
+
+
+class DatasetConfig(SourceConfig):
+    """Options of every command that reads a data set."""
+
     classes: Names = option((), "Data", "class names a,b,c, or a file with one per line; empty: as in the annotations")
     invalid_boxes: OnInvalid = option("error", "Data", "skip: drop objects without a box in the image, clip others")
     invalid_images: OnInvalid = option("error", "Data", "skip: decode all, leave out unreadable ones")
@@ -178,9 +180,7 @@ class TrainConfig(DetectConfig, WorkerConfig, TrainInputConfig):
     resume: Flag = option(False, "Run", "continue from runs/ENV/last.pth")
     load_path: PathText | None = option(None, "Run", f"start from the weights of this {DETECTOR}")
     reset_head: Flag = option(False, "Run", "with --load-path: initialize the head's last two layers, for new classes")
-    pretrained: PathText = option(
-        PRETRAINED, "Model", "weights: imagenet, caffe (VGG16), coco (pyramids), none, or a file"
-    )
+    pretrained: PathText = option(PRETRAINED, "Model", "weights: imagenet, caffe (VGG16), coco (FPN), none, or a file")
     frozen_convs: NonNegativeInt | None = own("Model", "first convolutions that are not trained", "paper 3.1.3")
     trainable_layers: NonNegativeInt | None = own("Model", "last stages of the backbone that are trained, of 5 or 6")
     batch_norm: Literal["frozen", "trained"] | None = own("Model", "frozen: as in the weights; trained: from the batch")
@@ -243,7 +243,7 @@ class TrainConfig(DetectConfig, WorkerConfig, TrainInputConfig):
         return self
 
 
-class EvalConfig(CheckpointConfig, WorkerConfig, DatasetConfig):
+class EvalConfig(WorkerConfig, CheckpointConfig):
     """python eval.py: Compute the average precision of a checkpoint, class by class.
 
     example: python eval.py --load-path=runs/mine/last.pth --split=val --json=runs/mine/eval.json
@@ -254,7 +254,6 @@ class EvalConfig(CheckpointConfig, WorkerConfig, DatasetConfig):
     precision: Precision = option("fp32", "Device", "fp32, bf16, or auto: bf16 if the hardware has instructions for it")
     split: str | None = option(None, "Data", "ImageSets/Main/SPLIT.txt; empty: --eval-split of the training")
     invalid_boxes: OnInvalid | None = option(None, "Data", "error or skip; empty: as in training")
-    invalid_images: OnInvalid | None = option(None, "Data", "error or skip; empty: as in training")
     unknown_classes: Literal["error", "ignore"] | None = option(None, "Data", "error or ignore; empty: as in training")
     val_ratio: Share = option(0, "Data", "fraction to evaluate on if neither data nor run states splits; 0: all images")
     metric: Literal["voc07", "voc", "coco"] | None = option(
@@ -276,7 +275,6 @@ class PredictConfig(CheckpointConfig):
     load_path: PathText = option("resnet50_fpn", "Run", f"{DETECTOR}; the default is fetched and knows COCO's classes")
     out: PathText = option("runs/predictions", "Run", "directory for NAME.png, contact_sheet.png and predictions.json")
     split: str | None = option(None, "Data", "split of the data set to detect on, instead of images that are named")
-    invalid_images: OnInvalid | None = option(None, "Data", "error or skip; empty: as in training")
     score_thresh: Share = option(0.7, "Detection", "drop detections with a lower score")
 
 

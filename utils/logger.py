@@ -15,8 +15,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from matplotlib import rc_context
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
@@ -125,8 +123,8 @@ def _title(records: list[dict], name: str) -> str:
 
 def _lines(records: list[dict], name: str) -> tuple[np.ndarray, list[tuple[str, np.ndarray, str]]]:
     """Return the steps (N,) of a panel, and of each line the label, values (N,) and colour; the best class first."""
-    rows = [record for record in records if record["kind"] == ("eval" if name == "ap" else "train")]
-    rows = [row for row in rows if row.get("ap") != {}]  # an evaluation of proposals alone
+    kind = "eval" if name == "ap" else "train"
+    rows = [row for row in records if row["kind"] == kind and row.get("ap") != {}]  # {}: of proposals alone
     lines = [(key, _column(rows, key), color) for key, color in zip(PANELS[name].figures, _COLORS, strict=False)]
     if name == "ap":
         ap = [row["ap"] for row in rows]
@@ -139,16 +137,14 @@ def _lines(records: list[dict], name: str) -> tuple[np.ndarray, list[tuple[str, 
 
 def plot_curves(records: list[dict], path: Path) -> None:
     """Plot the records of log.jsonl, one plot per panel, into a PNG file that is replaced only by a complete one."""
-    look = {"axes.grid": True, "grid.alpha": 0.3, "axes.spines.top": False, "axes.spines.right": False}
-    with rc_context(look):
-        _figure.clear()
-        mosaic = [["loss", "loss", "ap", "ap"], ["rate", "count", "speed", "lr"]]
-        for name, axes in _figure.subplot_mosaic(mosaic, height_ratios=(3, 2)).items():
-            _plot_panel(axes, name, records)
-        save_figure(_figure, path)
+    _figure.clear()
+    mosaic = [["loss", "loss", "ap", "ap"], ["rate", "count", "speed", "lr"]]
+    for name, axes in _figure.subplot_mosaic(mosaic, height_ratios=(3, 2)).items():
+        _plot_panel(axes, name, records)
+    save_figure(_figure, path)
 
 
-def _plot_panel(axes: Axes, name: str, records: list[dict]) -> None:
+def _plot_panel(axes, name: str, records: list[dict]) -> None:
     """Plot lines, faint below their local means, with the last values in the legend."""
     panel, handles, (step, lines) = PANELS[name], [], _lines(records, name)
     # the rate of a record is that of the steps before it
@@ -170,6 +166,8 @@ def _plot_panel(axes: Axes, name: str, records: list[dict]) -> None:
     place |= {"loss": {"ncols": 5}, "ap": {"loc": "center left", "bbox_to_anchor": (1, 0.5), "ncols": 1}}.get(name, {})
     axes.legend(handles=handles[:26], fontsize="small", **place)  # of many classes the best
     axes.set(title=_title(records, name), xlabel="step")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=(1, 2, 5, 10), integer=True))
 
 
@@ -239,11 +237,6 @@ class TensorBoardWriter:
         self.writer.close()
 
 
-def _finite(value: float | None) -> float | None:
-    """Return a float, or None for NaN and infinity, which JSON lacks."""
-    return float(value) if value is not None and math.isfinite(value) else None
-
-
 def read_log(path: Path, last_step: int, first_step: int = 0) -> list[dict]:
     """Read the records of the steps `first_step` to `last_step`; damaged lines, such as a half one, are dropped."""
     records = []
@@ -289,8 +282,9 @@ class Logger:
         return any(record["kind"] == "eval" and record["step"] == step for record in self.records)
 
     def train(self, step: int, epoch: int, figures: Mapping[str, float]) -> None:
-        """Log the `FIGURES` of the last steps; missing ones are None."""
-        self._append({"kind": "train", "step": step, "epoch": epoch} | {k: _finite(figures.get(k)) for k in FIGURES})
+        """Log the `FIGURES` of the last steps; None for missing ones and for NaN and infinity, which JSON lacks."""
+        known = {name: figures[name] for name in FIGURES if math.isfinite(figures.get(name, math.nan))}
+        self._append({"kind": "train", "step": step, "epoch": epoch} | dict.fromkeys(FIGURES) | known)
         if time.monotonic() >= self._redraw_at:
             self._draw()
 
@@ -301,21 +295,18 @@ class Logger:
         self._append({"kind": "resume", "step": step, "changed": changed})
 
     def eval(self, step: int, epoch: int, split: str, map: float | None, ap: Mapping, draw=None, **more: Any) -> None:
-        """Log the mean average precision on a split and that of each class, None or NaN without objects.
+        """Log the mean average precision on a split and that of each class, None without objects.
 
         `draw()` returns a picture (H, W, 3) uint8 for pictures/, Visdom and TensorBoard. `more` is logged, too.
         """
-        ap = {name: _finite(value) for name, value in ap.items()}
-        record = {"kind": "eval", "step": step, "epoch": epoch, "split": split, "map": _finite(map), "ap": ap}
-        self._append(record | more)
+        self._append({"kind": "eval", "step": step, "epoch": epoch, "split": split, "map": map, "ap": ap} | more)
         self._draw()
-        if draw is None:
-            return
-        path = self.folder / "pictures" / f"{step:06d}.png"
-        with self._continuing(path.parent), replacing(path) as partial:
-            img = draw()
-            self._show(lambda writer: writer.picture("evaluation", img, step))
-            Image.fromarray(img).save(partial)
+        if draw:
+            path = self.folder / "pictures" / f"{step:06d}.png"
+            with self._continuing(path.parent), replacing(path) as partial:
+                img = draw()
+                self._show(lambda writer: writer.picture("evaluation", img, step))
+                Image.fromarray(img).save(partial)
 
     def close(self) -> None:
         """Draw the curves a last time and close what is open."""

@@ -7,7 +7,6 @@ import platform
 import shlex
 import shutil
 import subprocess
-from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
@@ -39,9 +38,8 @@ def check_run_folder(folder: Path, resume: bool, overwrite: bool) -> None:
         raise OptionError(f"--env must be a plain name of at most 200 bytes, it names the folder {RUNS}/ENV/")
     kept = [*folder.rglob("[!.]*.pth"), *folder.glob("pictures/*.png")]  # else it ended within its first epoch
     if kept and not (resume or overwrite):
-        raise OptionError(
-            f"{folder} exists: --resume continues that run, --overwrite deletes it; or choose another --env"
-        )
+        ways = "--resume continues that run, --overwrite deletes it; or choose another --env"
+        raise OptionError(f"{folder} exists: {ways}")
 
 
 @contextlib.contextmanager
@@ -92,18 +90,14 @@ def stored_options(texts: dict, config_class: type[TrainConfig] = TrainConfig) -
         raise OptionError(f"--resume: {path.parent} lacks {lacks}: {advice or 'start again with --overwrite'}")
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-        own = ("rpn_steps" in stored) == ("rpn_steps" in config_class.model_fields)
-        values = restore_options(config_class, stored) if own else {}
+        if ("rpn_steps" in stored) == ("rpn_steps" in config_class.model_fields):
+            return restore_options(config_class, stored)
     except (ValueError, AttributeError) as error:
         raise OptionError(f"{path} is damaged ({error}): last.pth has the same options under 'config'") from None
-    if not own:
-        raise OptionError(
-            f"{path.parent} is a run of another command, train.py or research.alternating: resume with it"
-        )
-    return values
+    raise OptionError(f"{path.parent} is a run of another command, train.py or research.alternating: resume with it")
 
 
-def changed_options(config: TrainConfig, defaults: Callable[[str, str], dict]) -> dict[str, list]:
+def changed_options(config: TrainConfig, defaults) -> dict[str, list]:
     """Return the options that a resumed run changes, name -> [before, now]; `defaults`: see `command.command`.
 
     Raises:

@@ -12,7 +12,6 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, findSystemFonts
 from matplotlib.ft2font import FT2Font
@@ -125,14 +124,7 @@ def _place_tag(box: np.ndarray, tag: np.ndarray, img_size: np.ndarray, rim: np.n
     return spot[best] if on_tags[best] <= 0.25 and on_boxes[best] <= 1 else None
 
 
-def draw_bbox(
-    img: np.ndarray,
-    bbox: np.ndarray,
-    label: Sequence[int] | None = None,
-    score: Sequence[float] | None = None,
-    class_names: Sequence[str] | None = None,
-    difficult: Sequence[bool] | None = None,
-) -> np.ndarray:
+def draw_bbox(img, bbox, label=None, score=None, class_names=None, difficult=None) -> np.ndarray:
     """Draw boxes on a copy of an image, each in the colour of its class and with a tag that names it.
 
     A line runs around its box, so that tiny ones stay visible, and ends at the image border. Tags are placed in order
@@ -214,11 +206,11 @@ def contact_sheet(imgs: Sequence[np.ndarray], titles: Sequence[str], n_column: i
     draw = ImageDraw.Draw(sheet)
     for img, title, font, (left, bottom, width) in zip(imgs, titles, fonts, places, strict=True):
         sheet.paste(Image.fromarray(img), (left + (width - img.shape[1]) // 2, bottom - img.shape[0]))
-        start, end = title, ""
-        while font.getlength(start + end) > width:
-            keep = len(start.rstrip("…") + end) - 1
-            start, end = title[: (keep + 1) // 2] + "…", title[len(title) - keep // 2 :]
-        draw.text((left + width / 2, bottom + 3), start + end, fill="#444444", font=font, anchor="ma")
+        text, n_kept = title, len(title)
+        while font.getlength(text) > width:
+            n_kept -= 1
+            text = title[: (n_kept + 1) // 2] + "…" + title[len(title) - n_kept // 2 :]
+        draw.text((left + width / 2, bottom + 3), text, fill="#444444", font=font, anchor="ma")
     return np.array(sheet)
 
 
@@ -260,7 +252,7 @@ def plot_recall(recall: np.ndarray, counts: Sequence[int], iou_threshs: Sequence
     save_figure(axes.figure, path)
 
 
-def set_log_scale(axes: Axes, name: str) -> None:
+def set_log_scale(axes, name: str) -> None:
     """Make the axis "x" or "y" logarithmic, with the ticks 1, 2, 5, 10 ..., whose labels do not overlap."""
     getattr(axes, f"set_{name}scale")("log", nonpositive="mask")
     axis = getattr(axes, f"{name}axis")
@@ -277,7 +269,6 @@ def save_figure(figure: Figure, path: str | Path) -> None:
         if not words.isascii():
             text.set_fontproperties(FontProperties(fname=find_font(words), size=text.get_fontsize()))
         text.set_text(words)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
     kind = Path(path).suffix[1:].lower()
     with replacing(path) as partial:
         figure.savefig(partial, format=kind if kind in figure.canvas.get_supported_filetypes() else "png")
