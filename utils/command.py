@@ -24,15 +24,18 @@ SYNONYMS |= {"split": "train_split", "splits": "train_split", "data_path": "voc_
 SYNONYMS |= {"name": "env", "run_name": "env", "output_dir": "out env", "output": "out env", "out": "env"}
 SYNONYMS |= {"max_iter": "max_steps", "lr_steps": "lr_decay_step", "imgsz": "min_size", "gpu": "device"}
 Values = dict[str, Any]
+Defaults = Callable[[str, str], Values] | None
 
 
-def parse_options(config_class, texts, stored=None, defaults=None) -> Config:
+def parse_options(
+    config_class: type[Config], texts: Values, stored: Values | Callable | None = None, defaults: Defaults = None
+) -> Config:
     """Build a config from the texts of a command line.
 
     Args:
         config_class: class of the config.
         texts: name -> text, dashes replaced by underscores, as fire gives them.
-        stored: name -> value of options that are not given, or a function that returns it, see `command`.
+        stored: name -> value of options that are not given, or see `command`.
         defaults: see `command`.
 
     Raises:
@@ -193,7 +196,15 @@ def handling(numbers: Iterable[int], handler: Callable) -> Iterator[None]:
             signal.signal(*item)
 
 
-def command(config_class, main, errors=(), positional=False, word="", stored=None, defaults=None) -> Callable:
+def command(
+    config_class: type[Config],
+    main: Callable[..., None],
+    errors: tuple[type[Exception], ...] = (),
+    positional: bool = False,
+    word: str = "",
+    stored: Callable[[Values], Values] | None = None,
+    defaults: Defaults = None,
+) -> Callable[..., None]:
     """Make a function for fire that calls `main` with the config of a command line.
 
     fire reports unknown options only after the call; this function takes all of them and checks them first.

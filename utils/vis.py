@@ -124,7 +124,14 @@ def _place_tag(box: np.ndarray, tag: np.ndarray, img_size: np.ndarray, rim: np.n
     return spot[best] if on_tags[best] <= 0.25 and on_boxes[best] <= 1 else None
 
 
-def draw_bbox(img, bbox, label=None, score=None, class_names=None, difficult=None) -> np.ndarray:
+def draw_bbox(
+    img: np.ndarray,
+    bbox: np.ndarray,
+    label: Sequence[int] | None = None,
+    score: Sequence[float] | None = None,
+    class_names: Sequence[str] | None = None,
+    difficult: Sequence[bool] | None = None,
+) -> np.ndarray:
     """Draw boxes on a copy of an image, each in the colour of its class and with a tag that names it.
 
     A line runs around its box, so that tiny ones stay visible, and ends at the image border. Tags are placed in order
