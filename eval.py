@@ -44,6 +44,7 @@ def main(config):
     classifier = ckpt.open_checkpoint(config.detector, config.preprocess) if config.detector else checkpoint
     dataset = build_dataset(config, classifier)
     plot = kind and (config.plot or f"{Path(config.load_path).with_suffix('')}.{kind}.png")
+    coco_eval.check_results_file(config.coco_json)
     ckpt.check_writable(config.json_path, config.coco_json, plot)
     detector = restore(config.detector or config.load_path, classifier, device, config.svd)
     n_image = min(len(dataset), config.limit or len(dataset))

@@ -26,7 +26,7 @@ from data.voc_dataset import VOC_CLASSES, read_image
 from model.truncated_svd import compress_head
 from utils import checkpoint as ckpt
 from utils import distributed
-from utils.coco_eval import coco_results, number_ids
+from utils.coco_eval import check_results_file, coco_results, number_ids
 from utils.command import command, training_options
 from utils.config import OptionError, PredictConfig, counted
 from utils.vis import contact_sheet, draw_bbox, sheet_columns, shrink
@@ -58,6 +58,7 @@ def main(config, *paths):
         net = model.restore(checkpoint).to(device)
         if config.svd:
             compress_head(net.head, config.svd)
+    check_results_file(config.coco_json)
     ckpt.check_writable(out / "predictions.json", config.coco_json)
     with torch.autocast(device.type, dtype, enabled=dtype is not None):  # one for all casts the weights once
         rows, sheet, unreadable = detect(net, dataset, images, names, classes, config)

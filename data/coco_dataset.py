@@ -59,10 +59,10 @@ def _draw(splits, file, options, report):
     for gone in sorted({image_id for ids in stored.values() for image_id in ids}.difference(every)):
         skip = options["invalid_images"] == "skip"
         report.note("skipped_image", gone) if skip else report.error("gone", gone)
-    folders = {"/".join(sorted(named_splits(PurePosixPath(image_id).parent))) for image_id in every} - {""}
-    if len(folders) > 1 and not stored:
-        report.error("coco_split", f"its images are in folders {', '.join(sorted(folders))}")
     ids = stored or draw(splits, every, options["val_ratio"], options["seed"], report)
+    folders = {"/".join(sorted(named_splits(PurePosixPath(image_id).parent))) for image_id in every} - {""}
+    if len(folders) > 1 and not stored and any(len(part) < len(every) for part in ids.values()):
+        report.error("coco_split", f"its images are in folders {', '.join(sorted(folders))}")
     return dict.fromkeys(splits, every) | ids
 
 
@@ -98,12 +98,11 @@ class _File:
         content = _parse(self.path)
         entries = self._by_id(content, "images", "file_name")
         self.categories = self._by_id(content, "categories", "name")
-        stems = {i: str(_path(entry).parent / _path(entry).stem) for i, entry in entries.items()}
+        paths = {i: PurePosixPath(_composed(_path(entry))) for i, entry in entries.items()}
+        stems = {i: str(path.parent / path.stem) for i, path in paths.items()}
         count = Counter(stems.values())
-        self.images = {stems[i] if count[stems[i]] == 1 else str(_path(entry)): entry for i, entry in entries.items()}
-        self.names = {
-            i: unicodedata.normalize("NFC", str(entry["name"])).strip() for i, entry in self.categories.items()
-        }
+        self.images = {stems[i] if count[stems[i]] == 1 else str(paths[i]): entry for i, entry in entries.items()}
+        self.names = {i: _composed(entry["name"]).strip() for i, entry in self.categories.items()}
         groups = [i for i, entry in self.categories.items() if entry.get("supercategory") == "none"]
         self.groups = groups if len(groups) < len(self.categories) else []
         names = [f"category {name}" for i, name in self.names.items() if i not in self.groups]
@@ -153,16 +152,15 @@ class _File:
             raise ValueError(f"{error.args[0]} is missing") from None
         except TypeError as error:
             raise ValueError(f"a value is not as in COCO's format ({error})") from None
-        attributes = entry.get("attributes")
-        rotation = attributes.get("rotation") if isinstance(attributes, dict) else None
-        if is_turned(rotation):  # CVAT's
-            raise ValueError(f"its box is rotated by {rotation} degrees")
+        attributes = entry["attributes"] if isinstance(entry.get("attributes"), dict) else {}
+        if is_turned(attributes.get("rotation")):  # CVAT's
+            raise ValueError(f"its box is rotated by {attributes['rotation']} degrees")
         values = {key: as_number(entry.get(key)) for key in ("iscrowd", "ignore", "area")}
         for key in [key for key, value in values.items() if math.isnan(value)]:
             self.report.note("unusual", f"{self.path} annotations[{number}]: {key} {entry[key]!r:.40}")
-        crowd = any(abs(values[key]) > 0 for key in ("iscrowd", "ignore"))  # ignore: of TinyPerson, BDD100K
-        area = values["area"] if entry.get("area") not in (None, "") else math.nan
-        area = area if area >= 0 else math.nan  # of a polygon that is drawn the other way round
+        hard = values["iscrowd"], values["ignore"], as_number(attributes.get("difficult"))  # TinyPerson's; Datumaro's
+        crowd = any(abs(value) > 0 for value in hard)
+        area = values["area"] if values["area"] > 0 else math.nan  # below: a polygon drawn the other way round
         return image_id, self.names[category_id], (y, x, y + height, x + width), crowd, area
 
     @cached_property
@@ -257,9 +255,13 @@ def _path(image):
     return PurePosixPath(*(part for part in path.parts if part not in ("/", "//", "..")))  # below the folder of images
 
 
+def _composed(name):
+    """A name with letters and accents composed: some systems store é as e and an accent."""
+    return unicodedata.normalize("NFC", str(name))
+
+
 def _folded(name):
-    """A name in lower case, with letters and accents composed."""
-    return unicodedata.normalize("NFC", name).casefold()
+    return _composed(name).casefold()
 
 
 def _parse(path):

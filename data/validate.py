@@ -71,7 +71,7 @@ KINDS = {  # kind -> what it is, what to do or what was done; recorded as an err
     "from_0": ("clipped boxes that start at 0", "VOC counts from 1; if these files count from 0, all are off by 1"),
     "exif": ("images rotated by EXIF", "boxes are taken to fit the pixels as stored; check that they do"),
     "crowd": (
-        "objects with iscrowd or ignore",
+        "objects with iscrowd, ignore or difficult",
         "they count as difficult, unless all have it; masks of single objects need 0, CVAT writes 1",
     ),
     "unusual": ("unusual values of difficult, sizes, iscrowd, ignore or area", "they count as absent"),

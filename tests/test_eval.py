@@ -337,6 +337,10 @@ def test_the_metric_and_the_results_are_those_of_pycocotools_on_the_same_file(ru
     assert run(**files, metric="voc07")["metric"] == "voc07"
     with pytest.raises(OptionError, match="leave out --proposals"):
         run(coco_json="a.json", proposals=True)
+    run(**files, coco_json="new/results.json", limit=1)  # results are replaced, annotations are not
+    with pytest.raises(OptionError, match=r"^--coco-json=coco\.json exists and holds no results"):
+        run(**files, coco_json="coco.json")
+    assert json.loads((folder / "coco.json").read_text())["annotations"] == objects
 
 
 def test_results_of_other_data_have_names_and_numbers_from_1(run, folder):

@@ -333,11 +333,15 @@ def test_pictures_of_a_split_do_not_replace_each_other(folder, monkeypatch, caps
     assert f"{root}, split val: 5 images\nsplits drawn at random\n" in capsys.readouterr().out
 
 
-def test_no_image_is_replaced(folder):
+def test_neither_image_nor_annotation_is_replaced(folder):
     before = (folder / "photos/7.png").read_bytes()
     with pytest.raises(OptionError, match=r"^--out=photos/\.\./photos is where the images are: choose another direct"):
         main(config(out="photos/../photos"), "photos/7.png")
     assert (folder / "photos/7.png").read_bytes() == before
+    (folder / "all.json").write_text(' {"images": []}')
+    with pytest.raises(OptionError, match=r"^--coco-json=all\.json exists and holds no results"):
+        main(config(coco_json="all.json"), "photos/7.png")
+    assert (folder / "all.json").read_text() == ' {"images": []}'
 
 
 @pytest.mark.parametrize(

@@ -614,8 +614,10 @@ def test_two_processes_are_one_with_twice_the_batch(place, run, two, on_step):
         ),
         (
             {"class_names": ["box", "bar"]},
-            r"the classes differ \(\['box', 'bar'\] in the checkpoint, \['bar', 'box'\] in .*last\.pth --reset-head$",
+            r"the classes differ \(\['box', 'bar'\] in the checkpoint, \['bar', 'box'\] in this run\): "
+            r"resume with --classes=box,bar, or .*last\.pth --reset-head$",
         ),
+        ({"class_names": ["box", "tar"]}, "resume with the same, or "),
         ({"optimizer": {"state": {}}}, "last.pth cannot be used: "),
         ({"format": 1}, r"last\.pth cannot be used: its format 1 is not 2: use the version of this"),
         ({"rng": {}}, "last.pth cannot be used: 'cpu' is missing"),

@@ -271,7 +271,10 @@ def resume_training(path: str | Path, model: torch.nn.Module, optimizer: torch.o
             if name == "ids":  # too many to show
                 k = next((i for i, pair in enumerate(zip(before, now, strict=False)) if pair[0] != pair[1]), -1)
                 before, now = (f"{counted(len(ids), 'image')}, e.g. {ids[k]}" for ids in (before, now))
-            what = f"the {what} differ ({before} in the checkpoint, {now} in this run): resume with the same, or start"
+            same = "the same"
+            if name == "class_names" and {*before} <= {*now}:
+                same = f"--classes={shlex.quote(','.join(before))}"
+            what = f"the {what} differ ({before} in the checkpoint, {now} in this run): resume with {same}, or start"
             reset = " --reset-head" * (name == "class_names")
             raise CheckpointError(f"{path}: {what} another run with --load-path={shlex.quote(str(path))}{reset}")
     if stored.get("split_ids", run["split_ids"]) != run["split_ids"]:
@@ -290,9 +293,9 @@ def count_seen(dataset, checkpoint: dict) -> int:
     An id of data in several folders starts with the name of its folder, which the same image lacks in data of one.
     """
     trained, ids, n_bytes = checkpoint["config"], {*checkpoint.get("ids", ())}, {*checkpoint.get("n_bytes", ())}
-    coco, here = trained.get("data") == "coco", Path(dataset.root)
-    root = Path(trained.get("coco_images" if coco else "voc_data_dir", ""))
-    if coco and Path(trained.get("coco_eval_images") or root) == here != root:
+    coco, here = trained.get("data") == "coco", Path(dataset.root).resolve()
+    root = Path(trained.get("coco_images" if coco else "voc_data_dir", "")).resolve()
+    if coco and Path(trained.get("coco_eval_images") or root).resolve() == here != root:
         return 0  # its images to evaluate on, where files may have the same names
     seen = ids | {f"{root.name}/{image_id}" for image_id in ids}
     alike = [i for i, name in enumerate(dataset.ids) if name in seen or f"{here.name}/{name}" in seen]

@@ -8,10 +8,12 @@ import copy
 import dataclasses
 import io
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from utils.config import OptionError
 from utils.distributed import gather_interleaved
 from utils.metrics import format_value, precision_name, read_samples, to_plain
 from utils.voc_eval import broadcast_iou, join_images
@@ -106,6 +108,14 @@ def coco_results(image_id, bbox, label, score, category_ids: Sequence | None = N
             shape = [x_min, y_min, round(x_max - x_min, 2), round(y_max - y_min, 2)]
             results.append({"image_id": image_id, "category_id": category_id, "bbox": shape, "score": round(value, 6)})
     return results
+
+
+def check_results_file(path: str | None) -> None:
+    """Raise an OptionError where a file would be replaced that holds no results, such as annotations."""
+    if path and Path(path).is_file():
+        with open(path, "rb") as file:
+            if file.read(99).lstrip()[:1] not in (b"[", b""):
+                raise OptionError(f"--coco-json={path} exists and holds no results: name another file")
 
 
 def dataset_results(pred, dataset) -> list[dict]:

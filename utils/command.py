@@ -101,7 +101,10 @@ def training_options(config: Config, checkpoint: Values, **values: Any) -> Train
     given = config.model_dump(include=read, exclude_none=True)
     if "voc_data_dir" in given:
         given = {"data": "voc", "download": False} | given
-    elif any(name.startswith("coco_") for name in given):
+    elif coco := [name for name in given if name.startswith("coco_")]:
+        for images, annotations in (("coco_images", "coco_annotations"), ("coco_eval_images", "coco_eval_annotations")):
+            if (images in coco) != (annotations in coco):
+                raise OptionError(f"--{dashed(images)} and --{dashed(annotations)} belong together: write both")
         only = {"coco_images", "coco_annotations"} & given.keys()  # not mixed with the evaluation's of the training
         given = {"data": "coco"} | dict.fromkeys(("coco_eval_images", "coco_eval_annotations") if only else ()) | given
     options = TrainConfig(**trained | given | {"eval_split": config.split or trained["eval_split"]})
@@ -181,7 +184,8 @@ class _Output:
 
 def _leave(number, frame):
     """Raise SystemExit, so that `finally` is run."""
-    signal.signal(number, signal.SIG_IGN)  # a terminal that is closed may send it twice
+    if number != signal.SIGTERM:  # a terminal that is closed may send SIGHUP twice
+        signal.signal(number, signal.SIG_IGN)
     sys.exit(128 + number)
 
 

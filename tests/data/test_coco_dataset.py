@@ -80,7 +80,7 @@ def test_numbers_by_hand(write):
     assert ([len(bbox) for bbox in easy.bboxes], [len(area) for area in easy.areas]) == ([1, 0], [1, 0])
     assert dataset.metric == "coco"
     assert (
-        f"objects with iscrowd or ignore: 1 of 2 in {dataset.root.parent}/all.json ({KINDS['crowd'][1]})"
+        f"objects with iscrowd, ignore or difficult: 1 of 2 in {dataset.root.parent}/all.json ({KINDS['crowd'][1]})"
         in dataset.notes
     )
 
@@ -88,7 +88,7 @@ def test_numbers_by_hand(write):
 def test_a_file_with_nothing_but_crowds_has_none(write):
     (dataset,) = build("coco", write(change("annotations", 1, iscrowd=1)), ["train"])  # CVAT's masks of objects
     assert dataset.difficults[0].tolist() == [False, False]
-    assert any(note.startswith("objects with iscrowd or ignore: 2 of 2 in ") for note in dataset.notes)
+    assert any(note.startswith("objects with iscrowd, ignore or difficult: 2 of 2 in ") for note in dataset.notes)
 
 
 WAYS = {  # of the tools -> changed content, image files, ids
@@ -162,11 +162,26 @@ def test_an_unusual_area_is_noted(write):
 @pytest.mark.parametrize("key", ["iscrowd", "ignore"])
 @pytest.mark.parametrize(("value", "difficult"), [(True, True), (2, True), ("Yes", True), ("1.0", True), ("?", False)])
 def test_words_for_a_crowd(write, key, value, difficult):
-    content = change("annotations", 1, **{key: value})
+    content = change("annotations", 1, **{key: value}, attributes={"difficult": "false"})
     content["annotations"].append({"image_id": 7, "category_id": 4, "bbox": [0, 1, 2, 4]})
     (dataset,) = build("coco", write(content), ["train"])
     assert dataset.difficults[0].tolist() == [True, difficult, False]
     assert any(f"annotations[1]: {key} '?'" in note for note in dataset.notes) != difficult
+
+
+def test_difficult_and_no_area_as_datumaro_writes_them(write):
+    content = change("annotations", 1, attributes={"difficult": True}, area=0)
+    content["annotations"].append({"image_id": 7, "category_id": 4, "bbox": [0, 1, 2, 4]})
+    (dataset,) = build("coco", write(content), ["train"])
+    assert dataset.difficults[0].tolist() == [True, True, False]
+    np.testing.assert_array_equal(dataset.areas[0], [77, np.nan, np.nan])
+
+
+def test_names_are_the_same_however_their_accents_are_stored(write):
+    for name in ("\u00e9.jpg", "e\u0301.jpg"):
+        images = [{"id": 1, "file_name": name}]
+        options = write({"images": images, "categories": []}, images=["e\u0301.jpg"])
+        assert build("coco", options, ["train"])[0].ids == ["\u00e9"]
 
 
 def test_two_files_are_joined_by_the_names_of_the_classes(write):
@@ -221,6 +236,7 @@ def test_folders_say_that_one_file_is_of_several_splits(write):
     text = message(build, "coco", options, ["train", "val"])
     assert text.startswith("splits in one file (1): write a file each, for --coco-annotations and --coco-eval-ann")
     assert text.endswith("folders train, val")
+    assert [len(dataset) for dataset in build("coco", options, ["all", "all"])] == [2, 2]  # nothing is drawn
     cases = (("test/train/", "test/train/"), True), (("", "test/"), True), (("test/train/", "test/"), False)
     for folders, drawn in cases:
         images = [{"id": i, "file_name": f"/me/{folder}{i}.jpg"} for i, folder in enumerate(folders)]

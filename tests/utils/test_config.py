@@ -1,6 +1,7 @@
 """Options: how texts become values, which are refused and with what message, what --help shows."""
 
 import ast
+import contextlib
 import itertools
 import json
 import os
@@ -308,9 +309,13 @@ def test_a_checkpoint_is_evaluated_as_it_was_trained():
         other = training_options(config, checkpoint)
         assert (other.data, other.coco_eval_images, other.coco_eval_annotations) == ("coco", "b", "c")
     checkpoint = {"config": {"data": "coco", "coco_images": "a", "coco_eval_images": "b", "coco_eval_annotations": "c"}}
-    for config in (EvalConfig(load_path="a", coco_images="d"), PredictConfig(load_path="a", coco_images="d")):
+    pair = {"coco_images": "d", "coco_annotations": "e"}
+    for config in (EvalConfig(load_path="a", **pair), PredictConfig(load_path="a", **pair)):
         other = training_options(config, checkpoint)  # images of its own, not those of the training's evaluation
         assert (other.coco_images, other.coco_eval_images, other.coco_eval_annotations) == ("d", None, None)
+    for half in ("coco_images", "coco_annotations", "coco_eval_images", "coco_eval_annotations"):
+        with pytest.raises(OptionError, match=r"-images and --coco-(eval-)?annotations belong together: write both"):
+            training_options(EvalConfig(load_path="a", **{half: "d"}), checkpoint)
 
 
 # Help
@@ -413,21 +418,33 @@ def test_a_name_that_the_locale_cannot_write_is_one_line():  # LC_ALL=C PYTHONUT
         call([], main=lambda config: "dätä".encode("ascii"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_a_command_but_not_its_finally(number):
+@pytest.mark.parametrize(("number", "again"), [(signal.SIGTERM, 0), (signal.SIGHUP, 1)])
+def test_a_signal_ends_a_command_but_not_its_finally(number, again):
     done = []
 
     def main(config):
         try:
             signal.raise_signal(number)
         finally:
-            signal.raise_signal(number)  # a second one is ignored
+            for _ in range(again):  # a second one of a closed terminal is ignored
+                signal.raise_signal(number)
             done.append(number)
 
     with pytest.raises(SystemExit) as caught:
         call([], main=main)
     assert (caught.value.code, done) == (128 + number, [number])
     assert signal.getsignal(number) == signal.SIG_DFL
+
+
+def test_a_second_signal_to_terminate_is_not_lost():
+    def main(config):
+        with contextlib.suppress(SystemExit):  # as in a destructor
+            signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as caught:
+        call([], main=main)
+    assert caught.value.code == 128 + signal.SIGTERM
 
 
 def test_an_ignored_signal_stays_ignored():  # as under nohup
@@ -513,7 +530,7 @@ def test_a_drawn_split_is_that_of_the_training(data_dir):
     options = training_options(config, checkpoint)
     assert (options.split_ids, options.eval_split) == (drawn, "val")
     assert options.n_bytes == ([3] if data_dir else ())  # in the same folder they are the same images, as they are now
-    other = training_options(EvalConfig(load_path="a", coco_images="x"), checkpoint)
+    other = training_options(EvalConfig(load_path="a", coco_images="x", coco_annotations="y"), checkpoint)
     assert other.n_bytes == [3]
     older = training_options(config, {"config": {}})
     assert (older.split_ids, older.n_bytes) == (None, ())
