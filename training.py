@@ -61,9 +61,10 @@ def fit(config, folder, trainer, build_kwargs, train_set, eval_set, evaluation=N
     """
     evaluation, device = evaluation or evaluate_and_save_best, trainer.model.device
     run = {"build": build_kwargs, "config": config.model_dump(), "class_names": list(train_set.classes)}
-    run |= {"ids": train_set.ids, "processes": dist.world_size()}
-    run["split_ids"] = {split.split: split.ids for split in (train_set, eval_set)}
-    paths = [path for split in (train_set, eval_set) for path in getattr(split, "paths", ())]
+    run |= {"ids": train_set.ids, "eval_ids": eval_set.ids, "processes": dist.world_size()}
+    splits = train_set, eval_set
+    run["split_ids"] = {split.split: split.ids for split in splits if getattr(split, "drawn", False)}
+    paths = [path for split in splits for path in getattr(split, "paths", ())]
     run["n_bytes"] = sorted({os.path.getsize(path) for path in paths})  # tell these images from others of equal names
     step = ckpt.resume_training(folder / "last.pth", trainer.model, trainer.optimizer, run) if config.resume else 0
     epoch_steps = steps_per_epoch(config, len(train_set))
@@ -76,8 +77,8 @@ def fit(config, folder, trainer, build_kwargs, train_set, eval_set, evaluation=N
         return [name for name, limit in limits.items() if limit == n_step]
     logger = build_logger(config, folder, step, device, changed) if dist.rank() == 0 else None
     if logger:
-        for split, ids in run["split_ids"].items():
-            ckpt.write_text(folder / f"{Path(split).name}.txt", "\n".join([*ids, ""]))
+        for split in splits:
+            ckpt.write_text(folder / f"{Path(split.split).name}.txt", "\n".join([*split.ids, ""]))
     print(f"{folder}: steps {step} to {n_step} on {device}, {'bf16' if trainer.dtype else 'fp32'}")
     interrupted = False
     while not interrupted:

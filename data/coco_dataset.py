@@ -49,6 +49,8 @@ def build(options, splits, classes=(), report=None) -> list["COCODataset"]:
     ids = {split: [*files[prefix].images] for split, prefix in zip(splits, prefixes, strict=True)}
     ids = _draw(splits, file, values, report) if one else ids
     datasets = [COCODataset(files[p], s, classes, ids[s], records[p]) for s, p in zip(splits, prefixes, strict=True)]
+    for dataset in datasets:
+        dataset.drawn = one
     return finish(datasets, report, raises)
 
 
@@ -101,12 +103,13 @@ class _File:
         paths = {i: PurePosixPath(_composed(_path(entry))) for i, entry in entries.items()}
         stems = {i: str(path.parent / path.stem) for i, path in paths.items()}
         count = Counter(stems.values())
-        self.images = {stems[i] if count[stems[i]] == 1 else str(paths[i]): entry for i, entry in entries.items()}
+        ids = {i: stem if count[stem] == 1 else str(paths[i]) for i, stem in stems.items()}
+        self.images = {ids[i]: entry for i, entry in entries.items()}
         self.names = {i: _composed(entry["name"]).strip() for i, entry in self.categories.items()}
         groups = [i for i, entry in self.categories.items() if entry.get("supercategory") == "none"]
         self.groups = groups if len(groups) < len(self.categories) else []
         names = [f"category {name}" for i, name in self.names.items() if i not in self.groups]
-        names += [f"image {_path(entry)}" for entry in entries.values()]
+        names += [f"image {image_id}" for image_id in ids.values()]
         for name, number in Counter(names).items():
             if number > 1:
                 report.error("coco", f"{self.path}: {number} times {name}")
@@ -222,11 +225,13 @@ class _File:
         entry = self.images[image_id]
         path, rows, files = _path(entry), self.objects[entry["id"]], self.find(image_id)
         image = files[0] if len(files) == 1 else None
-        if not image and self.skip_images:
+        if len(files) > 1:
+            self.report.error("coco_files", f"{self.root / path}: {', '.join(map(str, files))}")
+        elif not image and self.skip_images:
             self.report.note("skipped_image", f"{self.root / path}: no image")
         elif not image:
             alike = [file for file in self._alike(path) if file.suffix.lower() in IMAGE_SUFFIXES + UNREAD]
-            others = files or [f"only {file}" for file in alike[:1]]
+            others = [f"only {file}" for file in alike[:1]]
             self.report.error("coco_image", ", ".join(map(str, (self.root / path, *others))))
         size = as_number(entry.get("height")), as_number(entry.get("width"))
         if not all(map(math.isfinite, size)):

@@ -98,6 +98,7 @@ def read_splits(root, splits=(), classes=(), report=None, **options) -> list["VO
     for dataset in datasets:
         years = {entries[image_id][0].root.resolve().name for image_id in dataset.ids}
         dataset.metric = "voc" if any(map(AREA_METRIC.fullmatch, years)) else "voc07"
+        dataset.drawn = not any(layout.has(dataset.split) for layout in layouts.values())
     return finish(datasets, report, raises)
 
 

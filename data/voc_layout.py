@@ -28,8 +28,9 @@ LISTS = (".txt", ".csv", ".lst", ".json", "")  # files that may say what a split
 PLACES = (".", "imagesets", "imagesets/main")  # of lists, in any case
 PAIRS = [("trainval", "test"), ("train", "val"), ("train", "test"), ("trainval", "val")]  # to train, to evaluate on
 ABOVE = re.compile(r"/|\w:/|(.*/)?\.\./")  # how paths start that lead out of the data set
-CONTAINERS = {"annotation", "annot", "label", "xml", "jpegimage", "image", "img"}  # no part of an id
-CONTAINERS |= {f"{name}s" for name in CONTAINERS}
+LABELS = {"annotation", "annot", "label", "xml"}  # folders of annotations
+LABELS |= {f"{name}s" for name in LABELS}
+CONTAINERS = LABELS | {"jpegimage", "jpegimages", "image", "images", "img", "imgs"}  # no part of an id
 CONTAINER = re.compile(rf"(^|[ _.-])({'|'.join(CONTAINERS)})(?=$|[ _.-])", re.IGNORECASE)  # Annotations_train is train
 SPLITS = ("train", "val", "trainval", "test")
 USUAL = {"training": "train", "valid": "val", "validation": "val", "testing": "test"} | {s: s for s in SPLITS}
@@ -62,8 +63,10 @@ class Layout:
         copies = {path for path in others if named_splits(path.parent) and self._key(path) in keys}  # train/a, beside a
         more = [path for path in others if path.stem not in stems or path in copies]
         xml, named = xml + more, {path.stem for path in more} - image_stems
-        own = {*map(self._key, xml)}.difference(map(self._key, images))  # beside an annotation; no masks
-        images = images + [path for path in more_images if path.stem in named or self._key(path) in own]
+        own = {key for key in map(self._key, xml) if key[0]}.difference(map(self._key, images))
+        beside = [path for path in more_images if self._key(path) in own]
+        beside = {path for path in beside if not LABELS & {part.lower() for part in path.parts}}  # no masks
+        images = images + [path for path in more_images if path.stem in named or path in beside]
         self.containers = CONTAINERS | more_containers(xml, images)
         self.annotations, self.images, self.unread = map(self._index, (xml, images, self._of(UNREAD)[0]))
         self.folded = {stem.casefold(): files for stem, files in self.images.items()}

@@ -136,7 +136,7 @@ def test_images_of_the_training_are_counted(run, folder, capsys):
     ("trained_on", "seen", "root", "ids", "n_seen"),
     [
         ("x,y", ["x/1", "y/2"], "x", ["1", "2"], 1),
-        ("x", ["1", "sub/2"], "x,y", ["x/1", "x/2", "x/sub/2", "y/1"], 2),
+        ("x", ["1", "sub/2"], "x,y", ["x/1", "x/2", "x/sub/2", "y/3"], 2),
         ("x", ["1", "2", "a/3"], "y", ["1", "3", "a/3", "b/3"], 2),  # a folder was renamed
     ],
 )
@@ -156,10 +156,12 @@ def test_other_images_of_the_same_names_are_not_counted(tmp_path):
     paths = [tmp_path / name for name in ("1", "2", "3")]
     for path in paths:
         path.write_bytes(bytes(int(path.name)))
-    dataset = SimpleNamespace(root=Path("y"), ids=["1", "2", "3"], paths=paths)
-    for root, n_seen in (("x", 1), ("y", 2)):  # of another folder only those with a size of the training's
-        checkpoint = {"config": {"voc_data_dir": root}, "ids": ["1", "2"], "n_bytes": [1, 5]}
+    checkpoint = {"config": {"voc_data_dir": "x"}, "ids": ["1", "2"], "n_bytes": [1, 5]}
+    for root, n_seen in (("y", 1), ("x", 2)):  # of another folder only those with a size of the training's
+        dataset = SimpleNamespace(root=Path(root), ids=["1", "2", "3"], paths=paths)
         assert count_seen(dataset, checkpoint) == n_seen
+    dataset = SimpleNamespace(root=Path("x"), ids=["cam1/1", "cam2/2", "2"], paths=paths)  # others of these names came
+    assert count_seen(dataset, checkpoint) == 2
 
 
 def test_options_that_are_given_replace_those_of_the_training(run, folder):

@@ -316,10 +316,11 @@ def test_log_has_a_line_per_interval_and_one_per_evaluation(calm):
 def test_what_a_checkpoint_holds(calm):
     last, best = (torch.load(calm / name, weights_only=True) for name in ("last.pth", "best.pth"))
     keys = {"format", "model", "build", "class_names", "preprocessing", "config", "epoch", "step", "ids", "processes"}
-    keys |= {"split_ids", "n_bytes"}
+    keys |= {"split_ids", "eval_ids", "n_bytes"}
     assert last.keys() == keys | {"optimizer", "rng"}
     assert best.keys() == keys | {"map"}
     assert (last["epoch"], last["step"], last["class_names"]) == (1, 12, ["bar", "box"])
+    assert last["split_ids"] == {}  # nothing was drawn
     assert json.loads(json.dumps(last["config"])) == json.loads((calm / "config.json").read_text())
     assert len(last["optimizer"]["state"]) == len(last["model"])  # nothing is frozen
     some = {"name": "vgg16", "n_fg_class": 2, "head_width": 16, "dropout": 0.5, "anchor_scales": (1, 2)}
@@ -681,7 +682,7 @@ def test_another_evaluation_split_on_a_resume_is_noted(calm, run, capsys):
     run(resume="True")
     assert "others so far" not in capsys.readouterr().out
     stored = torch.load(run.folder / "last.pth", weights_only=True)
-    torch.save(stored | {"split_ids": stored["split_ids"] | {"val": ["val00000"]}}, run.folder / "last.pth")
+    torch.save(stored | {"eval_ids": ["val00000"]}, run.folder / "last.pth")
     run(resume="True")
     assert "note: runs/a/last.pth: the images to evaluate on were others so far" in capsys.readouterr().out
 

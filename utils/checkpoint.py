@@ -91,7 +91,7 @@ def checkpoint_error(path: str | Path):
         reason = lines[1 if len(lines) > 1 else 0].strip()  # the first of several lines is a title
         reason += " is missing" * isinstance(error, KeyError)
         if "size mismatch for rpn.score" in reason:
-            reason += "; leave out --anchor-scales and --anchor-ratios, which give another number of anchors per cell"
+            reason = "it has another number of anchors per cell: pass its --anchor-scales and --anchor-ratios"
         raise CheckpointError(f"{path} cannot be used: {reason}") from error
 
 
@@ -277,7 +277,7 @@ def resume_training(path: str | Path, model: torch.nn.Module, optimizer: torch.o
             what = f"the {what} differ ({before} in the checkpoint, {now} in this run): resume with {same}, or start"
             reset = " --reset-head" * (name == "class_names")
             raise CheckpointError(f"{path}: {what} another run with --load-path={shlex.quote(str(path))}{reset}")
-    if stored.get("split_ids", run["split_ids"]) != run["split_ids"]:
+    if stored.get("eval_ids", run["eval_ids"]) != run["eval_ids"]:
         print(f"note: {path}: the images to evaluate on were others so far, also those of best.pth")
     load_weights(model, stored, path)
     with checkpoint_error(path):
@@ -290,18 +290,20 @@ def resume_training(path: str | Path, model: torch.nn.Module, optimizer: torch.o
 def count_seen(dataset, checkpoint: dict) -> int:
     """Count the ids of a data set that a training saw; in another folder, only files of a size that it saw.
 
-    An id of data in several folders starts with the name of its folder, which the same image lacks in data of one.
+    An id may have gained folders since: where other images of its name came, or in data of several folders.
     """
     trained, ids, n_bytes = checkpoint["config"], {*checkpoint.get("ids", ())}, {*checkpoint.get("n_bytes", ())}
     coco, here = trained.get("data") == "coco", Path(dataset.root).resolve()
     root = Path(trained.get("coco_images" if coco else "voc_data_dir", "")).resolve()
     if coco and Path(trained.get("coco_eval_images") or root).resolve() == here != root:
         return 0  # its images to evaluate on, where files may have the same names
-    seen = ids | {f"{root.name}/{image_id}" for image_id in ids}
-    alike = [i for i, name in enumerate(dataset.ids) if name in seen or f"{here.name}/{name}" in seen]
-    if here != root and n_bytes and hasattr(dataset, "paths"):
-        alike = [i for i in alike if os.path.getsize(dataset.paths[i]) in n_bytes]
-    return len(alike)
+    seen, n_seen = ids | {f"{root.name}/{image_id}" for image_id in ids}, 0
+    for image_id, path in zip(dataset.ids, getattr(dataset, "paths", None) or dataset.ids, strict=True):
+        parts = f"{here.name}/{image_id}".split("/")
+        alike = not seen.isdisjoint("/".join(parts[i:]) for i in range(len(parts)))
+        same = here == root and image_id in ids
+        n_seen += same or (alike and (not n_bytes or path == image_id or os.path.getsize(path) in n_bytes))
+    return n_seen
 
 
 def rng_state() -> dict:

@@ -177,6 +177,15 @@ def test_difficult_and_no_area_as_datumaro_writes_them(write):
     np.testing.assert_array_equal(dataset.areas[0], [77, np.nan, np.nan])
 
 
+@pytest.mark.parametrize(
+    ("names", "twice"), [(("\u00e9.jpg", "e\u0301.jpg"), "\u00e9.jpg"), (("a.jpg", "a.png", "a.jpg.png"), "a.jpg")]
+)
+def test_images_of_one_id_are_named(write, names, twice):
+    images = [{"id": i, "file_name": name} for i, name in enumerate(names)]
+    text = message(build, "coco", write({"images": images, "categories": []}, images=names), ["train"])
+    assert f"all.json: 2 times image {twice}" in text
+
+
 def test_names_are_the_same_however_their_accents_are_stored(write):
     for name in ("\u00e9.jpg", "e\u0301.jpg"):
         images = [{"id": 1, "file_name": name}]
@@ -255,12 +264,12 @@ def test_images_lie_deeper_or_are_named_in_another_case(write, tmp_path):
     assert [path.name for path in build("coco", options, ["train"])[0].paths] == ["a.JPG", "b.jpg"]
     options = write(CONTENT, images=["y/b.jpg"])
     text = message(build, "coco", options, ["train"])
-    assert text.endswith(f"{tmp_path}/img/b.jpg, {tmp_path}/img/x/b.jpg, {tmp_path}/img/y/b.jpg")
+    assert text.endswith(f"{tmp_path}/img/b.jpg: {tmp_path}/img/x/b.jpg, {tmp_path}/img/y/b.jpg")
     content = {"images": [{"id": 1, "file_name": "2/B.jpg"}], "categories": []}
     options = write(content, images=["default/1/b.jpg", "default/2/b.jpg", "default/12/b.jpg"])  # its folder decides
     assert build("coco", options, ["train"])[0].paths == [tmp_path / "img/default/2/b.jpg"]
     options = write(content, images=["other/2/b.jpg"])
-    assert "missing images (1)" in message(build, "coco", options, ["train"])
+    assert "images of which there are several (1)" in message(build, "coco", options, ["train"])
 
 
 def test_an_image_of_a_folder_is_not_that_of_another(write, tmp_path):
@@ -287,7 +296,8 @@ def test_of_two_folders_none_is_chosen(write, tmp_path):
     options = write({"images": images, "categories": []}, images=[f"../{name}" for name in names])
     options.coco_images = f"{tmp_path}/gray"
     text = message(build, "coco", options, ["train"])
-    assert text.endswith(f"\n  {tmp_path}/gray/img/a.jpg, {tmp_path}/img/a.jpg, {tmp_path}/gray/a.jpg")
+    assert text.startswith("images of which there are several (1)")
+    assert text.endswith(f"\n  {tmp_path}/gray/img/a.jpg: {tmp_path}/img/a.jpg, {tmp_path}/gray/a.jpg")
 
 
 @pytest.mark.parametrize("before", ["{}/old/", "../old/", "//server/old/", "C:\\old\\"])

@@ -390,8 +390,14 @@ def test_copies_of_images_are_noted(tmp_path):
             ["train/a.png", "train/b.png"],
         ),
         (pairs("ab", "labels/{}.xml", "images/{}.jpg") | {"labels/a.png": ""}, "all", ["images/a.jpg", "images/b.jpg"]),
+        (
+            pairs("ab", "Labels/train/{}.xml", "images/{}.jpg") | {"Labels/train/a.png": ""},
+            "train",
+            ["images/a.jpg", "images/b.jpg"],
+        ),
+        (pairs("a", "xml_img/{}.xml", "images/train/{}.jpg") | {"xml_img/a.png": ""}, "train", ["images/train/a.jpg"]),
     ],
-    ids=["another part", "originals", "masks"],
+    ids=["another part", "originals", "masks", "masks in folders", "masks beside folders"],
 )
 def test_the_image_of_the_annotations_folder_is_taken(tmp_path, files, split, paths):
     write(tmp_path, files)
