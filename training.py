@@ -64,8 +64,8 @@ def fit(config, folder, trainer, build_kwargs, train_set, eval_set, evaluation=N
     run |= {"ids": train_set.ids, "eval_ids": eval_set.ids, "processes": dist.world_size()}
     splits = train_set, eval_set
     run["split_ids"] = {split.split: split.ids for split in splits if getattr(split, "drawn", False)}
-    paths = [path for split in splits for path in getattr(split, "paths", ())]
-    run["n_bytes"] = sorted({os.path.getsize(path) for path in paths})  # tell these images from others of equal names
+    # tell these images from others of equal names
+    run["file_sizes"] = {s.split: sorted({os.path.getsize(path) for path in getattr(s, "paths", ())}) for s in splits}
     step = ckpt.resume_training(folder / "last.pth", trainer.model, trainer.optimizer, run) if config.resume else 0
     epoch_steps = steps_per_epoch(config, len(train_set))
     limits = {"--epoch": config.epoch * epoch_steps, "--max-steps": config.max_steps or math.inf}

@@ -62,7 +62,7 @@ def _draw(splits, file, options, report):
         skip = options["invalid_images"] == "skip"
         report.note("skipped_image", gone) if skip else report.error("gone", gone)
     ids = stored or draw(splits, every, options["val_ratio"], options["seed"], report)
-    folders = {"/".join(sorted(named_splits(PurePosixPath(image_id).parent))) for image_id in every} - {""}
+    folders = {"/".join(sorted(named_splits(_path(entry).parent))) for entry in file.images.values()} - {""}
     if len(folders) > 1 and not stored and any(len(part) < len(every) for part in ids.values()):
         report.error("coco_split", f"its images are in folders {', '.join(sorted(folders))}")
     return dict.fromkeys(splits, every) | ids
@@ -85,7 +85,9 @@ class _File:
 
     Attributes:
         root: folder of the images.
-        images: id in this library -> entry. The id is `file_name`, without its suffix where that tells it from others.
+        images: id in this library -> entry. The id is the path of the file below `root`, without its suffix where that
+            tells it from others; `file_name`, where there is none.
+        found: id in the file -> files that may be the image: one, or none or several.
         names: category id -> name.
         groups: ids of the categories that group others, such as Roboflow's category 0, which may be named as a class.
     """
@@ -100,7 +102,8 @@ class _File:
         content = _parse(self.path)
         entries = self._by_id(content, "images", "file_name")
         self.categories = self._by_id(content, "categories", "name")
-        paths = {i: PurePosixPath(_composed(_path(entry))) for i, entry in entries.items()}
+        self.found = {i: self._find(_path(entry)) for i, entry in entries.items()}
+        paths = {i: PurePosixPath(_composed(self._below(i, _path(entry)))) for i, entry in entries.items()}
         stems = {i: str(path.parent / path.stem) for i, path in paths.items()}
         count = Counter(stems.values())
         ids = {i: stem if count[stem] == 1 else str(paths[i]) for i, stem in stems.items()}
@@ -192,14 +195,22 @@ class _File:
         return [name for name in self.names.values() if name in own or name in found]
 
     def find(self, image_id):
-        """Return the files that may be an image: one, or none or several at any depth; file_name may name more folders.
+        """Return the files that may be an image."""
+        return self.found[self.images[image_id]["id"]]
 
-        A folder that file_name names is left out only if no folder has that name: cam1/1.jpg is not cam2/1.jpg.
-        """
-        path = _path(self.images[image_id])
-        return self._find(path) or self._find(PurePosixPath(unquote(str(path))))  # my%20photo.jpg
+    def _below(self, i, path):
+        """Return the path of an image below `root`; `path`, where there is no such file."""
+        inside = [file.relative_to(self.root) for file in self.found[i] if file.is_relative_to(self.root)]
+        return inside[0].as_posix() if len(self.found[i]) == len(inside) == 1 else path
 
     def _find(self, path):
+        """Return the files that `file_name` means, at any depth; it may name more folders.
+
+        A folder that it names is left out only if no folder has that name: cam1/1.jpg is not cam2/1.jpg.
+        """
+        return self._look_up(path) or self._look_up(PurePosixPath(unquote(str(path))))  # my%20photo.jpg
+
+    def _look_up(self, path):
         if (self.root / path).is_file():
             return [self.root / path]
         beside = self.root.parent / path  # cam2/1.jpg, with img/cam1 as root

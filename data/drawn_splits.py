@@ -35,6 +35,7 @@ def drawn_earlier(
     every: list[str],
     find: Callable[[str], list[Path]],
     report: ValidationReport,
+    where: str = "",
 ) -> dict[str, list[str]]:
     """Return split -> ids that were drawn earlier, of those of `splits` that were drawn from these data.
 
@@ -46,7 +47,7 @@ def drawn_earlier(
         n_bytes: sizes of the files of its images; none: not known.
         every: all ids of these data.
         find: id -> files of its image.
-        report: receives a note of ids that are new.
+        report: receives notes of what is used, and of ids that are new, with `where` behind.
     """
     here, drawn, known = {*every}, {*()}.union(*(split_ids or {}).values()), {*n_bytes}
     new, old = here - drawn, here & drawn
@@ -58,9 +59,9 @@ def drawn_earlier(
         alike = [split] if split in split_ids else [s for s in split_ids if part_of(s) == part_of(split) != 0]
         if len(alike) == 1:
             asked[split] = split_ids[alike[0]]
-            report.note("kept", f"{split} {len(asked[split])} of {len(every)} images")
+            report.note("kept", f"{split} {len(asked[split])} of {len(every)} images{where}")
     if new and asked:
-        report.note("new", f"{len(new)} of {len(every)}, such as {min(new)}")
+        report.note("new", f"{len(new)} of {len(every)}{where}, such as {min(new)}")
     return asked
 
 

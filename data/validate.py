@@ -78,11 +78,8 @@ KINDS = {  # kind -> what it is, what to do or what was done; recorded as an err
     "unusual": ("unusual values of difficult, sizes, iscrowd, ignore or area", "they count as absent"),
     "absent": ("classes without objects", "not learned in training, no AP in evaluation; difficult ones do not count"),
     "drawn": ("splits drawn at random", "nothing says what the splits are; a training keeps the ids"),
-    "kept": ("splits of the training", "--val-ratio of eval.py draws others, --val-ratio=1 takes all images"),
-    "new": (
-        "images that came after the splits were drawn",
-        "not used: a new run draws again, so does --val-ratio of eval.py",
-    ),
+    "kept": ("splits of the training", "as it drew them; a new run draws again, so does --val-ratio of eval.py"),
+    "new": ("images that came after the splits were drawn", "not used"),
     "unused": ("folders without the splits of the others", "not used: write lists for them, or delete all lists"),
     "coco_split": ("splits in one file", "write a file each, for --coco-annotations and --coco-eval-annotations"),
     "others": ("other files", "not read"),

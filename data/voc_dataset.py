@@ -82,9 +82,10 @@ def read_splits(root, splits=(), classes=(), report=None, **options) -> list["VO
             report.note("others", layout.others)
         if bare := len(layout.images.keys() - layout.annotations.keys()):
             report.note("bare", bare)
-    n_annotation = sum(len(files) for layout in layouts.values() for files in layout.annotations.values())
-    if everything and n_annotation > len(entries):
-        report.note("unlisted", n_annotation - len(entries))
+    stems = {name.rpartition("/")[2] for _, name in entries.values()}
+    n_unlisted = sum(len(layout.annotations.keys() - stems) for layout in layouts.values())
+    if everything and n_unlisted:
+        report.note("unlisted", n_unlisted)
 
     def read(image_id):
         layout, name = entries[image_id]

@@ -28,7 +28,7 @@ LISTS = (".txt", ".csv", ".lst", ".json", "")  # files that may say what a split
 PLACES = (".", "imagesets", "imagesets/main")  # of lists, in any case
 PAIRS = [("trainval", "test"), ("train", "val"), ("train", "test"), ("trainval", "val")]  # to train, to evaluate on
 ABOVE = re.compile(r"/|\w:/|(.*/)?\.\./")  # how paths start that lead out of the data set
-LABELS = {"annotation", "annot", "label", "xml"}  # folders of annotations
+LABELS = {"annotation", "annot", "anno", "ann", "label", "xml"}  # folders of annotations
 LABELS |= {f"{name}s" for name in LABELS}
 CONTAINERS = LABELS | {"jpegimage", "jpegimages", "image", "images", "img", "imgs"}  # no part of an id
 CONTAINER = re.compile(rf"(^|[ _.-])({'|'.join(CONTAINERS)})(?=$|[ _.-])", re.IGNORECASE)  # Annotations_train is train
@@ -54,19 +54,8 @@ class Layout:
 
     def __init__(self, root: Path, split: str = "") -> None:
         self.root, self.split, self.files = root, split, visible_files(root)
-        xml, others = self._of((".xml",), "annotations")
-        images, more_images = self._of(IMAGE_SUFFIXES, "jpegimages", "images")
-        stems, image_stems = ({path.stem for path in paths} for paths in (xml, images))
-        xml = xml or [path for path in self.files if not path.suffix and path.name in image_stems]  # of Stanford Dogs
         self.containers = CONTAINERS
-        keys = {*map(self._key, images + more_images)}
-        copies = {path for path in others if named_splits(path.parent) and self._key(path) in keys}  # train/a, beside a
-        more = [path for path in others if path.stem not in stems or path in copies]
-        xml, named = xml + more, {path.stem for path in more} - image_stems
-        own = {key for key in map(self._key, xml) if key[0]}.difference(map(self._key, images))
-        beside = [path for path in more_images if self._key(path) in own]
-        beside = {path for path in beside if not LABELS & {part.lower() for part in path.parts}}  # no masks
-        images = images + [path for path in more_images if path.stem in named or path in beside]
+        xml, images = self._choose()
         self.containers = CONTAINERS | more_containers(xml, images)
         self.annotations, self.images, self.unread = map(self._index, (xml, images, self._of(UNREAD)[0]))
         self.folded = {stem.casefold(): files for stem, files in self.images.items()}
@@ -79,8 +68,10 @@ class Layout:
         counts += [f"{n_copy} .xml whose names are in Annotations, too"] * (n_copy > 0)
         self.others = ", ".join(counts[:10] + ["more"] * (len(counts) > 10))
         near, above = roots_near(root), root.resolve().parent
-        if not (xml and images) and root.resolve().name.lower() in CONTAINERS and any(above.glob("*/*.xml")):
-            near = near or [above]
+        if not (xml and images) and root.resolve().name.lower() in CONTAINERS:
+            lacking = IMAGE_SUFFIXES if xml else (".xml",)
+            others = [path for deep in ("*", "*/*") for path in above.glob(f"[!.]*/{deep}") if path.suffix in lacking]
+            near = near or [above] * any(root.resolve() not in path.parents for path in others)
         if xml and images and (lists or not any(root in other.parents for other in near)):
             return
         found = f"{len(xml)} annotations .xml, {len(images)} images {FORMATS}, other files: {self.others or 'none'}"
@@ -90,6 +81,25 @@ class Layout:
         ways = f"put the images that the annotations describe below it, {FORMATS}" if xml and not images else WAYS
         ways = f"pass --voc-data-dir={shlex.quote(str(near[0]))}, found {found}" if near else ways
         raise DataError(f"{root} {fault}: {ways}")
+
+    def _choose(self):
+        """Return the files that are annotations and images, without copies and masks.
+
+        Of other folders than Annotations and JPEGImages, if these hold most: annotations of other names, annotations
+        with their images in folders of splits, and images beside the annotations of such a folder.
+        """
+        xml, other_xml = self._of((".xml",), "annotations")
+        images, other_images = self._of(IMAGE_SUFFIXES, "jpegimages", "images")
+        stems, image_stems = ({path.stem for path in paths} for paths in (xml, images))
+        xml = xml or [path for path in self.files if not path.suffix and path.name in image_stems]  # of Stanford Dogs
+        keys = {*map(self._key, images + other_images)}
+        of_split = {path for path in other_xml if named_splits(path.parent) and self._key(path) in keys}
+        more = [path for path in other_xml if path.stem not in stems or path in of_split]
+        xml, named = xml + more, {path.stem for path in more} - image_stems
+        own = {self._key(path) for path in xml if path.parts[0].lower() not in CONTAINERS} - {*map(self._key, images)}
+        beside = [path for path in other_images if self._key(path)[0] and self._key(path) in own]
+        beside = {path for path in beside if not LABELS & {part.lower() for part in path.parts}}
+        return xml, images + [path for path in other_images if path.stem in named or path in beside]
 
     def _of(self, suffixes, *folders):
         """Return the files with these suffixes: those in the first of `folders` that holds most, and the others.
@@ -186,7 +196,8 @@ class Layout:
             ids[split] = self._read_ids(lists[name], report) if name in lists else folders.get(name, [])
         drawn = ids_below(self.root, split_ids or {}, every)
         lacking = [s for s in splits if not {s, _usual(s)} & there and (s in drawn or not there)]
-        stored = drawn_earlier(lacking, drawn, n_bytes, every, lambda image_id: self._find(image_id)[1], report)
+        where = f" in {self.root.resolve().name}"
+        stored = drawn_earlier(lacking, drawn, n_bytes, every, lambda image_id: self._find(image_id)[1], report, where)
         ids, there = ids | stored, there | stored.keys()
         if not there:
             hints = [path for path in self.files if self._may_name(path, {*splits, *map(_usual, splits)})]
@@ -197,7 +208,7 @@ class Layout:
             why = f"for it with --val-ratio={val_ratio:g} of {len(every)} images"
             why = f"because {hints[0]} may say what it is: if so, write that list, else move it away" if hints else why
             fault += f", and none is drawn {why}"
-            ids |= {} if hints else draw(splits, every, val_ratio, seed, report, f" in {self.root.resolve().name}")
+            ids |= {} if hints else draw(splits, every, val_ratio, seed, report, where)
         for split in splits:
             if not ids[split] and split not in stored:
                 path = lists.get(split, [self.root / "ImageSets" / "Main" / f"{split}.txt"])[0]

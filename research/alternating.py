@@ -132,13 +132,13 @@ def step_options(config, part, n_image):
 
 
 def add_proposals(folder, trainer, dataset, train, num_workers):
-    """Give the images of a data set the proposals of the trainer's RPN, written once to a file in `folder`.
+    """Give the images of a data set the proposals of the trainer's RPN, which a file in `folder` keeps.
 
     `train`: see `propose`.
     """
     path = folder / f"proposals_{'train' if train else 'eval'}.npz"
     dist.barrier()  # every process sees the same
-    if not path.exists():
+    if not (path.exists() and read_proposals(path).keys() >= {*dataset.ids}):  # images may have been added
         rois = propose(trainer.model, dataset, train, trainer.dtype, num_workers)
         if dist.rank() == 0:
             with ckpt.replacing(path) as partial:

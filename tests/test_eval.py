@@ -156,7 +156,8 @@ def test_other_images_of_the_same_names_are_not_counted(tmp_path):
     paths = [tmp_path / name for name in ("1", "2", "3")]
     for path in paths:
         path.write_bytes(bytes(int(path.name)))
-    checkpoint = {"config": {"voc_data_dir": "x"}, "ids": ["1", "2"], "n_bytes": [1, 5]}
+    checkpoint = {"config": {"voc_data_dir": "x", "train_split": "a"}, "ids": ["1", "2"]}
+    checkpoint["file_sizes"] = {"a": [1, 5], "b": [2]}
     for root, n_seen in (("y", 1), ("x", 2)):  # of another folder only those with a size of the training's
         dataset = SimpleNamespace(root=Path(root), ids=["1", "2", "3"], paths=paths)
         assert count_seen(dataset, checkpoint) == n_seen

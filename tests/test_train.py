@@ -316,7 +316,7 @@ def test_log_has_a_line_per_interval_and_one_per_evaluation(calm):
 def test_what_a_checkpoint_holds(calm):
     last, best = (torch.load(calm / name, weights_only=True) for name in ("last.pth", "best.pth"))
     keys = {"format", "model", "build", "class_names", "preprocessing", "config", "epoch", "step", "ids", "processes"}
-    keys |= {"split_ids", "eval_ids", "n_bytes"}
+    keys |= {"split_ids", "eval_ids", "file_sizes"}
     assert last.keys() == keys | {"optimizer", "rng"}
     assert best.keys() == keys | {"map"}
     assert (last["epoch"], last["step"], last["class_names"]) == (1, 12, ["bar", "box"])
@@ -535,7 +535,9 @@ def test_a_drawn_split_stays_when_images_are_added(run, place):
     last = load_checkpoint(run.folder / "last.pth")
     assert last["step"] == 2
     assert last["split_ids"] == first["split_ids"]
-    assert first["n_bytes"] == sorted({path.stat().st_size for path in (place / "flat/JPEGImages").glob("a*")})
+    for split, ids in first["split_ids"].items():
+        sizes = {path.stat().st_size for path in (place / "flat/JPEGImages").iterdir() if path.stem in ids}
+        assert first["file_sizes"][split] == sorted(sizes)
     for split, ids in first["split_ids"].items():  # as a split file
         assert (run.folder / f"{split}.txt").read_text().split() == ids
     assert not list((place / "flat").rglob("*.txt"))

@@ -292,7 +292,8 @@ def count_seen(dataset, checkpoint: dict) -> int:
 
     An id may have gained folders since: where other images of its name came, or in data of several folders.
     """
-    trained, ids, n_bytes = checkpoint["config"], {*checkpoint.get("ids", ())}, {*checkpoint.get("n_bytes", ())}
+    trained, ids = checkpoint["config"], {*checkpoint.get("ids", ())}
+    n_bytes = checkpoint.get("file_sizes", {}).get(trained.get("train_split"), ())
     coco, here = trained.get("data") == "coco", Path(dataset.root).resolve()
     root = Path(trained.get("coco_images" if coco else "voc_data_dir", "")).resolve()
     if coco and Path(trained.get("coco_eval_images") or root).resolve() == here != root:

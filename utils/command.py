@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import inspect
+import itertools
 import os
 import signal
 import sys
@@ -110,7 +111,7 @@ def training_options(config: Config, checkpoint: Values, **values: Any) -> Train
     options = TrainConfig(**trained | given | {"eval_split": config.split or trained["eval_split"]})
     split_ids = None if given.get("val_ratio") else checkpoint.get("split_ids")
     moved = any(given.get(name) not in (None, trained[name]) for name in ("voc_data_dir", "coco_images"))
-    n_bytes = checkpoint.get("n_bytes", ()) if moved else ()
+    n_bytes = tuple(itertools.chain(*checkpoint.get("file_sizes", {}).values())) if moved else ()
     return options.model_copy(update={"split_ids": split_ids, "n_bytes": n_bytes} | values)
 
 

@@ -277,8 +277,9 @@ def test_a_split_is_drawn_by_seed_and_ratio_and_can_be_given_back(tmp_path):
     options = SimpleNamespace(voc_data_dir=tmp_path, split_ids=stored, val_ratio=0.2)
     rest, fit = build("voc", options, ["rest", "fit"])
     assert (rest.ids, fit.ids) == (stored["rest"], stored["fit"])
-    new = "images that came after the splits were drawn: 14 of 30, such as 24 ("
-    kept = "splits of the training: rest 2 of 30 images; fit 14 of 30 images ("
+    new = f"images that came after the splits were drawn: 14 of 30 in {tmp_path.name}, such as 24 ("
+    where = f"in {tmp_path.name}"
+    kept = f"splits of the training: rest 2 of 30 images {where}; fit 14 of 30 images {where} ("
     assert [note.startswith(text) for note, text in zip(rest.notes, (kept, new), strict=True)] == [True, True]
     text = message(build, "voc", options, ["other"])
     assert text.endswith(
@@ -395,9 +396,19 @@ def test_copies_of_images_are_noted(tmp_path):
             "train",
             ["images/a.jpg", "images/b.jpg"],
         ),
+        (
+            pairs("ab", "labels/train/{}.xml", "images/{}.jpg") | {"train/a.jpg": "", "train/b.png": ""},
+            "train",
+            ["images/a.jpg", "images/b.jpg"],
+        ),
+        (
+            pairs("ab", "labels/{}.xml", "images/{}.jpg") | pairs("a", "train/ann/{}.xml", "train/img/{}.jpg"),
+            "train",
+            ["train/img/a.jpg"],
+        ),
         (pairs("a", "xml_img/{}.xml", "images/train/{}.jpg") | {"xml_img/a.png": ""}, "train", ["images/train/a.jpg"]),
     ],
-    ids=["another part", "originals", "masks", "masks in folders", "masks beside folders"],
+    ids=["another part", "originals", "masks", "masks in folders", "thumbnails", "img and ann", "masks beside folders"],
 )
 def test_the_image_of_the_annotations_folder_is_taken(tmp_path, files, split, paths):
     write(tmp_path, files)
@@ -639,6 +650,9 @@ def test_a_level_too_low_without_lists(tmp_path, wrong):
     write(tmp_path, pairs("a", "annots/{}.xml", "images/{}.jpg"))
     assert message(read_splits, tmp_path / wrong).endswith(f": pass --voc-data-dir={tmp_path}, found {tmp_path}")
     assert message(read_splits, f"{tmp_path / wrong},").endswith(f", found {tmp_path}")
+    deep = write(tmp_path / "deep", pairs("a", "annots/train/{}.xml", "images/train/{}.jpg"))
+    assert message(read_splits, deep / wrong).endswith(f", found {deep}")
+    write(tmp_path / "alone", {".idea/misc.xml": ""})
     for folder in ("alone/images", "photos"):
         assert " found " not in message(read_splits, write(tmp_path / folder, {"a.jpg": ""}))
 

@@ -526,12 +526,12 @@ def test_options_of_coco_need_its_data():
 def test_a_drawn_split_is_that_of_the_training(data_dir):
     drawn = {"train": ["b"], "val": ["a"]}
     config = EvalConfig(load_path="a", split="val", voc_data_dir=data_dir)
-    checkpoint = {"config": {"voc_data_dir": "here"}, "split_ids": drawn, "n_bytes": [3]}
+    checkpoint = {"config": {"voc_data_dir": "here"}, "split_ids": drawn, "file_sizes": {"a": [3], "b": [5]}}
     options = training_options(config, checkpoint)
     assert (options.split_ids, options.eval_split) == (drawn, "val")
-    assert options.n_bytes == ([3] if data_dir else ())  # in the same folder they are the same images, as they are now
+    assert options.n_bytes == ((3, 5) if data_dir else ())  # in the same folder they are the same images
     other = training_options(EvalConfig(load_path="a", coco_images="x", coco_annotations="y"), checkpoint)
-    assert other.n_bytes == [3]
+    assert other.n_bytes == (3, 5)
     older = training_options(config, {"config": {}})
     assert (older.split_ids, older.n_bytes) == (None, ())
     again = EvalConfig(load_path="a", val_ratio=0.5)
