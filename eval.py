@@ -36,6 +36,8 @@ def main(config):
         raise OptionError(f"--detector={config.detector} classifies the proposals of --ablate: give that, too")
     if config.coco_json and kind:
         raise OptionError(f"--coco-json={config.coco_json} is for detections: leave out --proposals and --ablate")
+    coco_eval.check_results_file(config.coco_json)
+    coco_eval.check_results_file(config.json_path, "json", '{\n "checkpoint"')
     device = distributed.pick_device(config.device)
     dtype = distributed.pick_dtype(config.precision, device)
     if config.deterministic:
@@ -44,7 +46,6 @@ def main(config):
     classifier = ckpt.open_checkpoint(config.detector, config.preprocess) if config.detector else checkpoint
     dataset = build_dataset(config, classifier)
     plot = kind and (config.plot or f"{Path(config.load_path).with_suffix('')}.{kind}.png")
-    coco_eval.check_results_file(config.coco_json)
     ckpt.check_writable(config.json_path, config.coco_json, plot)
     detector = restore(config.detector or config.load_path, classifier, device, config.svd)
     n_image = min(len(dataset), config.limit or len(dataset))

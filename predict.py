@@ -38,6 +38,7 @@ def main(config, *paths):
     """Detect as a `PredictConfig` says; write pictures, predictions.json and the contact sheet."""
     if bool(paths) == bool(config.split):
         raise OptionError("name images, directories or patterns, or else a split of the data set with --split=NAME")
+    check_results_file(config.coco_json)
     device = distributed.pick_device(config.device)
     dtype = distributed.pick_dtype(config.precision, device)
     if config.deterministic:
@@ -58,7 +59,6 @@ def main(config, *paths):
         net = model.restore(checkpoint).to(device)
         if config.svd:
             compress_head(net.head, config.svd)
-    check_results_file(config.coco_json)
     ckpt.check_writable(out / "predictions.json", config.coco_json)
     with torch.autocast(device.type, dtype, enabled=dtype is not None):  # one for all casts the weights once
         rows, sheet, unreadable = detect(net, dataset, images, names, classes, config)

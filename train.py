@@ -26,7 +26,8 @@ def main(config):
     device, folder = dist.pick_device(config.device), RUNS / config.env
     if config.deterministic:
         dist.set_deterministic()
-    check_run_folder(folder, config.resume, config.overwrite)
+    inputs = config.load_path, config.pretrained, config.proposals_file
+    check_run_folder(folder, config.resume, config.overwrite, *inputs)
     changed = changed_options(config, model.defaults)
     dist.init_distributed(device)
     split_ids = ckpt.load_checkpoint(folder / "last.pth", mmap=True).get("split_ids") if config.resume else None

@@ -61,6 +61,8 @@ def _draw(splits, file, options, report):
     for gone in sorted({image_id for ids in stored.values() for image_id in ids}.difference(every)):
         skip = options["invalid_images"] == "skip"
         report.note("skipped_image", gone) if skip else report.error("gone", gone)
+    if options["split_ids"] and not stored:
+        report.note("lost", file.path)
     ids = stored or draw(splits, every, options["val_ratio"], options["seed"], report)
     folders = {"/".join(sorted(named_splits(_path(entry).parent))) for entry in file.images.values()} - {""}
     if len(folders) > 1 and not stored and any(len(part) < len(every) for part in ids.values()):

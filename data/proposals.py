@@ -61,7 +61,8 @@ def add_proposals(dataset, options):
 def write_proposals(path, rois):
     """Write proposals, a dict id -> (R, 4) boxes, best first, to the .npz file `path`."""
     roi = np.concatenate([*rois.values(), np.zeros((0, 4))]).astype(np.float32)
-    np.savez(path, ids=np.array([*rois], str), counts=np.array([*map(len, rois.values())], int), roi=roi)
+    with open(path, "wb") as file:  # whatever its suffix is
+        np.savez(file, ids=np.array([*rois], str), counts=np.array([*map(len, rois.values())], int), roi=roi)
 
 
 def read_proposals(path):

@@ -6,6 +6,7 @@ G: objects. R: proposals. H, W: sides of the image.
 import numpy as np
 
 from data import Sample
+from data.validate import DataError
 
 
 def flip_bbox(bbox: np.ndarray, width: float) -> np.ndarray:
@@ -43,4 +44,7 @@ class TrainDataset:
 
     def __getitem__(self, index: int) -> Sample:
         rng = np.random.default_rng([self.seed, self.epoch, index])
-        return random_flip(self.dataset[index], rng, self.flip_prob)._replace(rng=rng)
+        try:
+            return random_flip(self.dataset[index], rng, self.flip_prob)._replace(rng=rng)
+        except DataError as error:  # an image that is damaged in the middle
+            raise DataError(f"{error}: replace it, then --resume; python -m tools.check_data finds all") from None

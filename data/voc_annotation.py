@@ -29,7 +29,7 @@ ADVICE = (  # part of expat's message, part of the file, what to do
 )
 WORDS = {"true": 1, "yes": 1, "false": 0, "no": 0, "": 0}  # that mean a number
 IN_OBJECT = re.compile(r"obj|.*box|polygon|[xy]_?(min|max|\d)")  # tags that belong into an object, or look like one
-NAMES = ("filename", "path")  # which may be dates
+NAMES = ("folder", "filename", "path", "source")  # which may hold dates
 NUMBER = re.compile(r"[-+]?\d+(\.\d*)?")
 
 

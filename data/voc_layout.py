@@ -67,13 +67,13 @@ class Layout:
         n_copy = sum(path.suffix.lower() == ".xml" for path in self.files) - len(xml)
         counts += [f"{n_copy} .xml whose names are in Annotations, too"] * (n_copy > 0)
         self.others = ", ".join(counts[:10] + ["more"] * (len(counts) > 10))
-        near, above = roots_near(root), root.resolve().parent
-        if not (xml and images) and root.resolve().name.lower() in CONTAINERS:
-            lacking = IMAGE_SUFFIXES if xml else (".xml",)
-            others = [path for deep in ("*", "*/*") for path in above.glob(f"[!.]*/{deep}") if path.suffix in lacking]
-            near = near or [above] * any(root.resolve() not in path.parents for path in others)
+        near = roots_near(root)
         if xml and images and (lists or not any(root in other.parents for other in near)):
             return
+        here, above, lacking = root.resolve(), root.resolve().parent, IMAGE_SUFFIXES if xml else (".xml",)
+        if here.name.lower() in CONTAINERS:
+            others = [path for deep in ("*", "*/*") for path in above.glob(f"[!.]*/{deep}") if here not in path.parents]
+            near = near or [above] * any(path.suffix.lower() in lacking for path in others)
         found = f"{len(xml)} annotations .xml, {len(images)} images {FORMATS}, other files: {self.others or 'none'}"
         fault = "is a file" if root.is_file() else "does not exist"
         fault = f"contains no data set in the VOC layout ({found})" if root.is_dir() else fault
@@ -198,6 +198,8 @@ class Layout:
         lacking = [s for s in splits if not {s, _usual(s)} & there and (s in drawn or not there)]
         where = f" in {self.root.resolve().name}"
         stored = drawn_earlier(lacking, drawn, n_bytes, every, lambda image_id: self._find(image_id)[1], report, where)
+        if split_ids and lacking and not stored:
+            report.note("lost", self.root)
         ids, there = ids | stored, there | stored.keys()
         if not there:
             hints = [path for path in self.files if self._may_name(path, {*splits, *map(_usual, splits)})]

@@ -3,7 +3,7 @@
 A backbone is a file beside this one. It states `build`, whose parameters are options by name, with `n_fg_class`,
 `pretrained` and `preprocessing` (and `name`, if the file lists several `NAMES`), and `TRAINING`, its own values of the
 options of training. The defaults of `build` are those for random weights; `defaults(name, pretrained)`, if it is there,
-returns the values that depend on name or weights. Its head has the layers `cls_loc` and `score`, which `--reset-head`
+returns those that depend on name or weights. Its head has the layers `cls_loc` and `score`, which `--reset-head`
 initializes.
 """
 
@@ -34,7 +34,7 @@ def build(name="vgg16", preprocessing=None, **kwargs):
     Args:
         name: see `find_backbone`.
         preprocessing: replaces that of the weights: the four values of a `Preprocessing`, or a name of `BY_NAME`.
-        kwargs: other options of its module's `build`; None, as none: its own value, see `defaults`.
+        kwargs: options of its module's `build`; those that are None or missing have the values of `defaults`.
     """
     module = find_backbone(name)
     options = module.defaults(name, kwargs.get("pretrained")) if hasattr(module, "defaults") else {}

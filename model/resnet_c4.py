@@ -118,8 +118,8 @@ def build(
         name: one of `NAMES`.
         pretrained: "imagenet" (downloaded by torchvision), a dict of tensors under torchvision's names, or None or
             "none" for random weights, which are drawn from torch's global generator.
-        trainable_layers: how many of `STAGES`, from the last on, are trained.
-        batch_norm: "frozen" or "trained".
+        trainable_layers: how many of `STAGES`, from the last on, are trained; see `defaults` for pretrained weights.
+        batch_norm: "frozen" or "trained"; the same.
 
     Raises:
         WeightsError: the weights cannot be fetched, or the tensors are not those of this ResNet.

@@ -306,7 +306,7 @@ def build(
     max_detections=100,
     preprocessing=None,
 ):
-    """Build torchvision's `fasterrcnn_NAME`; `defaults` has the values that are not those of `resnet50_fpn`.
+    """Build torchvision's `fasterrcnn_NAME`; `defaults` has the values that depend on name or weights.
 
     Args:
         name: one of `NAMES`.

@@ -163,7 +163,7 @@ def build(
         pretrained: "imagenet", "caffe" (both downloaded by torchvision), a dict of tensors under the names of
             torchvision's VGG16, or None or "none" for random weights.
         head_width: of fc6 and fc7; a width other than 4096 leaves them random.
-        frozen_convs, ceil_mode: see `VGG16`.
+        frozen_convs, ceil_mode: see `VGG16`; `model.build` freezes 4 with pretrained weights.
         dropout: see `VGG16RoIHead`.
         roi_op: a name of `ROI_OPS`, or a function as `VGG16RoIHead` takes it.
         rpn_objectness: a name of `RPNS`.

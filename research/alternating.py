@@ -68,7 +68,8 @@ def main(config):
     device, folder = dist.pick_device(config.device), RUNS / config.env
     if config.deterministic:
         dist.set_deterministic()
-    check_run_folder(folder, config.resume, config.overwrite)
+    inputs = config.load_path, config.pretrained, config.proposals_file
+    check_run_folder(folder, config.resume, config.overwrite, *inputs)
     changed = changed_options(config, model.defaults)
     if "max_steps" in changed:
         raise OptionError("--max-steps: the run was started with another, and each step builds on those before it")

@@ -265,7 +265,7 @@ MUTATIONS = (
         ("alternating: the detector starts from the RPN's network", "if name in STEPS[:2]:", "if name in STEPS[:1]:"),
         ("alternating: the first step's proposals for all", "rois = [add_", "rois = rois or [add_"),
         ("alternating: the detector proposes before it can", "rois[1] if name == STEPS[1] else eval_set", "eval_set"),
-        ("alternating: proposals computed again", "if not path.exists():", "if True:"),
+        ("alternating: proposals computed again", "if not (path.exists() and", "if not (False and"),
     ),
     *mutations_of(
         "research/paper_loss.py",

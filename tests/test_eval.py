@@ -16,7 +16,7 @@ from pycocotools.cocoeval import COCOeval
 from voc_files import read, thing, write_voc
 
 import model.vgg16
-from data.proposals import write_proposals
+from data.proposals import read_proposals, write_proposals
 from data.validate import DataError
 from eval import main
 from model.utils.bbox_tools import resize_bbox
@@ -274,6 +274,8 @@ def test_a_detector_of_its_own_classifies_the_proposals(run, folder, net, detect
         with torch.no_grad():
             roi = net.eval()(x, scale).rpn.roi.numpy()
         rois[sample.id] = resize_bbox(roi, x.shape[2:], sample.img.shape[:2])
+    write_proposals(folder / "rois", rois)  # any name
+    assert [*read_proposals(folder / "rois")] == [*rois]
     write_proposals(folder / "rois.npz", rois)
     given = run(load_path="detector.pth", proposals_file="rois.npz", score_thresh=0.02)
     assert row["mean"] == np.mean([len(roi) for roi in rois.values()])
@@ -343,6 +345,10 @@ def test_the_metric_and_the_results_are_those_of_pycocotools_on_the_same_file(ru
     run(**files, coco_json="new/results.json", limit=1)  # results are replaced, annotations are not
     with pytest.raises(OptionError, match=r"^--coco-json=coco\.json exists and holds no results"):
         run(**files, coco_json="coco.json")
+    with pytest.raises(OptionError, match=r"^--json=coco\.json exists and holds no results"):
+        run(**files, json="coco.json")
+    with pytest.raises(OptionError, match=r"^a\.json is named for two outputs"):
+        run(**files, json="a.json", coco_json="a.json")
     assert json.loads((folder / "coco.json").read_text())["annotations"] == objects
 
 

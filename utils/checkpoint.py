@@ -65,8 +65,16 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def check_writable(*paths: str | Path | None) -> None:
-    """Create the folders of files that a command will write; raise OSError where a file cannot be written."""
-    for path in map(Path, filter(None, paths)):
+    """Create the folders of files that a command will write.
+
+    Raises:
+        OptionError: a file is named twice.
+        OSError: a file cannot be written.
+    """
+    paths = [*map(Path, filter(None, paths))]
+    for path in paths:
+        if paths.count(path) > 1:
+            raise OptionError(f"{path} is named for two outputs")
         path.parent.mkdir(parents=True, exist_ok=True)
         new = not path.exists()
         path.open("ab").close()
@@ -268,12 +276,15 @@ def resume_training(path: str | Path, model: torch.nn.Module, optimizer: torch.o
     for name, what in (("class_names", "classes"), ("ids", "training images"), ("processes", "number of processes")):
         before, now = stored.get(name, run[name]), run[name]
         if before != now:
+            same = "the same"
             if name == "ids":  # too many to show
+                if sorted(before) == sorted(now):
+                    same = f"the order of {Path(path).parent}/*.txt"
                 k = next((i for i, pair in enumerate(zip(before, now, strict=False)) if pair[0] != pair[1]), -1)
                 before, now = (f"{counted(len(ids), 'image')}, e.g. {ids[k]}" for ids in (before, now))
-            same = "the same"
-            if name == "class_names" and {*before} <= {*now}:
+            elif name == "class_names" and ({*before} <= {*now} or {*now} <= {*before}):
                 same = f"--classes={shlex.quote(','.join(before))}"
+                same += " --unknown-classes=ignore" * (len(before) < len(now))
             what = f"the {what} differ ({before} in the checkpoint, {now} in this run): resume with {same}, or start"
             reset = " --reset-head" * (name == "class_names")
             raise CheckpointError(f"{path}: {what} another run with --load-path={shlex.quote(str(path))}{reset}")
@@ -298,10 +309,10 @@ def count_seen(dataset, checkpoint: dict) -> int:
     root = Path(trained.get("coco_images" if coco else "voc_data_dir", "")).resolve()
     if coco and Path(trained.get("coco_eval_images") or root).resolve() == here != root:
         return 0  # its images to evaluate on, where files may have the same names
-    seen, n_seen = ids | {f"{root.name}/{image_id}" for image_id in ids}, 0
+    n_seen = 0
     for image_id, path in zip(dataset.ids, getattr(dataset, "paths", None) or dataset.ids, strict=True):
         parts = f"{here.name}/{image_id}".split("/")
-        alike = not seen.isdisjoint("/".join(parts[i:]) for i in range(len(parts)))
+        alike = not ids.isdisjoint("/".join(parts[i:]) for i in range(len(parts)))
         same = here == root and image_id in ids
         n_seen += same or (alike and (not n_bytes or path == image_id or os.path.getsize(path) in n_bytes))
     return n_seen

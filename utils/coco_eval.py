@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from utils.config import OptionError
+from utils.config import OptionError, dashed
 from utils.distributed import gather_interleaved
 from utils.metrics import format_value, precision_name, read_samples, to_plain
 from utils.voc_eval import broadcast_iou, join_images
@@ -110,12 +110,13 @@ def coco_results(image_id, bbox, label, score, category_ids: Sequence | None = N
     return results
 
 
-def check_results_file(path: str | None) -> None:
-    """Raise an OptionError where a file would be replaced that holds no results, such as annotations."""
+def check_results_file(path: str | None, option: str = "coco_json", start: str = "[") -> None:
+    """Raise an OptionError where a file would be replaced that is neither empty nor begins as results do."""
     if path and Path(path).is_file():
-        with open(path, "rb") as file:
-            if file.read(99).lstrip()[:1] not in (b"[", b""):
-                raise OptionError(f"--coco-json={path} exists and holds no results: name another file")
+        with open(path, encoding="utf-8", errors="replace") as file:
+            head = file.read(99).strip()
+            if head and not head.startswith(start):
+                raise OptionError(f"--{dashed(option)}={path} exists and holds no results: name another file")
 
 
 def dataset_results(pred, dataset) -> list[dict]:

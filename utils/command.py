@@ -106,8 +106,8 @@ def training_options(config: Config, checkpoint: Values, **values: Any) -> Train
         for images, annotations in (("coco_images", "coco_annotations"), ("coco_eval_images", "coco_eval_annotations")):
             if (images in coco) != (annotations in coco):
                 raise OptionError(f"--{dashed(images)} and --{dashed(annotations)} belong together: write both")
-        only = {"coco_images", "coco_annotations"} & given.keys()  # not mixed with the evaluation's of the training
-        given = {"data": "coco"} | dict.fromkeys(("coco_eval_images", "coco_eval_annotations") if only else ()) | given
+        none = "coco_eval_images", "coco_eval_annotations"  # of the training, if there are others to evaluate on
+        given = {"data": "coco"} | dict.fromkeys(none if "coco_images" in coco else ()) | given
     options = TrainConfig(**trained | given | {"eval_split": config.split or trained["eval_split"]})
     split_ids = None if given.get("val_ratio") else checkpoint.get("split_ids")
     moved = any(given.get(name) not in (None, trained[name]) for name in ("voc_data_dir", "coco_images"))

@@ -31,8 +31,11 @@ FIXED_OPTIONS += ("rpn_steps", "detector_steps", "detector_batch_size")  # of re
 START_OPTIONS = ("env", "resume", "overwrite", "download", "num_workers", "visdom", "visdom_port", "tensorboard")
 
 
-def check_run_folder(folder: Path, resume: bool, overwrite: bool) -> None:
-    """Raise OptionError for a name that is no file name, or an earlier run that is neither resumed nor replaced."""
+def check_run_folder(folder: Path, resume: bool, overwrite: bool, *inputs: str | None) -> None:
+    """Raise OptionError for a name that is no file name, or an earlier run that is neither resumed nor replaced.
+
+    `inputs`: files that the run starts from, which `overwrite` must not delete.
+    """
     name = folder.name
     if folder.parent != RUNS or name in ("", "..") or len(os.fsencode(name)) > 200:
         raise OptionError(f"--env must be a plain name of at most 200 bytes, it names the folder {RUNS}/ENV/")
@@ -40,6 +43,9 @@ def check_run_folder(folder: Path, resume: bool, overwrite: bool) -> None:
     if kept and not (resume or overwrite):
         ways = "--resume continues that run, --overwrite deletes it; or choose another --env"
         raise OptionError(f"{folder} exists: {ways}")
+    for path in filter(None, inputs if overwrite and not resume else ()):
+        if folder.resolve() in Path(path).resolve().parents:
+            raise OptionError(f"--overwrite would delete {path}: choose another --env")
 
 
 @contextlib.contextmanager

@@ -105,6 +105,7 @@ WAYS = {  # of the tools -> changed content, image files, ids
         ("a.jpg", "b.jpg"),
         None,
     ),
+    "other attributes": (change("annotations", 1, attributes=[1]), ("a.jpg", "b.jpg"), None),
     "a touch of the handle": (change("annotations", 1, attributes={"rotation": 359.8}), ("a.jpg", "b.jpg"), None),
     "a polygon the other way round": (change("annotations", 1, area=-8), ("a.jpg", "b.jpg"), None),
     "an unusual word": (change("annotations", 1, iscrowd="Unspecified", area="N/A"), ("a.jpg", "b.jpg"), None),
@@ -160,7 +161,9 @@ def test_an_unusual_area_is_noted(write):
 
 
 @pytest.mark.parametrize("key", ["iscrowd", "ignore"])
-@pytest.mark.parametrize(("value", "difficult"), [(True, True), (2, True), ("Yes", True), ("1.0", True), ("?", False)])
+@pytest.mark.parametrize(
+    ("value", "difficult"), [(True, True), (2, True), ("Yes", True), ("1.0", True), ("?", False), (-1, True)]
+)
 def test_words_for_a_crowd(write, key, value, difficult):
     content = change("annotations", 1, **{key: value}, attributes={"difficult": "false"})
     content["annotations"].append({"image_id": 7, "category_id": 4, "bbox": [0, 1, 2, 4]})
@@ -225,7 +228,9 @@ def test_one_file_is_divided(write):
     assert kept.startswith("splits of the training: test 2 of 10 images (")
     assert new.startswith("images that came after the splits were drawn: 1 of 10, such as 9 (")
     options.val_ratio, options.split_ids = 0.3, fit | {"test": ["8", *"abcdefghi"]}  # of other data
-    assert len(build("coco", options, ["trainval", "test"])[1]) == 3
+    train, test = build("coco", options, ["trainval", "test"])
+    assert len(test) == 3
+    assert any(note.startswith("splits of the training that are not used: ") for note in test.notes)
     options.split_ids = {"fit": ["1"], "test": ["8", "2"]}  # before most images came
     assert build("coco", options, ["trainval", "test"])[1].ids == ["8", "2"]
     size = (Path(options.coco_images) / "0.jpg").stat().st_size
@@ -288,6 +293,11 @@ def test_an_image_of_a_folder_is_not_that_of_another(write, tmp_path):
     assert build("coco", options, ["train"])[0].paths == [tmp_path / "img/cam1/cam1/3.jpg"]
     options.coco_images = f"{tmp_path}/img/cam2"
     assert build("coco", options, ["train"])[0].paths == [tmp_path / "img/cam1/3.jpg"]
+    (tmp_path / "link").symlink_to(tmp_path / "img/cam1")
+    (tmp_path / "cam2").symlink_to(tmp_path / "img/cam1")
+    options.coco_images = f"{tmp_path}/cam2"  # of one file by two ways
+    write(content | {"images": [{"id": 0, "file_name": "link/3.jpg"}]}, "one", images=())
+    assert [path.name for path in build("coco", options, ["train"])[0].paths] == ["3.jpg"]
 
 
 def test_of_two_folders_none_is_chosen(write, tmp_path):
@@ -327,7 +337,9 @@ def test_file_name_may_be_an_address(write, tmp_path, name):
     assert build("coco", options, ["train"])[0].paths == [tmp_path / "img/B%20.jpg"]
 
 
-@pytest.mark.parametrize(("size", "noted"), [("60.0", False), (math.nan, True), ("sixty", True), ([60], True)])
+@pytest.mark.parametrize(
+    ("size", "noted"), [("60.0", False), (math.nan, True), ("sixty", True), ([60], True), (math.inf, True)]
+)
 def test_sizes_that_are_no_numbers_are_noted(write, size, noted):
     (dataset,) = build("coco", write(change("images", 0, width=size)), ["train"])
     assert any(f"a.jpg: width {size!r}, height 40 (" in note for note in dataset.notes) == noted
@@ -348,6 +360,11 @@ def test_one_file_under_two_names_in_two_files(write, tmp_path):
     more["coco_eval_annotations"] = f"{tmp_path}/all.json"
     train, _ = build("coco", write(CONTENT, **more), ["train", "val"])
     assert not any(note.startswith("copies") for note in train.notes)
+
+
+def test_a_name_without_folders_is_not_looked_up_beside(write, tmp_path):
+    options = write({"images": [{"id": 1, "file_name": "a.jpg"}], "categories": []}, images=["../a.jpg"])
+    assert "missing images (1)" in message(build, "coco", options, ["train"])
 
 
 def test_the_folder_of_the_images_is_none_below_it(write, tmp_path):

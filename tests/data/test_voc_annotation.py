@@ -43,7 +43,7 @@ def test_what_is_optional_may_be_missing(tmp_path):
     [
         "<weather>sunny</weather>",
         "<meta a='1'><rows>9</rows><at>2 x4</at></meta>",
-        "<filename>Scan 2020 11 05 10.jpg</filename>",
+        "<filename>Scan (2) 2020 11 05 b.jpg</filename>",
     ],
 )
 def test_other_elements_are_ignored_with_and_without_objects(tmp_path, more):

@@ -16,6 +16,7 @@ from PIL import EpsImagePlugin, ExifTags, Image, ImageFile
 from voc_files import ODD, RGB, fault, message, read, thing, write_odd, write_voc
 
 from data import build, voc_dataset
+from data.transforms import TrainDataset
 from data.validate import KINDS, DataError, ValidationReport, check_objects
 from data.voc_dataset import read_header, read_image, read_splits
 
@@ -335,6 +336,8 @@ def test_an_image_that_breaks_later_is_named(tmp_path):
     text = message(dataset.__getitem__, 0)
     assert text.startswith(f"{path} is not a readable image: broken")
     assert message(list, torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=1)) == text
+    loader = torch.utils.data.DataLoader(TrainDataset(dataset, 0, 0), batch_size=None, num_workers=1)
+    assert message(list, loader) == f"{text}: replace it, then --resume; python -m tools.check_data finds all"
 
 
 def test_images_that_cannot_be_read_can_be_left_out(tmp_path):

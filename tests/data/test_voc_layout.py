@@ -75,7 +75,12 @@ LAYOUTS = {  # files, ids of the splits train and val
         pairs(["cam1/a", "b", "c", "d"]) | USUAL | {"JPEGImages/cam9/a.jpg": ""},  # which is not annotated
         TWO,
     ),
-    "copies below": (pairs(ABCD) | USUAL | {"Annotations/old/a.xml": "", "JPEGImages/small/a.jpg": ""}, TWO),
+    "copies below": (
+        pairs(ABCD)
+        | USUAL
+        | {"Annotations/old/a.xml": "", "JPEGImages/small/a.jpg": "", "old/a.xml": "", "old/a.jpg": ""},
+        TWO,
+    ),
     "comments": (
         pairs(["a", "b", "c", "#d"]) | lists(train="# by a tool\n#a\na\nb\n", val="c\n#d\n"),
         {"train": ["a", "b"], "val": ["c", "#d"]},
@@ -279,6 +284,8 @@ def test_a_split_is_drawn_by_seed_and_ratio_and_can_be_given_back(tmp_path):
     assert (rest.ids, fit.ids) == (stored["rest"], stored["fit"])
     new = f"images that came after the splits were drawn: 14 of 30 in {tmp_path.name}, such as 24 ("
     where = f"in {tmp_path.name}"
+    lost = read(tmp_path, "val", split_ids={"train": ["x"], "val": ["y"]}).notes
+    assert f"splits of the training that are not used: {tmp_path} ({KINDS['lost'][1]})" in lost
     kept = f"splits of the training: rest 2 of 30 images {where}; fit 14 of 30 images {where} ("
     assert [note.startswith(text) for note, text in zip(rest.notes, (kept, new), strict=True)] == [True, True]
     text = message(build, "voc", options, ["other"])
@@ -646,12 +653,14 @@ def test_a_level_too_high_or_too_low(tmp_path, wrong):
 
 
 @pytest.mark.parametrize("wrong", ["images", "annots"])
-def test_a_level_too_low_without_lists(tmp_path, wrong):
+def test_a_level_too_low_without_lists(tmp_path, monkeypatch, wrong):
     write(tmp_path, pairs("a", "annots/{}.xml", "images/{}.jpg"))
     assert message(read_splits, tmp_path / wrong).endswith(f": pass --voc-data-dir={tmp_path}, found {tmp_path}")
     assert message(read_splits, f"{tmp_path / wrong},").endswith(f", found {tmp_path}")
-    deep = write(tmp_path / "deep", pairs("a", "annots/train/{}.xml", "images/train/{}.jpg"))
-    assert message(read_splits, deep / wrong).endswith(f", found {deep}")
+    deep = write(tmp_path / "deep", pairs("a", "Annots/train/{}.xml", "Images/train/{}.jpg"))
+    assert message(read_splits, deep / wrong.title()).endswith(f", found {deep}")
+    monkeypatch.chdir(tmp_path / wrong)
+    assert message(read_splits, ".").endswith(f", found {tmp_path}")
     write(tmp_path / "alone", {".idea/misc.xml": ""})
     for folder in ("alone/images", "photos"):
         assert " found " not in message(read_splits, write(tmp_path / folder, {"a.jpg": ""}))

@@ -33,6 +33,15 @@ def earlier_run(tmp_path, monkeypatch):
     return folder
 
 
+def test_a_run_is_not_replaced_by_one_that_starts_from_it(earlier_run):
+    with pytest.raises(
+        OptionError, match=r"^--overwrite would delete runs/../runs/old/last\.pth: choose another --env"
+    ):
+        check_run_folder(earlier_run, False, True, None, "none", "runs/../runs/old/last.pth")
+    check_run_folder(earlier_run, False, True, None, "runs/older/last.pth", "last.pth")
+    check_run_folder(earlier_run, True, True, "runs/old/last.pth")
+
+
 @pytest.mark.parametrize("env", ["a/b", "/tmp", "../a", ".", "", "..", "é" * 101, "runs/a", "/runs/a"])
 def test_a_run_has_a_plain_name(env):
     with pytest.raises(OptionError, match="must be a plain name"):
