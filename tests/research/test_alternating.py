@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+from types import SimpleNamespace
 
 import fixtures
 import numpy as np
@@ -14,7 +15,7 @@ from stress_resume import differences, log, same
 import model
 import research.alternating as alternating
 import training
-from data.proposals import read_proposals
+from data.proposals import read_proposals, write_proposals
 from research.alternating import AlternatingConfig, step_options
 from trainer import FasterRCNNTrainer
 from training import build_datasets
@@ -130,6 +131,16 @@ def test_proposals_are_those_of_the_step(calm):
             expected[:, ::2] *= sample.img.shape[0] / x.shape[2]
             expected[:, 1::2] *= sample.img.shape[1] / x.shape[3]
             np.testing.assert_allclose(rois[sample.id], expected, rtol=1e-5)
+
+
+def test_proposals_of_images_that_came_are_computed(calm, tmp_path):
+    train_set, _ = build_datasets(make_config())
+    trainer = SimpleNamespace(model=model.restore(load_checkpoint(calm / "1-rpn/last.pth")), dtype=None)
+    rois = read_proposals(calm / "1-rpn/proposals_train.npz")
+    write_proposals(tmp_path / "proposals_train.npz", dict([*rois.items()][:2]))
+    dataset = alternating.add_proposals(tmp_path, trainer, train_set, True, 0)
+    for i, image_id in enumerate(train_set.ids):
+        np.testing.assert_allclose(dataset[i].roi, rois[image_id], rtol=1e-5)
 
 
 @pytest.mark.parametrize("stop_at", [3, 10, 13])  # steps of all steps together: within 1-rpn, 2-detector, 3-rpn
