@@ -41,8 +41,8 @@ def build(name: str, options: Any, splits: Sequence[str], classes: Sequence[str]
         attributes `classes`, `root`, `split`, `notes` (lines to print, on all splits together), and per image `ids`,
         `sizes` (H, W), `bboxes`, `labels`, `difficults`. `without_difficult()` returns it without difficult objects.
         It may have: `metric`, its usual one in `utils.metrics.METRICS`; `drawn`, whether its ids were drawn at random
-        (a training keeps them); per image `paths` (files), `areas`, and
-        `image_ids`, and per class `category_ids`, as COCO's file has them.
+        (a training keeps them); per image `paths` (files), `areas`, and `image_ids`, and per class `category_ids`, as
+        COCO's file has them.
 
     Raises:
         DataError: no such reader, or an unusable data set: names all offenders.
