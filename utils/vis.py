@@ -260,10 +260,10 @@ def plot_recall(recall: np.ndarray, counts: Sequence[int], iou_threshs: Sequence
 
 
 def set_log_scale(axes, name: str) -> None:
-    """Make the axis "x" or "y" logarithmic, with the ticks 1, 2, 5, 10 ..., whose labels do not overlap."""
+    """Make the axis "x" or "y" logarithmic, with the ticks 1, 2, 5, 10 ..., of many decades 1, 10 ...: none overlap."""
     getattr(axes, f"set_{name}scale")("log", nonpositive="mask")
-    axis = getattr(axes, f"{name}axis")
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis, (low, high) = getattr(axes, f"{name}axis"), getattr(axes, f"get_{name}lim")()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1e5 * low else (1,)))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter("{x:g}")
 

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 from skimage.color import deltaE_ciede2000, rgb2lab
 
@@ -393,3 +394,18 @@ def test_the_suffix_is_the_format(tmp_path, suffix, start):
     path = tmp_path / f"recall{suffix}"
     plot_recall(np.ones((1, 1)), [50], [0.5], path)
     assert path.read_bytes().startswith(start)
+
+
+@pytest.mark.parametrize(("low", "labels"), [(0.2, ["0.2", "0.5", "1", "2"]), (1e-10, ["1e-10", "1e-08", "1e-06"])])
+def test_a_logarithmic_axis_has_ticks_over_any_range(low, labels):
+    axes = Figure().subplots()
+    axes.plot([0, 1], [low, 2])
+    vis.set_log_scale(axes, "y")
+    axes.figure.draw_without_rendering()
+    bottom, top = axes.get_ylim()
+    shown = [
+        tick.label1.get_text().replace("\N{MINUS SIGN}", "-")
+        for tick in axes.yaxis.get_major_ticks()
+        if bottom <= tick.get_loc() <= top
+    ]
+    assert shown[: len(labels)] == labels
