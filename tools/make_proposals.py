@@ -18,7 +18,7 @@ from data.validate import DataError
 from data.voc_layout import pair_splits
 from utils.checkpoint import check_writable, replacing
 from utils.command import command
-from utils.config import Count, DatasetConfig, Names, OptionError, PathText, WorkerConfig, as_words, option
+from utils.config import Count, DatasetConfig, Names, OptionError, PathText, WorkerConfig, as_words, counted, option
 
 WIDTH = 500  # pixels to which selective search resizes an image (R-CNN, arXiv 1311.2524, 4.2)
 
@@ -56,7 +56,7 @@ def main(config):
     with replacing(config.out) as partial_file:
         write_proposals(partial_file, dict(zip(images, rois, strict=True)))
     mean = np.mean([len(roi) for roi in rois])
-    print(f"{len(rois)} images, {mean:.0f} proposals each on average, written to {config.out}")
+    print(f"{counted(len(rois), 'image')}, {mean:.0f} proposals each on average, written to {config.out}")
     options = config.dataset_options() | pair_splits(datasets) | {"proposals_file": config.out}
     print(f"next: python train.py train {as_words(options)}")
 
