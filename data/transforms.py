@@ -47,4 +47,4 @@ class TrainDataset:
         try:
             return random_flip(self.dataset[index], rng, self.flip_prob)._replace(rng=rng)
         except DataError as error:  # an image that is damaged in the middle
-            raise DataError(f"{error}: replace it, then --resume; python -m tools.check_data finds all") from None
+            raise DataError(f"{error}: replace it; python -m tools.check_data finds all such") from None

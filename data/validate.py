@@ -79,7 +79,7 @@ KINDS = {  # kind -> what it is, what to do or what was done; recorded as an err
     "absent": ("classes without objects", "not learned in training, no AP in evaluation; difficult ones do not count"),
     "drawn": ("splits drawn at random", "nothing says what the splits are; a training keeps the ids"),
     "kept": ("splits of the training", "the ids that it drew; eval.py --val-ratio draws others"),
-    "lost": ("splits of the training that are not used", "most of their images are not here, or are others"),
+    "lost": ("splits of the training that are not used", "their names or most of their images are others"),
     "new": ("images that came after the splits were drawn", "not used"),
     "unused": ("folders without the splits of the others", "not used: write lists for them, or delete all lists"),
     "coco_split": ("splits in one file", "write a file each, for --coco-annotations and --coco-eval-annotations"),

@@ -70,8 +70,9 @@ def read_splits(root, splits=(), classes=(), report=None, **options) -> list["VO
     everything = not splits
     splits = splits or [*dict.fromkeys(s for layout in layouts.values() for s in layout.find_splits())]
     ids, entries, found = {split: [] for split in splits}, {}, {}
+    listed = {split for split in splits if any(layout.has(split) for layout in layouts.values())}
     for prefix, layout in layouts.items():
-        own = [s for s in splits if layout.has(s) or not any(other.has(s) for other in layouts.values())]
+        own = [split for split in splits if layout.has(split) or split not in listed]
         if not own:
             report.note("unused", f"{layout.root}, annotations: {len(layout.annotations)}")
         drawing = (options[name] for name in ("val_ratio", "seed", "split_ids", "n_bytes"))
@@ -82,6 +83,8 @@ def read_splits(root, splits=(), classes=(), report=None, **options) -> list["VO
             report.note("others", layout.others)
         if bare := len(layout.images.keys() - layout.annotations.keys()):
             report.note("bare", bare)
+    if options["split_ids"] and not listed.issuperset(splits) and "kept" not in report.notes:
+        report.note("lost", root)
     stems = {name.rpartition("/")[2] for _, name in entries.values()}
     n_unlisted = sum(len(layout.annotations.keys() - stems) for layout in layouts.values())
     if everything and n_unlisted:
@@ -99,7 +102,7 @@ def read_splits(root, splits=(), classes=(), report=None, **options) -> list["VO
     for dataset in datasets:
         years = {entries[image_id][0].root.resolve().name for image_id in dataset.ids}
         dataset.metric = "voc" if any(map(AREA_METRIC.fullmatch, years)) else "voc07"
-        dataset.drawn = not any(layout.has(dataset.split) for layout in layouts.values())
+        dataset.drawn = dataset.split not in listed
     return finish(datasets, report, raises)
 
 

@@ -96,9 +96,9 @@ class Layout:
         of_split = {path for path in other_xml if named_splits(path.parent) and self._key(path) in keys}
         more = [path for path in other_xml if path.stem not in stems or path in of_split]
         xml, named = xml + more, {path.stem for path in more} - image_stems
-        own = {self._key(path) for path in xml if path.parts[0].lower() not in CONTAINERS} - {*map(self._key, images)}
-        beside = [path for path in other_images if self._key(path)[0] and self._key(path) in own]
-        beside = {path for path in beside if not LABELS & {part.lower() for part in path.parts}}
+        own, taken = {*map(self._place, xml)}, {*map(self._key, images)}
+        beside = [path for path in other_images if self._place(path) in own and self._key(path) not in taken]
+        beside = {path for path in beside if self._key(path)[0] and not LABELS & {part.lower() for part in path.parts}}
         return xml, images + [path for path in other_images if path.stem in named or path in beside]
 
     def _of(self, suffixes, *folders):
@@ -113,6 +113,10 @@ class Layout:
             if 2 * len(stems) > len({path.stem for path in files}):
                 return inside, [path for path in files if path.parts[0].lower() != folder]
         return files, []
+
+    def _place(self, path):
+        """Return whether a path starts with a folder such as Annotations or images, and its key."""
+        return path.parts[0].lower() in CONTAINERS, self._key(path)
 
     def _key(self, path):
         """Return the folders of a path that are part of an id, and its name without suffix."""
@@ -198,8 +202,6 @@ class Layout:
         lacking = [s for s in splits if not {s, _usual(s)} & there and (s in drawn or not there)]
         where = f" in {self.root.resolve().name}"
         stored = drawn_earlier(lacking, drawn, n_bytes, every, lambda image_id: self._find(image_id)[1], report, where)
-        if split_ids and lacking and not stored:
-            report.note("lost", self.root)
         ids, there = ids | stored, there | stored.keys()
         if not there:
             hints = [path for path in self.files if self._may_name(path, {*splits, *map(_usual, splits)})]

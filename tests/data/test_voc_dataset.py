@@ -337,7 +337,7 @@ def test_an_image_that_breaks_later_is_named(tmp_path):
     assert text.startswith(f"{path} is not a readable image: broken")
     assert message(list, torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=1)) == text
     loader = torch.utils.data.DataLoader(TrainDataset(dataset, 0, 0), batch_size=None, num_workers=1)
-    assert message(list, loader) == f"{text}: replace it, then --resume; python -m tools.check_data finds all"
+    assert message(list, loader) == f"{text}: replace it; python -m tools.check_data finds all such"
 
 
 def test_images_that_cannot_be_read_can_be_left_out(tmp_path):

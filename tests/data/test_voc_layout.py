@@ -413,9 +413,23 @@ def test_copies_of_images_are_noted(tmp_path):
             "train",
             ["train/img/a.jpg"],
         ),
+        (
+            pairs(ABCD) | pairs("ab", "annotations/cam/{}.xml", "images/cam/{}.png") | lists(train="cam/a"),
+            "train",
+            ["images/cam/a.png"],
+        ),
         (pairs("a", "xml_img/{}.xml", "images/train/{}.jpg") | {"xml_img/a.png": ""}, "train", ["images/train/a.jpg"]),
     ],
-    ids=["another part", "originals", "masks", "masks in folders", "thumbnails", "img and ann", "masks beside folders"],
+    ids=[
+        "another part",
+        "originals",
+        "masks",
+        "masks in folders",
+        "thumbnails",
+        "img and ann",
+        "two trees",
+        "masks beside folders",
+    ],
 )
 def test_the_image_of_the_annotations_folder_is_taken(tmp_path, files, split, paths):
     write(tmp_path, files)
