@@ -85,8 +85,8 @@ def read_splits(root, splits=(), classes=(), report=None, **options) -> list["VO
             report.note("bare", bare)
     if options["split_ids"] and not listed.issuperset(splits) and "kept" not in report.notes:
         report.note("lost", root)
-    stems = {name.rpartition("/")[2] for _, name in entries.values()}
-    n_unlisted = sum(len(layout.annotations.keys() - stems) for layout in layouts.values())
+    names = [{name for of, name in entries.values() if of is layout} for layout in layouts.values()]
+    n_unlisted = sum(map(Layout.count_unlisted, layouts.values(), names))
     if everything and n_unlisted:
         report.note("unlisted", n_unlisted)
 

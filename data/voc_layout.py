@@ -221,6 +221,14 @@ class Layout:
                 report.error("split", f"{path} {what}; splits in this folder: {others}")
         return ids
 
+    def count_unlisted(self, ids: set[str]) -> int:
+        """Count the annotations that none of some ids means, without copies of theirs that lie in no folder."""
+        stems, n = {image_id.rpartition("/")[2] for image_id in ids}, 0
+        for stem, files in self.annotations.items():
+            several = [folders for folders, _ in files if folders] if len(files) > 1 else []
+            n += sum("/".join((*folders, stem)) not in ids for folders in several) if stem in stems else len(files)
+        return n
+
     def _may_name(self, path, splits):
         """Whether a file may say what a split is: a list, an annotation in train/, an image in one of `splits`."""
         if path.parts[0] == "runs":  # of this library, where the data lie in its folder

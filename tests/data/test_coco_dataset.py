@@ -205,7 +205,10 @@ def test_two_files_are_joined_by_the_names_of_the_classes(write):
     assert train.classes == test.classes == again.classes == ("dog", "cat", "\u00e9el")
     assert (train.category_ids, test.category_ids) == ([9, 4, None], [None, 9, 2])
     assert [len(dataset.bboxes[0]) for dataset in (train, test, again)] == [2, 0, 2]
-    assert [dataset.split for dataset in build("coco", options, [])] == ["train", "eval"]
+    assert [(dataset.split, dataset.drawn) for dataset in build("coco", options, [])] == [
+        ("train", False),
+        ("eval", False),
+    ]
     (few,) = build("coco", SimpleNamespace(**vars(options), unknown_classes="ignore"), ["train"], ("cat",))
     assert (few.classes, few.category_ids, few.bboxes[0].tolist()) == (("cat",), [4], [[1, 0, 5, 2]])
 
@@ -214,7 +217,7 @@ def test_one_file_is_divided(write):
     images = [{"id": i, "file_name": f"{i}.jpg"} for i in range(10)]
     options = write({"images": images, "categories": []}, images=[f"{i}.jpg" for i in range(10)], val_ratio=0.3, seed=1)
     train, test = build("coco", options, ["trainval", "test"])
-    assert (len(train), len(test)) == (7, 3)
+    assert (len(train), len(test), train.drawn, test.drawn) == (7, 3, True, True)
     assert sorted(train.ids + test.ids) == [str(i) for i in range(10)]
     assert train.ids != [str(i) for i in range(7)]
     assert "splits drawn at random: trainval 7 of 10 images; test 3 of 10 images (" in train.notes[0]

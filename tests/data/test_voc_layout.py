@@ -146,6 +146,13 @@ LAYOUTS = {  # files, ids of the splits train and val
         | {f"{split}/annotations/{i}.xml": thing(A) for split in ("Train", "Val") for i in "ab"},
         {"train": ["Train/a", "Train/b"], "val": ["Val/a", "Val/b"]},
     ),
+    "a copy": (pairs(ABCD) | pairs("ab", "old/{}.xml", "old/{}.jpg"), DRAWN),
+    "copies of annotations in folders of splits": (
+        {f"Annotations/{i}.xml": thing(A) for i in ABCD}
+        | pairs("ab", "Annotations_train/{}.xml", "JPEGImages/train/{}.jpg")
+        | pairs("cd", "Annotations_val/{}.xml", "JPEGImages/val/{}.jpg"),
+        {"train": ["train/a", "train/b"], "val": ["val/c", "val/d"]},
+    ),
     "copies in folders of splits": (
         pairs(ABCD, "annotations/{}.xml", "images/{}.bmp")
         | pairs(["train/a", "train/b", "val/c", "val/d"], "{}.xml", "{}.jpg"),
@@ -418,6 +425,7 @@ def test_copies_of_images_are_noted(tmp_path):
             "train",
             ["images/cam/a.png"],
         ),
+        (pairs(["cam/a", "cam/b"]) | {"images/cam/a.png": ""}, "all", ["JPEGImages/cam/a.jpg", "JPEGImages/cam/b.jpg"]),
         (pairs("a", "xml_img/{}.xml", "images/train/{}.jpg") | {"xml_img/a.png": ""}, "train", ["images/train/a.jpg"]),
     ],
     ids=[
@@ -428,6 +436,7 @@ def test_copies_of_images_are_noted(tmp_path):
         "thumbnails",
         "img and ann",
         "two trees",
+        "one tree",
         "masks beside folders",
     ],
 )
@@ -451,6 +460,13 @@ def test_what_is_left_out_is_counted(tmp_path):
     assert "other files: 1 without suffix (" in "".join(read(tmp_path / "three", "train").notes)
     notes = "".join(read_splits(tmp_path / "three")[0].notes)
     assert f"annotated images in no split: 2 ({KINDS['unlisted'][1]})" in notes
+    write(tmp_path / "four", pairs(["cam1/a", "cam2/a", "cam2/b"]) | lists(train="cam1/a"))
+    notes = "".join(read_splits(tmp_path / "four")[0].notes)
+    assert "annotated images in no split: 2 (" in notes
+    listed = build("voc", SimpleNamespace(voc_data_dir=tmp_path / "four", split_ids={"train": ["x"]}), ["train"])[0]
+    assert "splits of the training" not in "".join(listed.notes)
+    write(tmp_path / "five", pairs("a") | pairs(["train/a"], "{}.xml", "{}.jpg"))
+    assert "annotated images in no split" not in "".join(read_splits(tmp_path / "five")[0].notes)
     write(tmp_path / "two", pairs("ab") | pairs("a", "Annotations_dog/{}.xml"))
     assert "other files: 1 .xml whose names are in Annotations, too (" in "".join(read(tmp_path / "two", "train").notes)
     write(tmp_path / "lists", pairs(ABCD) | lists("", train="a", val="b", notes="x"))
