@@ -40,6 +40,7 @@ def test_a_run_is_not_replaced_by_one_that_starts_from_it(earlier_run):
         check_run_folder(earlier_run, False, True, None, "none", "runs/../runs/old/last.pth")
     check_run_folder(earlier_run, False, True, None, "runs/older/last.pth", "last.pth")
     check_run_folder(earlier_run, True, True, "runs/old/last.pth")
+    check_run_folder(Path("runs/new"), False, False, None, None, "runs/new/rois.npz")
 
 
 @pytest.mark.parametrize("env", ["a/b", "/tmp", "../a", ".", "", "..", "é" * 101, "runs/a", "/runs/a"])
