@@ -145,8 +145,10 @@ class Layout:
         if not inside:
             alone = {of for of, _ in annotations} - {of for of, _ in images}
             inside = [found for found in annotations if found[0] in alone and {*folders}.issuperset(found[0])]
-        annotations, images = inside, _pick(images, own.__eq__, {*own}.issubset, *fewer)
-        return [path for _, path in annotations], [path for _, path in images]
+        tests, others = [own.__eq__, {*own}.issubset, *fewer], {of for of, _ in annotations} - {own}
+        apart = [image for image in images if image[0] not in others]  # from the other annotations of the name
+        images = _pick(apart, *tests) or _pick(images, *tests)
+        return [path for _, path in inside], [path for _, path in images]
 
     def locate(self, image_id: str, report: ValidationReport, skip: bool = False) -> list[Path | None]:
         """Return annotation and image of an id, None for what is missing or ambiguous, which is reported.

@@ -146,6 +146,13 @@ LAYOUTS = {  # files, ids of the splits train and val
         | {f"{split}/annotations/{i}.xml": thing(A) for split in ("Train", "Val") for i in "ab"},
         {"train": ["Train/a", "Train/b"], "val": ["Val/a", "Val/b"]},
     ),
+    "a second tree": (
+        pairs("ab", "xml/{}.xml", "images/train/{}.jpg")
+        | pairs("ab", "more/xml/{}.xml", "more/img/{}.jpg")
+        | pairs("cd", "xml/{}.xml", "images/val/{}.jpg")
+        | lists("ImageSets/", train="a\nb", val="c\nd"),
+        TWO,
+    ),
     "a copy": (pairs(ABCD) | pairs("ab", "old/{}.xml", "old/{}.jpg"), DRAWN),
     "copies of annotations in folders of splits": (
         {f"Annotations/{i}.xml": thing(A) for i in ABCD}
