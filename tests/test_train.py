@@ -613,7 +613,8 @@ def test_two_processes_are_one_with_twice_the_batch(place, run, two, on_step):
     [
         (
             {"ids": ["train00000"]},
-            r"the training images differ \(1 image, e\.g\. .* in the checkpoint, 6 images, .* in this run\): resume",
+            r"the training images differ \(1 image, e\.g\. .* in the checkpoint, 6 images, .* in this run\): "
+            "resume with the same, or ",
         ),
         (
             {"class_names": ["box", "bar"]},
