@@ -78,7 +78,7 @@ def fetch_weights(pretrained, known):
         raise WeightsError(f"{what}; {advice}") from None
 
 
-def load_weights(module, state, given, owner):
+def load_state(module, state, given, owner):
     """Load `state`, the part of the pretrained weights `given` that `module` has.
 
     Raises:

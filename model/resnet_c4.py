@@ -24,7 +24,7 @@ from torch import nn
 from torchvision.models import get_model, get_model_weights
 from torchvision.ops import FrozenBatchNorm2d
 
-from model import fetch_weights, load_weights, vgg16
+from model import fetch_weights, load_state, vgg16
 from model.faster_rcnn import FasterRCNN
 from model.rpn import RegionProposalNetwork
 from model.utils.array_tool import to_float32
@@ -146,4 +146,4 @@ def _load_pretrained(resnet, name, pretrained):
     if isinstance(pretrained, str):
         pretrained = fetch_weights(pretrained, {"imagenet": get_model_weights(name).IMAGENET1K_V1})
     state = {key: value for key, value in pretrained.items() if not key.startswith("fc.")}
-    load_weights(resnet, state, pretrained, f"torchvision's {name}")
+    load_state(resnet, state, pretrained, f"torchvision's {name}")

@@ -36,7 +36,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, TwoMLPH
 from torchvision.ops import Conv2dNormActivation, FrozenBatchNorm2d, MultiScaleRoIAlign, batched_nms
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
 
-from model import fetch_weights, load_weights
+from model import fetch_weights, load_state
 from model.faster_rcnn import FasterRCNN
 from model.rpn import RPNOutput
 from model.utils.anchors import generate_anchor_base
@@ -340,8 +340,7 @@ def build(
         box_head = TwoMLPHead(CHANNELS * 7**2, head_width)
     head = PyramidRoIHead(n_fg_class, box_head, head_width)
     thresholds = {"score_thresh": score_thresh, "nms_thresh": nms_thresh, "max_detections": max_detections}
-    preprocessing = preprocessing or TORCHVISION
-    model = PyramidFasterRCNN(extractor, rpn, head, preprocessing, min_size, max_size, **thresholds)
+    model = PyramidFasterRCNN(extractor, rpn, head, preprocessing or TORCHVISION, min_size, max_size, **thresholds)
     if pretrained not in (None, "none"):
         _load_pretrained(model, name, pretrained)
     return model
@@ -361,7 +360,7 @@ def _load_pretrained(model, name, pretrained):
         module, own, state = model, model.state_dict(), convert_torchvision(pretrained)
         last = [key for key in own if key.startswith(("head.cls_loc.", "head.score."))]  # random for other classes
         state |= {key: own[key] for key in last if key in state and state[key].shape != own[key].shape}
-    load_weights(module, state, pretrained, f"torchvision's fasterrcnn_{name} or of its backbone")
+    load_state(module, state, pretrained, f"torchvision's fasterrcnn_{name} or of its backbone")
 
 
 # names of modules: torchvision's -> ours

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from model import fetch_weights, load_weights
+from model import fetch_weights, load_state
 from model.faster_rcnn import FasterRCNN
 from model.rpn_variants import RPNS
 from model.utils.array_tool import to_float32
@@ -202,7 +202,7 @@ def _load_pretrained(extractor, head, pretrained, preprocessing):
     is_caffe = any(value.isnan().any() for key, value in state.items() if key.startswith("classifier."))
     preprocessing = preprocessing or (TORCHVISION_CAFFE if is_caffe else TORCHVISION)
     features = {key: state.get(f"features.{key}") for key in extractor.state_dict()}
-    load_weights(extractor, features, state, "torchvision's VGG16")
+    load_state(extractor, features, state, "torchvision's VGG16")
     renamed = {key.replace("classifier.0", "fc6").replace("classifier.3", "fc7"): value for key, value in state.items()}
     loaded = head.load_hidden({} if is_caffe else renamed)
     if not loaded and preprocessing.value_range == 255:  # Caffe's

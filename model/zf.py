@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model import WeightsError, load_weights, vgg16
+from model import WeightsError, load_state, vgg16
 from model.faster_rcnn import FasterRCNN
 from model.rpn import RegionProposalNetwork
 from model.utils.preprocess import CAFFE, TORCHVISION
@@ -127,6 +127,6 @@ def _load_pretrained(extractor, head, pretrained):
         raise WeightsError(f"--pretrained={pretrained} is no file: {wanted}")
     state = {name.replace("/W", ".weight").replace("/b", ".bias"): value for name, value in pretrained.items()}
     convs = {name: state.get(name) for name in extractor.state_dict()}
-    load_weights(extractor, convs, pretrained, "ZF with Caffe's names")
+    load_state(extractor, convs, pretrained, "ZF with Caffe's names")
     head.load_hidden(state)
     return CAFFE
