@@ -49,7 +49,10 @@ KINDS = {  # kind -> what it is, what to do or what was done; recorded as an err
         "missing images",
         f"name their folder with --coco-images, add them, correct their file_name, or {SKIP}",
     ),
-    "coco_files": ("images of which there are several", "keep one file of each, or correct file_name"),
+    "coco_files": (
+        "images of which there are several",
+        "name their folder with --coco-images, correct file_name, or keep one file of each",
+    ),
     "gone": (
         "images of a split that was drawn",
         "their entries are gone from the file: put them back, or evaluate without them, --invalid-images=skip",

@@ -309,7 +309,7 @@ def test_of_two_folders_none_is_chosen(write, tmp_path):
     options = write({"images": images, "categories": []}, images=[f"../{name}" for name in names])
     options.coco_images = f"{tmp_path}/gray"
     text = message(build, "coco", options, ["train"])
-    assert text.startswith("images of which there are several (1)")
+    assert text.startswith("images of which there are several (1): name their folder with --coco-images")
     assert text.endswith(f"\n  {tmp_path}/gray/img/a.jpg: {tmp_path}/img/a.jpg, {tmp_path}/gray/a.jpg")
 
 
