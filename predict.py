@@ -16,7 +16,6 @@ from pathlib import Path
 
 import fire
 import torch
-from PIL import Image
 from tqdm import tqdm
 
 import data
@@ -29,7 +28,7 @@ from utils import distributed
 from utils.coco_eval import check_results_file, coco_results, number_ids
 from utils.command import command, training_options
 from utils.config import OptionError, PredictConfig, counted
-from utils.vis import contact_sheet, draw_bbox, sheet_columns, shrink
+from utils.vis import contact_sheet, draw_bbox, save_picture, sheet_columns, shrink
 
 SHEET, N_SHEET, SHEET_WIDTH = "contact_sheet", 16, 1600  # its name, number of images, about its width in pixels
 
@@ -175,12 +174,6 @@ def picture_names(images):
     if repeated:
         raise OptionError(f"several images would have the picture {repeated[0]}.png: rename one of them")
     return names
-
-
-def save_picture(path, img):
-    """Write an (H, W, 3) uint8 array as a PNG file; level 1 takes a fourth of the time of level 6."""
-    with ckpt.replacing(path) as partial:
-        Image.fromarray(img).save(partial, compress_level=1)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,18 @@
 """Check a data set, print what it contains, draw some objects: `python -m tools.check_data --voc-data-dir=MYDATA`."""
 
 import sys
-from pathlib import Path
 
 import fire
 import numpy as np
-from PIL import Image
 from tqdm.contrib.concurrent import thread_map
 
 from data import build, read_class_names
 from data.validate import DataError, ValidationReport, check_objects
 from data.voc_layout import pair_splits
-from utils.checkpoint import check_writable, replacing
+from utils.checkpoint import check_writable
 from utils.command import command
 from utils.config import DatasetConfig, Names, OptionError, PathText, as_words, counted, option
-from utils.vis import contact_sheet, draw_bbox, shrink
+from utils.vis import contact_sheet, draw_bbox, save_picture, shrink
 
 N_DRAWN, HEIGHT = 16, 300  # images of the picture; pixels, largest height of each
 LEFT_OUT = {"no_box", "skipped", "ignored"}  # notes of objects, of which none may be left
@@ -88,9 +86,7 @@ def draw_objects(images, path) -> int:
         small = shrink(sample.img, sample.bbox, HEIGHT)
         sheet.append(draw_bbox(*small, sample.label, None, dataset.classes, sample.difficult))
         titles.append(sample.id)
-    kind = Image.registered_extensions().get(Path(path).suffix.lower(), "PNG")
-    with replacing(path) as partial:
-        Image.fromarray(contact_sheet(sheet, titles)).save(partial, kind)
+    save_picture(path, contact_sheet(sheet, titles))
     return len(sheet)
 
 

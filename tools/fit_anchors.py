@@ -14,7 +14,6 @@ from typing import NamedTuple
 import fire
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from scipy.cluster import vq
 from tqdm import tqdm
 
@@ -26,7 +25,7 @@ from model.utils.anchors import enumerate_shifted_anchor, generate_anchor_base
 from model.utils.bbox_tools import bbox_iou, resize_bbox
 from utils.command import command
 from utils.config import Count, OptionError, PathText, TrainInputConfig, as_words, counted, option
-from utils.vis import save_figure, set_log_scale
+from utils.vis import plot_file, set_log_scale
 
 N_START = 10  # random starts of k-means, of which the best is taken
 LOOKS = (("#d62728", "s"), ("#1f77b4", "D"))  # colour and marker of each set of anchors
@@ -186,16 +185,12 @@ def anchor_options(scales, ratios):
 
 def plot_fits(size, fits, path):
     """Draw the sizes of (N, 2) objects and of the shapes into a PNG file."""
-    axes = Figure(figsize=(8, 6), dpi=100, layout="constrained").subplots()
-    axes.scatter(*size.T[::-1], s=9, color="#2ca02c", alpha=min(0.6, max(0.08, 200 / len(size))), label="objects")
-    for fit, (color, marker) in zip(fits, LOOKS, strict=True):
-        axes.plot(*fit.size.T[::-1], marker, color=color, fillstyle="none", label=fit.name)
-    axes.set(xlabel="width", ylabel="height", title="sizes in the resized images, pixels")
-    set_log_scale(axes, "x")
-    set_log_scale(axes, "y")
-    axes.legend(fontsize="small")
-    axes.grid(alpha=0.3)
-    save_figure(axes.figure, path)
+    with plot_file(path, "sizes in the resized images, pixels", "width", "height") as axes:
+        axes.scatter(*size.T[::-1], s=9, color="#2ca02c", alpha=min(0.6, max(0.08, 200 / len(size))), label="objects")
+        for fit, (color, marker) in zip(fits, LOOKS, strict=True):
+            axes.plot(*fit.size.T[::-1], marker, color=color, fillstyle="none", label=fit.name)
+        set_log_scale(axes, "x")
+        set_log_scale(axes, "y")
 
 
 if __name__ == "__main__":

@@ -11,11 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 
 from utils.coco_eval import N_PRE_NMS, with_settings
 from utils.metrics import format_value, read_samples, score
-from utils.vis import save_figure, set_log_scale
+from utils.vis import plot_file, set_log_scale
 
 # what is left out -> number of proposals -> mAP in table 2 (ZF, VOC2007), None where it has no such row
 PAPER = {
@@ -133,12 +132,9 @@ def format_ablation(rows, detector=None) -> str:
 
 def plot_ablation(rows, path) -> None:
     """Plot the mAP of `Row`s against the number of proposals, one line per part that is left out, into a PNG file."""
-    axes = Figure(figsize=(8, 6), dpi=100, layout="constrained").subplots()
-    for name in PAPER:
-        points = [(max(row.mean, 1), row.map or 0) for row in rows if row.name == name]
-        axes.plot(*zip(*points, strict=True), marker="o", label=name)
-    axes.set(ylim=(0, None), xlabel="proposals per image", ylabel="mAP", title="proposals without a part of the RPN")
-    set_log_scale(axes, "x")
-    axes.legend(loc="lower left")
-    axes.grid(alpha=0.3)
-    save_figure(axes.figure, path)
+    with plot_file(path, "proposals without a part of the RPN", "proposals per image", "mAP") as axes:
+        for name in PAPER:
+            points = [(max(row.mean, 1), row.map or 0) for row in rows if row.name == name]
+            axes.plot(*zip(*points, strict=True), marker="o", label=name)
+        axes.set(ylim=(0, None))
+        set_log_scale(axes, "x")

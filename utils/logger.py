@@ -19,11 +19,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from PIL import Image
 
-from utils.checkpoint import replacing, write_text
+from utils.checkpoint import write_text
 from utils.config import as_text, dashed
-from utils.vis import class_color, drawable, save_figure, set_log_scale
+from utils.vis import class_color, drawable, save_figure, save_picture, set_log_scale
 
 LOSSES = ("rpn_loc", "rpn_cls", "roi_loc", "roi_cls", "total")
 RATIOS = {  # figure -> the two counts of `Losses.stats` that it is the quotient of
@@ -302,11 +301,11 @@ class Logger:
         self._append({"kind": "eval", "step": step, "epoch": epoch, "split": split, "map": map, "ap": ap} | more)
         self._draw()
         if draw:
-            path = self.folder / "pictures" / f"{step:06d}.png"
-            with self._continuing(path.parent), replacing(path) as partial:
+            folder = self.folder / "pictures"
+            with self._continuing(folder):
                 img = draw()
                 self._show(lambda writer: writer.picture("evaluation", img, step))
-                Image.fromarray(img).save(partial)
+                save_picture(folder / f"{step:06d}.png", img)
 
     def close(self) -> None:
         """Draw the curves a last time and close what is open."""
