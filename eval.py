@@ -38,10 +38,8 @@ def main(config):
         raise OptionError(f"--coco-json={config.coco_json} is for detections: leave out --proposals and --ablate")
     coco_eval.check_results_file(config.coco_json)
     coco_eval.check_results_file(config.json_path, "json", '{\n "checkpoint"')
-    device = distributed.pick_device(config.device)
+    device = distributed.pick_device(config.device, config.deterministic)
     dtype = distributed.pick_dtype(config.precision, device)
-    if config.deterministic:
-        distributed.set_deterministic()
     checkpoint = ckpt.open_checkpoint(config.load_path, config.preprocess)
     classifier = ckpt.open_checkpoint(config.detector, config.preprocess) if config.detector else checkpoint
     dataset = build_dataset(config, classifier)

@@ -38,10 +38,8 @@ def main(config, *paths):
     if bool(paths) == bool(config.split):
         raise OptionError("name images, directories or patterns, or else a split of the data set with --split=NAME")
     check_results_file(config.coco_json)
-    device = distributed.pick_device(config.device)
+    device = distributed.pick_device(config.device, config.deterministic)
     dtype = distributed.pick_dtype(config.precision, device)
-    if config.deterministic:
-        distributed.set_deterministic()
     out, dataset, images = Path(config.out), None, [] if config.split else find_images(paths)[: config.limit]
     checkpoint = ckpt.open_checkpoint(config.load_path, config.preprocess)
     classes = ckpt.resolve_class_names(checkpoint, data.read_class_names(config.classes), VOC_CLASSES)

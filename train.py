@@ -15,21 +15,15 @@ import model
 import utils.checkpoint as ckpt
 import utils.distributed as dist
 from data.validate import DataError
-from training import TrainingError, build_datasets, build_model, build_trainer, fit
+from training import TrainingError, build_datasets, build_model, build_trainer, fit, start_run
 from utils.command import command
 from utils.config import TrainConfig
-from utils.run_folder import RUNS, changed_options, check_run_folder, run_lock, stored_options
+from utils.run_folder import run_lock, stored_options
 
 
 def main(config):
     """Train, evaluate, and write everything to runs/ENV/; `config` is a `TrainConfig`."""
-    device, folder = dist.pick_device(config.device), RUNS / config.env
-    if config.deterministic:
-        dist.set_deterministic()
-    inputs = config.load_path, config.pretrained, config.proposals_file
-    check_run_folder(folder, config.resume, config.overwrite, *inputs)
-    changed = changed_options(config, model.defaults)
-    dist.init_distributed(device)
+    device, folder, changed = start_run(config)
     split_ids = ckpt.load_checkpoint(folder / "last.pth", mmap=True).get("split_ids") if config.resume else None
     with dist.main_process_first():  # it downloads or generates what is missing
         train_set, eval_set = build_datasets(config, split_ids)

@@ -1,6 +1,7 @@
 """What train.py and research/ share: a run from its options to its files, the loop of an epoch among them.
 
-`build_*` wire options, data, model, trainer and logger; `fit` is the run, `train_one_epoch` the training itself.
+`start_run` checks it, `build_*` wire options, data, model, trainer and logger; `fit` is the run, `train_one_epoch` the
+training itself.
 """
 
 import contextlib
@@ -32,13 +33,27 @@ from trainer import build_optimizer, set_lr
 from utils.config import OptionError, counted
 from utils.logger import Logger, MetricLogger, read_log
 from utils.metrics import draw_detections, evaluate, format_heading, format_results, predict_options, worker_count
-from utils.run_folder import clear_run, describe_environment
+from utils.run_folder import RUNS, changed_options, check_run_folder, clear_run, describe_environment
 
 PICTURE_SCORE, N_PICTURE = 0.5, 6  # lowest score, and number of images, of the pictures drawn after an evaluation
 
 
 class TrainingError(RuntimeError):
     """Training cannot continue; the message says why, where, and what to do."""
+
+
+def start_run(config):
+    """Choose the device, check the folder of the run and its options, and join the other processes.
+
+    Returns:
+        device, folder, and the options that a resumed run changes, see `changed_options`.
+    """
+    device, folder = dist.pick_device(config.device, config.deterministic), RUNS / config.env
+    inputs = config.load_path, config.pretrained, config.proposals_file
+    check_run_folder(folder, config.resume, config.overwrite, *inputs)
+    changed = changed_options(config, model.defaults)
+    dist.init_distributed(device)
+    return device, folder, changed
 
 
 def fit(config, folder, trainer, build_kwargs, train_set, eval_set, evaluation=None, changed=None):

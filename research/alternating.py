@@ -27,11 +27,11 @@ import utils.distributed as dist
 from data.proposals import WithProposals, read_proposals, write_proposals
 from data.validate import DataError
 from research.fast_rcnn import FastRCNNTrainer, RPNTrainer
-from training import TrainingError, build_datasets, build_model, build_trainer, fit
+from training import TrainingError, build_datasets, build_model, build_trainer, fit, start_run
 from utils.coco_eval import COUNTS, evaluate_proposals, format_recall, propose
 from utils.command import command
 from utils.config import Count, OptionError, Share, Times, TrainConfig, option
-from utils.run_folder import RUNS, changed_options, check_run_folder, clear_run, run_lock, stored_options
+from utils.run_folder import clear_run, run_lock, stored_options
 
 STEPS = ("1-rpn", "2-detector", "3-rpn", "4-detector")
 N_IMAGE = 5011  # of VOC2007 trainval, for which the papers' numbers of steps are meant
@@ -65,15 +65,9 @@ class AlternatingConfig(TrainConfig):
 
 def main(config):
     """Train the four steps and write everything to runs/ENV/; `config` is an `AlternatingConfig`."""
-    device, folder = dist.pick_device(config.device), RUNS / config.env
-    if config.deterministic:
-        dist.set_deterministic()
-    inputs = config.load_path, config.pretrained, config.proposals_file
-    check_run_folder(folder, config.resume, config.overwrite, *inputs)
-    changed = changed_options(config, model.defaults)
+    device, folder, changed = start_run(config)
     if "max_steps" in changed:
         raise OptionError("--max-steps: the run was started with another, and each step builds on those before it")
-    dist.init_distributed(device)
     if config.resume and (folder / "last.pth").exists():
         print(f"{folder}: already finished, nothing is changed")
         return dist.destroy()

@@ -39,13 +39,15 @@ def keep_freed_memory() -> None:
         mallopt(-1, -1)  # M_TRIM_THRESHOLD: the heap never shrinks
 
 
-def pick_device(name: str) -> torch.device:
-    """Return the device that `--device` means, and make it the current one.
+def pick_device(name: str, deterministic: bool = False) -> torch.device:
+    """Return the device that `--device` means, and make it the current one; see `set_deterministic`.
 
     Raises:
         OptionError: the name is not valid, or there is no such device.
     """
     keep_freed_memory()
+    if deterministic:
+        set_deterministic()
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
