@@ -30,13 +30,10 @@ def main(config):
         net, build_kwargs = build_model(config, train_set.classes, eval_set)
     trainer = build_trainer(config, net.to(device))
     with run_lock(folder):
-        limits = fit(config, folder, trainer, build_kwargs, train_set, eval_set, changed=changed)
+        fit(config, folder, trainer, build_kwargs, train_set, eval_set, changed=changed)
     dist.destroy()
-    if limits:
-        print(f"give a higher {' and '.join(limits)} to continue")
-    else:
-        load_path = shlex.quote(f"{folder}/last.pth")
-        print(f"written to {folder}\nnext: python eval.py --load-path={load_path}")
+    load_path = shlex.quote(f"{folder}/last.pth")
+    print(f"written to {folder}\nnext: python eval.py --load-path={load_path}")
 
 
 if __name__ == "__main__":

@@ -68,9 +68,6 @@ def fit(config, folder, trainer, build_kwargs, train_set, eval_set, evaluation=N
         evaluation: called as `evaluate_and_save_best`; None: that one.
         changed: options that a resumed run changes, see `build_logger`.
 
-    Returns:
-        The options that would have to be higher for anything to do; [] if the run was trained.
-
     Raises:
         SystemExit: a signal came; last.pth is written.
     """
@@ -83,13 +80,12 @@ def fit(config, folder, trainer, build_kwargs, train_set, eval_set, evaluation=N
     run["file_sizes"] = {s.split: sorted({os.path.getsize(path) for path in getattr(s, "paths", ())}) for s in splits}
     step = ckpt.resume_training(folder / "last.pth", trainer.model, trainer.optimizer, run) if config.resume else 0
     epoch_steps = steps_per_epoch(config, len(train_set))
-    limits = {"--epoch": config.epoch * epoch_steps, "--max-steps": config.max_steps or math.inf}
-    n_step = min(limits.values())
+    n_step = min(config.epoch * epoch_steps, config.max_steps or math.inf)
     finished = step >= n_step and any(r["kind"] == "eval" for r in read_log(folder / "log.jsonl", step, step))
     dist.barrier()  # every process has read the folder
     if finished:
-        print(f"{folder}: already finished at step {step}, nothing is changed")
-        return [name for name, limit in limits.items() if limit == n_step]
+        print(f"{folder}: already finished at step {step} (--epoch, --max-steps), nothing is changed")
+        return
     logger = build_logger(config, folder, step, device, changed) if dist.rank() == 0 else None
     if logger:
         for split in splits:
@@ -113,7 +109,6 @@ def fit(config, folder, trainer, build_kwargs, train_set, eval_set, evaluation=N
         print(f"{folder}/last.pth: saved at step {step} of {n_step}, --resume continues")
         dist.destroy()
         raise SystemExit(128 + (stop or [signal.SIGTERM])[0])  # SIGTERM if only another process received a signal
-    return []
 
 
 def train_one_epoch(config, trainer, dataset, batches, epoch, step, logger, stop):
