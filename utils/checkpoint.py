@@ -142,7 +142,13 @@ def load_checkpoint(path: str | Path, resume: bool = False, mmap: bool = False, 
     published = str(path) in PUBLISHED and not Path(path).exists()
     state = _fetch(path) if published else _read(Path(path), mmap)
     with checkpoint_error(path):
-        state = _check(state) if "format" in state else convert_detector(state, hint or Path(path).name)
+        if "format" not in state:
+            state = convert_detector(state, hint or Path(path).name)
+        elif state["format"] != FORMAT:
+            stored = state["format"]
+            raise ValueError(f"its format {stored} is not {FORMAT}: use the version of this library that wrote it")
+        elif missing := [key for key in KEYS if key not in state]:
+            raise ValueError(f"it lacks {', '.join(missing)}")
     if resume and (missing := [key for key in ("optimizer", "rng") if key not in state]):
         raise CheckpointError(f"{path} has no {' and '.join(missing)}: start from it with --load-path instead")
     return state
@@ -366,13 +372,4 @@ def _read(path, mmap=False):
         raise CheckpointError(what) from error
     if not isinstance(state, dict):
         raise CheckpointError(f"{path} holds a {type(state).__name__}, not a dict of weights")
-    return state
-
-
-def _check(state):
-    """Check that a checkpoint of this library can be read, and return it."""
-    if state["format"] != FORMAT:
-        raise ValueError(f"its format {state['format']} is not {FORMAT}: use the version of this library that wrote it")
-    if missing := [key for key in KEYS if key not in state]:
-        raise ValueError(f"it lacks {', '.join(missing)}")
     return state

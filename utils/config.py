@@ -91,16 +91,11 @@ class Config(pydantic.BaseModel):
         return self
 
 
-class DeviceConfig(Config):
-    """Options of every command that runs a network."""
+class DetectConfig(Config):
+    """Options of every command that detects."""
 
     device: str = option("auto", "Device", "auto (the GPU if there is one), cpu, cuda or cuda:N")
     precision: Precision = option("auto", "Device", "fp32, bf16, or auto: bf16 if the hardware has instructions for it")
-
-
-class DetectConfig(DeviceConfig):
-    """Options of every command that detects."""
-
     deterministic: Flag = option(False, "Device", "use deterministic algorithms where torch has them; only for a GPU")
     preprocess: Literal["auto", "torchvision", "caffe", "caffe-rgb-mean", "chainercv"] = option(
         "auto", "Image", "how pixels are scaled, see docs/weights.md; auto: as the weights state, else torchvision"

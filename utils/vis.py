@@ -87,12 +87,6 @@ def _ink_color(color: tuple[int, int, int]) -> str:
     return "black" if rgb2lab(np.array(color) / 255)[0] > 54 else "white"
 
 
-def _fit(text: str, size: int, room: int) -> ImageFont.FreeTypeFont:
-    """Return the font at `size`, reduced to not less than 8 where `text` would be wider than `room` pixels."""
-    width = _font(size, text).getlength(text)
-    return _font(size if width <= room else max(8, int(size * room / width)), text)
-
-
 def _covered(spot: np.ndarray, rect: np.ndarray) -> np.ndarray:
     """Return the fractions of the rectangles (T, 4) that each position (S, 4) covers, summed over them: (S,)."""
     shared = np.minimum(spot[:, None, 2:], rect[:, 2:]) - np.maximum(spot[:, None, :2], rect[:, :2])  # (S, T, 2)
@@ -166,7 +160,8 @@ def draw_bbox(
         words += [] if score is None else [f"{score[i]:.2f}"]
         words += ["(difficult)"] if difficult is not None and difficult[i] else []
         text = " ".join(words)
-        font = _fit(text, size, img.shape[1] - 2 * pad)
+        room, width = img.shape[1] - 2 * pad, _font(size, text).getlength(text)
+        font = _font(size if width <= room else max(8, int(size * room / width)), text)
         tag = np.minimum([sum(font.getmetrics()) + pad, round(font.getlength(text)) + 2 * pad], img_size)
         spot = _place_tag(rim[i], tag, img_size, rim, taken) if text else None
         if spot is not None:
