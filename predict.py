@@ -10,7 +10,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch loads: docs/
 
 import glob
 import json
-import shlex
 from collections import Counter
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from utils import checkpoint as ckpt
 from utils import distributed
 from utils.coco_eval import check_results_file, coco_results, number_ids
 from utils.command import command, training_options
-from utils.config import OptionError, PredictConfig, counted
+from utils.config import OptionError, PredictConfig, counted, quoted
 from utils.vis import contact_sheet, draw_bbox, save_picture, sheet_columns, shrink
 
 SHEET, N_SHEET, SHEET_WIDTH = "contact_sheet", 16, 1600  # its name, number of images, about its width in pixels
@@ -148,7 +147,7 @@ def find_images(paths):
             what = "contains" if path.is_dir() else "does not exist, and as a pattern it matches"
             there = sorted({file.suffix.lower() for file in files if file.suffix})[:5]
             hint = f", only {' '.join(there)}" if there else ""
-            hint += f": {shlex.quote(f'{path}/**')} takes those in its folders" if len(files) < len(named) else ""
+            hint += f": {quoted(f'{path}/**')} takes those in its folders" if len(files) < len(named) else ""
             raise DataError(f"{path} {what} no image ({FORMATS}){hint}")
         if len(files) > len(inside):
             print(f"{path}: {counted(len(files) - len(inside), 'file')} passed over, not {FORMATS}")

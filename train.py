@@ -7,7 +7,6 @@ import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch loads: docs/benchmarks.md#a-busy-machine
 
-import shlex
 
 import fire
 
@@ -17,7 +16,7 @@ import utils.distributed as dist
 from data.validate import DataError
 from training import TrainingError, build_datasets, build_model, build_trainer, fit, start_run
 from utils.command import command
-from utils.config import TrainConfig
+from utils.config import TrainConfig, quoted
 from utils.run_folder import run_lock, stored_options
 
 
@@ -32,7 +31,7 @@ def main(config):
     with run_lock(folder):
         fit(config, folder, trainer, build_kwargs, train_set, eval_set, changed=changed)
     dist.destroy()
-    load_path = shlex.quote(f"{folder}/last.pth")
+    load_path = quoted(f"{folder}/last.pth")
     print(f"written to {folder}\nnext: python eval.py --load-path={load_path}")
 
 

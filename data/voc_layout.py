@@ -79,7 +79,7 @@ class Layout:
         fault = f"contains no data set in the VOC layout ({found})" if root.is_dir() else fault
         found = ", ".join(map(str, near[:5]))
         ways = f"put the images that the annotations describe below it, {FORMATS}" if xml and not images else WAYS
-        ways = f"pass --voc-data-dir={shlex.quote(str(near[0]))}, found {found}" if near else ways
+        ways = f"pass --voc-data-dir={shlex.quote(near[0].as_posix())}, found {found}" if near else ways
         raise DataError(f"{root} {fault}: {ways}")
 
     def _choose(self):

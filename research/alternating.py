@@ -14,7 +14,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch loads: docs/
 
 import functools
 import json
-import shlex
 import shutil
 from itertools import accumulate
 from typing import Literal
@@ -30,7 +29,7 @@ from research.fast_rcnn import FastRCNNTrainer, RPNTrainer
 from training import TrainingError, build_datasets, build_model, build_trainer, fit, start_run
 from utils.coco_eval import COUNTS, evaluate_proposals, format_recall, propose
 from utils.command import command
-from utils.config import Count, OptionError, Share, Times, TrainConfig, option
+from utils.config import Count, OptionError, Share, Times, TrainConfig, option, quoted
 from utils.run_folder import clear_run, run_lock, stored_options
 
 STEPS = ("1-rpn", "2-detector", "3-rpn", "4-detector")
@@ -81,7 +80,7 @@ def main(config):
             ckpt.write_text(folder / "config.json", json.dumps(config.model_dump(), indent=1))
         train_steps(config, device, folder, *sets, changed)
     dist.destroy()
-    load_path = shlex.quote(f"{folder}/last.pth")
+    load_path = quoted(f"{folder}/last.pth")
     print(f"written to {folder}\nnext: python eval.py --load-path={load_path}")
 
 

@@ -8,7 +8,6 @@ import argparse
 import contextlib
 import os
 import re
-import shlex
 import zipfile
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 from torchvision.models import get_model_weights
 
-from utils.config import OptionError, as_text, counted, dashed
+from utils.config import OptionError, as_text, counted, dashed, quoted
 from utils.convert_weights import convert_backbone, convert_detector
 
 # torchvision's detectors that are trained on COCO, without `fasterrcnn_`
@@ -47,7 +46,7 @@ def replacing(path: str | Path):
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield partial
-        with open(partial, "rb") as file:
+        with open(partial, "r+b") as file:  # Windows syncs only a file that is open for writing
             os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
@@ -250,7 +249,7 @@ def check_compatible(path: str, checkpoint: dict, classes: tuple, build_kwargs: 
     if not reset_head and (old["n_fg_class"] != len(classes) or (names and names != list(classes))):
         before = ", ".join([counted(old["n_fg_class"], "class"), *names[:10], *["..."] * (len(names) > 10)])
         now = ", ".join([str(len(classes)), *classes[:10], *["..."] * (len(classes) > 10)])
-        own = {*classes} <= {*names} and f"--classes={shlex.quote(','.join(names))} keeps its own, "
+        own = {*classes} <= {*names} and f"--classes={quoted(','.join(names))} keeps its own, "
         advice = f"{own or ''}--reset-head initializes the last layers anew"
         raise CheckpointError(f"{path} has {before}, the data have {now}: {advice}")
     for name in ("name", "head_width", "anchor_scales", "anchor_ratios", "min_size", "max_size", "roi_op"):
@@ -289,11 +288,11 @@ def resume_training(path: str | Path, model: torch.nn.Module, optimizer: torch.o
                 k = next((i for i, pair in enumerate(zip(before, now, strict=False)) if pair[0] != pair[1]), -1)
                 before, now = (f"{counted(len(ids), 'image')}, e.g. {ids[k]}" for ids in (before, now))
             elif name == "class_names" and ({*before} <= {*now} or {*now} <= {*before}):
-                same = f"--classes={shlex.quote(','.join(before))}"
+                same = f"--classes={quoted(','.join(before))}"
                 same += " --unknown-classes=ignore" * (len(before) < len(now))
             what = f"the {what} differ ({before} in the checkpoint, {now} in this run): resume with {same}, or start"
             reset = " --reset-head" * (name == "class_names")
-            raise CheckpointError(f"{path}: {what} another run with --load-path={shlex.quote(str(path))}{reset}")
+            raise CheckpointError(f"{path}: {what} another run with --load-path={quoted(path)}{reset}")
     if stored.get("eval_ids", run["eval_ids"]) != run["eval_ids"]:
         print(f"note: {path}: the images to evaluate on were others so far, also those of best.pth")
     load_weights(model, stored, path)

@@ -7,6 +7,8 @@ model; its type and limits say which values are valid. `--help` and docs/options
 import os
 import re
 import shlex
+import subprocess
+import sys
 from typing import Annotated, Any, Literal
 
 import pydantic
@@ -284,7 +286,12 @@ def as_text(value: Any) -> str:
 
 def as_words(values: dict[str, Any]) -> str:
     """Return options as they are written on a command line, quoted for a shell."""
-    return " ".join(f"--{dashed(name)}={shlex.quote(as_text(value))}" for name, value in values.items())
+    return " ".join(f"--{dashed(name)}={quoted(as_text(value))}" for name, value in values.items())
+
+
+def quoted(word: object) -> str:
+    """Return a word as a shell takes it; on Windows, where cmd.exe knows no single quotes, in double ones if at all."""
+    return subprocess.list2cmdline([str(word)]) if sys.platform == "win32" else shlex.quote(str(word))
 
 
 def counted(number: int, noun: str) -> str:

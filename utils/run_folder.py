@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import platform
-import shlex
 import shutil
 import subprocess
 from importlib import metadata
@@ -13,7 +12,7 @@ from pathlib import Path
 import torch
 
 from utils.command import parse_options, restore_options
-from utils.config import OptionError, TrainConfig, as_text, dashed
+from utils.config import OptionError, TrainConfig, as_text, dashed, quoted
 from utils.distributed import rank
 
 try:
@@ -91,7 +90,7 @@ def stored_options(texts: dict, config_class: type[TrainConfig] = TrainConfig) -
         raise OptionError(f"--resume: {path.parent} does not exist, see --env; runs that are there: {there}")
     weights = sorted(path.parent.rglob("[!.]*.pth"), key=lambda file: (len(file.parts), file.name != "last.pth"))
     if not (path.is_file() and any(file.name == "last.pth" for file in weights)):  # of a schedule, it may be below
-        advice = f"--env=NEW --load-path={shlex.quote(str(weights[0]))} starts from its weights" if weights else ""
+        advice = f"--env=NEW --load-path={quoted(weights[0])} starts from its weights" if weights else ""
         lacks = "last.pth" if path.is_file() else "config.json"
         raise OptionError(f"--resume: {path.parent} lacks {lacks}: {advice or 'start again with --overwrite'}")
     try:

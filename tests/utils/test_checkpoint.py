@@ -68,7 +68,7 @@ class RunsCode:
 def test_replacing_writes_beside_and_syncs_before_the_file_gets_its_name(path, monkeypatch):
     calls = []
     fsync, replace = os.fsync, os.replace
-    monkeypatch.setattr(os, "fsync", lambda file: (calls.append("fsync"), fsync(file)))
+    monkeypatch.setattr(os, "fsync", lambda file: (calls.append("fsync"), os.write(file, b""), fsync(file)))
     monkeypatch.setattr(os, "replace", lambda old, new: (calls.append("replace"), replace(old, new)))
     path.write_text("old")
     with replacing(path) as partial:

@@ -17,7 +17,7 @@ import pytest
 
 import model
 from utils.command import command, help_text, parse_options, restore_options, training_options
-from utils.config import EvalConfig, OptionError, PredictConfig, TrainConfig, as_text, dashed, option
+from utils.config import EvalConfig, OptionError, PredictConfig, TrainConfig, as_text, as_words, dashed, option
 
 NEEDED = {TrainConfig: {}, EvalConfig: {"load_path": "a"}, PredictConfig: {"load_path": "a"}}
 
@@ -645,3 +645,15 @@ def test_every_file_is_opened_with_its_encoding():
             arguments = ast.unparse(node) if name in ("open", "read_text", "write_text") else "encoding="
             other = re.match(r"(Image|writer|os)\.open\(|(ckpt\.)?write_text\(", arguments)  # no text, or our UTF-8
             assert "encoding=" in arguments or "b'" in arguments or other, f"{path}: {arguments}"
+
+
+@pytest.mark.parametrize(
+    ("system", "words"),
+    [
+        ("linux", "--voc-data-dir='C:\\me\\data' --classes='a b,$c'"),
+        ("win32", '--voc-data-dir=C:\\me\\data --classes="a b,$c"'),
+    ],
+)
+def test_words_are_quoted_as_the_shell_of_the_system_does(monkeypatch, system, words):
+    monkeypatch.setattr("utils.config.sys.platform", system)
+    assert as_words({"voc_data_dir": "C:\\me\\data", "classes": ("a b", "$c")}) == words
