@@ -208,7 +208,8 @@ class _File:
     def _find(self, path):
         """Return the files that `file_name` means, at any depth; it may name more folders.
 
-        A folder that it names is left out only if no folder has that name: cam1/1.jpg is not cam2/1.jpg.
+        A folder that it names is left out only if no folder has that name: cam1/1.jpg is not cam2/1.jpg. Files go first
+        of which it names all folders below `root`.
         """
         return self._look_up(path) or self._look_up(PurePosixPath(unquote(str(path))))  # my%20photo.jpg
 
@@ -216,18 +217,11 @@ class _File:
         if (self.root / path).is_file():
             return [self.root / path]
         beside = self.root.parent / path  # cam2/1.jpg, with img/cam1 as root
-        ways = [beside] * (len(path.parts) > 1 and beside.is_file())
-        ways += filter(Path.is_file, self._shortened(path))
-        if files := {file.resolve(): file for file in ways}:
-            return [*files.values()]
+        whole = {beside.resolve(): beside} if len(path.parts) > 1 and beside.is_file() else {}
         parts = [*map(_folded, reversed(path.parts))]
-        return [file for file, own in self._alike(path).items() if own[0] == parts[0] and self._fits(own, parts)]
-
-    def _shortened(self, path):
-        for i, folder in enumerate(path.parts[:-1]):
-            if _folded(folder) in self.folders:
-                return
-            yield self.root.joinpath(*path.parts[i + 1 :])
+        near = {file: own for file, own in self._alike(path).items() if own[0] == parts[0] and self._fits(own, parts)}
+        whole |= {file.resolve(): file for file, own in near.items() if own == parts[: len(own)]}
+        return [*whole.values()] or [*near]
 
     def _fits(self, own, parts):
         """Whether the folders of a file are the last ones of a file_name, as far as folders of their names exist."""
@@ -244,8 +238,7 @@ class _File:
             self.report.note("skipped_image", f"{self.root / path}: no image")
         elif not image:
             alike = [file for file in self._alike(path) if file.suffix.lower() in IMAGE_SUFFIXES + UNREAD]
-            others = [f"only {file}" for file in alike[:1]]
-            self.report.error("coco_image", ", ".join(map(str, (self.root / path, *others))))
+            self.report.error("coco_image", ", only ".join(map(str, (self.root / path, *alike[:1]))))
         size = as_number(entry.get("height")), as_number(entry.get("width"))
         if not all(map(math.isfinite, size)):
             sides = f"width {entry.get('width')!r:.40}, height {entry.get('height')!r:.40}"

@@ -25,7 +25,7 @@ READ = (".xml", *IMAGE_SUFFIXES)
 SUFFIX = re.compile(rf"({'|'.join(map(re.escape, READ + UNREAD))})+$", re.IGNORECASE)
 COLUMN = re.compile(r"\s+(-1|0|1|\S+\.xml)$")  # the second one of VOC's and VoTT's files per class; the annotation
 LISTS = (".txt", ".csv", ".lst", ".json", "")  # files that may say what a split is
-PLACES = (".", "imagesets", "imagesets/main")  # of lists, in any case
+PLACES = ("imagesets/main", "imagesets", ".")  # of lists, in any case, the first goes first
 PAIRS = [("trainval", "test"), ("train", "val"), ("train", "test"), ("trainval", "val")]  # to train, to evaluate on
 ABOVE = re.compile(r"/|\w:/|(.*/)?\.\./")  # how paths start that lead out of the data set
 LABELS = {"annotation", "annot", "anno", "ann", "label", "xml"}  # folders of annotations
@@ -57,15 +57,15 @@ class Layout:
         self.containers = CONTAINERS
         xml, images = self._choose()
         self.containers = CONTAINERS | more_containers(xml, images)
-        self.annotations, self.images, self.unread = map(self._index, (xml, images, self._of(UNREAD)[0]))
-        self.folded = {stem.casefold(): files for stem, files in self.images.items()}
+        self.annotations, self.images = self._index(xml), self._index(images)
+        others = reversed(self._of(UNREAD)[0] + images)
+        self.alike = {self._key(path)[1].casefold(): root / path for path in others}  # of another format or case
         lists = self._lists(())
         read = {*xml, *(path.relative_to(root) for paths in lists.values() for path in paths)}
         others = [path for path in self.files if path not in read and path.parts[0].lower() != "imagesets"]
-        others = [path.suffix.lower() or "without suffix" for path in others]
-        counts = [f"{n} {suffix}" for suffix, n in Counter(others).most_common() if suffix not in READ]
-        n_copy = sum(path.suffix.lower() == ".xml" for path in self.files) - len(xml)
-        counts += [f"{n_copy} .xml whose names are in Annotations, too"] * (n_copy > 0)
+        count = Counter(path.suffix.lower() or "without suffix" for path in others)
+        counts = [f"{n} {suffix}" for suffix, n in count.most_common() if suffix not in READ]
+        counts += [f"{count['.xml']} .xml whose names are in Annotations, too"] * (count[".xml"] > 0)
         self.others = ", ".join(counts[:10] + ["more"] * (len(counts) > 10))
         near = roots_near(root)
         if xml and images and (lists or not any(root in other.parents for other in near)):
@@ -139,16 +139,14 @@ class Layout:
         """
         folders, stem = self._key(image_id)
         annotations, images = self.annotations.get(stem, ()), self.images.get(stem, ())
-        inside = _pick(annotations, folders.__eq__, {*folders}.issubset)
-        own = inside[0][0] if inside else folders
-        fewer = [{*own}.issuperset] if inside else []
-        if not inside:
-            alone = {of for of, _ in annotations} - {of for of, _ in images}
-            inside = [found for found in annotations if found[0] in alone and {*folders}.issuperset(found[0])]
-        tests, others = [own.__eq__, {*own}.issubset, *fewer], {of for of, _ in annotations} - {own}
-        apart = [image for image in images if image[0] not in others]  # from the other annotations of the name
-        images = _pick(apart, *tests) or _pick(images, *tests)
-        return [path for _, path in inside], [path for _, path in images]
+        with_annotation, with_image = ({of for of, _ in files} for files in (annotations, images))
+        found = _nearest(annotations, folders)
+        own = found[0][0] if found else folders
+        apart = [image for image in images if image[0] not in with_annotation - {own}]
+        near = _nearest(apart, own, bool(found)) or _nearest(images, own, bool(found))
+        if not found:
+            found = [file for file in annotations if {*folders}.issuperset(file[0]) and file[0] not in with_image]
+        return [path for _, path in found], [path for _, path in near]
 
     def locate(self, image_id: str, report: ValidationReport, skip: bool = False) -> list[Path | None]:
         """Return annotation and image of an id, None for what is missing or ambiguous, which is reported.
@@ -160,8 +158,8 @@ class Layout:
         if max(map(len, found)) > 1:
             report.error("ambiguous", f"{image_id}: {', '.join(paths)}")
         elif not found[1]:
-            other = self.unread.get(stem) or self.folded.get(stem.casefold())  # of another format, in another case
-            there = f"{paths[0]}, only {other[0][1]}" if other else paths[0]
+            other = self.alike.get(stem.casefold())
+            there = f"{paths[0]}, only {other}" if other else paths[0]
             report.note("skipped_image", f"{there}: no image") if skip else report.error("no_image", there)
         elif not found[0]:
             report.error("no_annotation", paths[0])
@@ -224,12 +222,10 @@ class Layout:
         return ids
 
     def count_unlisted(self, ids: set[str]) -> int:
-        """Count the annotations that none of some ids means, without copies of theirs that lie in no folder."""
-        stems, n = {image_id.rpartition("/")[2] for image_id in ids}, 0
-        for stem, files in self.annotations.items():
-            several = [folders for folders, _ in files if folders] if len(files) > 1 else []
-            n += sum("/".join((*folders, stem)) not in ids for folders in several) if stem in stems else len(files)
-        return n
+        """Count the annotations that none of some ids means, without those in no folder that others are named as."""
+        meant = {path for image_id in ids for path in self._find(image_id)[0]}
+        every = {path for files in self.annotations.values() for folders, path in files if folders or len(files) == 1}
+        return len(every - meant)
 
     def _may_name(self, path, splits):
         """Whether a file may say what a split is: a list, an annotation in train/, an image in one of `splits`."""
@@ -258,19 +254,19 @@ class Layout:
 
         "" for the list of all images, default.txt, that CVAT writes (and Datumaro, beside those per class).
         """
-        wanted, files = {*splits, *SPLITS}, {}
+        wanted, files, lists = {*splits, *SPLITS}, {}, {}
+        texts = [path for path in self.files if path.suffix.lower() == ".txt"]
         for folder in PLACES:
-            texts = [p for p in self.files if p.suffix.lower() == ".txt" and p.parent.as_posix().lower() == folder]
-            named = {}
-            for path in texts:  # val before validation
-                named.setdefault(_usual(path.stem, splits), self.root / path)
-            files |= {name: path for name, path in named.items() if name in wanted or folder != "."}
-        lists = {name: [path] for name, path in files.items()}
+            for path in [path for path in texts if path.parent.as_posix().lower() == folder]:  # val before validation
+                name = _usual(path.stem, splits)
+                if name in wanted or folder != ".":
+                    files.setdefault(name, self.root / path)
         for name, path in files.items():
             split = _usual(name.rpartition("_")[2], splits)
             per_class = split in wanted - files.keys()
             if per_class and all(line[:1] in "#" or COLUMN.search(line) for line in read_lines(path)):
                 lists.setdefault(split, []).append(path)
+        lists |= {name: [path] for name, path in files.items()}
         if "default" in lists.keys() - splits and all("default" in name.split("_") for name in lists):
             return {"": lists["default"]}
         return lists
@@ -350,6 +346,7 @@ def _usual(name, splits=()):
     return next((split for split in splits if split.lower() == name.lower()), USUAL.get(name.lower(), name))
 
 
-def _pick(files, *tests):
-    """Return the files whose folders pass the first test that any pass."""
+def _nearest(files, folders, fewer=False):
+    """Return the files that lie in exactly these folders; else those in more; else, with `fewer`, those in fewer."""
+    tests = [folders.__eq__, {*folders}.issubset] + [{*folders}.issuperset] * fewer
     return next((found for test in tests if (found := [file for file in files if test(file[0])])), [])
