@@ -51,19 +51,17 @@ def build(options, splits, classes=(), report=None) -> list["COCODataset"]:
     datasets = [COCODataset(files[p], s, classes, ids[s], records[p]) for s, p in zip(splits, prefixes, strict=True)]
     for dataset in datasets:
         dataset.drawn = one
-    return finish(datasets, report, raises)
+    return finish(datasets, values, report, raises)
 
 
 def _draw(splits, file, options, report):
     """Return split -> ids of the only file: as drawn earlier, else drawn at random."""
     every = [*file.images]
-    stored = drawn_earlier(splits, options["split_ids"], options["n_bytes"], every, file.find, report)
+    stored = drawn_earlier(file.root, splits, options, every, file.find, report)
     for gone in sorted({image_id for ids in stored.values() for image_id in ids}.difference(every)):
         skip = options["invalid_images"] == "skip"
         report.note("skipped_image", gone) if skip else report.error("gone", gone)
-    if options["split_ids"] and not stored:
-        report.note("lost", file.path)
-    ids = stored or draw(splits, every, options["val_ratio"], options["seed"], report)
+    ids = stored or draw(splits, options, every, report)
     folders = {"/".join(sorted(named_splits(_path(entry).parent))) for entry in file.images.values()} - {""}
     if len(folders) > 1 and not stored and any(len(part) < len(every) for part in ids.values()):
         report.error("coco_split", f"its images are in folders {', '.join(sorted(folders))}")

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,27 +29,23 @@ def ids_below(root: Path, split_ids: dict, every: list[str]) -> dict:
 
 
 def drawn_earlier(
-    splits: Sequence[str],
-    split_ids: dict[str, list[str]] | None,
-    n_bytes: Sequence[int],
-    every: list[str],
-    find: Callable[[str], list[Path]],
-    report: ValidationReport,
-    where: str = "",
+    root: Path, splits: Sequence[str], options: dict, every: list[str], find, report: ValidationReport, where: str = ""
 ) -> dict[str, list[str]]:
     """Return split -> ids that were drawn earlier, of those of `splits` that were drawn from these data.
 
     They are other data if most of the drawn ids are gone, or if most images of these ids have none of the drawn sizes.
 
     Args:
+        root: folder of the data.
         splits: names of the splits.
-        split_ids: split -> ids of that drawing, or None.
-        n_bytes: sizes of the files of its images; none: not known.
+        options: `split_ids`, split -> ids of that drawing, or None; `n_bytes`, sizes of the files of its images; none:
+            not known.
         every: all ids of these data.
         find: id -> files of its image.
         report: receives notes of what is used, and of ids that are new, with `where` behind.
     """
-    here, drawn, known = {*every}, {*()}.union(*(split_ids or {}).values()), {*n_bytes}
+    split_ids, known = ids_below(root, options["split_ids"] or {}, every), {*options["n_bytes"]}
+    here, drawn = {*every}, {*()}.union(*split_ids.values())
     new, old = here - drawn, here & drawn
     changed = [i for i in old if known and known.isdisjoint(file.stat().st_size for file in find(i))]
     if 2 * len(old) <= len(drawn) or 2 * len(changed) > len(old):
@@ -65,12 +61,14 @@ def drawn_earlier(
     return asked
 
 
-def draw(
-    splits: Sequence[str], every: list[str], val_ratio: float, seed: int, report: ValidationReport, where: str = ""
-) -> dict:
-    """Return split -> ids that are drawn, and note it; the part held out is that of val and test, or the last."""
-    ranks = {split: part_of(split) for split in splits}
-    order = np.random.default_rng(seed).permutation(len(every))
+def draw(splits: Sequence[str], options: dict, every: list[str], report: ValidationReport, where: str = "") -> dict:
+    """Return split -> ids that are drawn, and note it; the part held out is that of val and test, or the last.
+
+    Of `options`, `val_ratio` is the fraction held out, of 0 each split has all images, and `seed` that of the drawing.
+    A single split is one of two parts if its name says which; one that is named twice has all images.
+    """
+    ranks, val_ratio = {split: part_of(split) for split in splits}, options["val_ratio"]
+    order = np.random.default_rng(options["seed"]).permutation(len(every))
     n_val = max(val_ratio > 0, round(val_ratio * len(every)))
     parts = [order[n_val:], order[:n_val]]
     if len(ranks) == 1:

@@ -57,7 +57,7 @@ def read_splits(root, splits=(), classes=(), report=None, **options) -> list["VO
         options: `invalid_boxes`, "error", or "skip" to leave out objects without a box, without area or outside their
             image, and to clip the others; `invalid_images`, "error", or "skip" to decode all images and leave out
             those that are missing or cannot be read; `unknown_classes`, "error", or "ignore" to leave out objects of
-            other classes than `classes`; `val_ratio`, `seed`, `split_ids`, `n_bytes`, see `Layout.split_ids`.
+            other classes than `classes`; `val_ratio`, `seed`, see `draw`; `split_ids`, `n_bytes`, see `drawn_earlier`.
 
     Returns:
         One data set per split, without the images that have errors.
@@ -69,24 +69,21 @@ def read_splits(root, splits=(), classes=(), report=None, **options) -> list["VO
     layouts = _open(root)
     everything = not splits
     splits = splits or [*dict.fromkeys(s for layout in layouts.values() for s in layout.find_splits())]
-    ids, entries, found = {split: [] for split in splits}, {}, {}
+    ids, entries, found, n_unlisted = {split: [] for split in splits}, {}, {}, 0
     listed = {split for split in splits if any(layout.has(split) for layout in layouts.values())}
     for prefix, layout in layouts.items():
         own = [split for split in splits if layout.has(split) or split not in listed]
         if not own:
             report.note("unused", f"{layout.root}, annotations: {len(layout.annotations)}")
-        drawing = (options[name] for name in ("val_ratio", "seed", "split_ids", "n_bytes"))
-        for split, names in layout.split_ids(own, report, *drawing).items():
+        parts = layout.split_ids(own, options, report)
+        for split, names in parts.items():
             ids[split] += [prefix + name for name in names]
             entries |= {prefix + name: (layout, name) for name in names}
+        n_unlisted += layout.count_unlisted({*()}.union(*parts.values()))
         if layout.others:
             report.note("others", layout.others)
         if bare := len(layout.images.keys() - layout.annotations.keys()):
             report.note("bare", bare)
-    if options["split_ids"] and not listed.issuperset(splits) and "kept" not in report.notes:
-        report.note("lost", root)
-    names = [{name for of, name in entries.values() if of is layout} for layout in layouts.values()]
-    n_unlisted = sum(map(Layout.count_unlisted, layouts.values(), names))
     if everything and n_unlisted:
         report.note("unlisted", n_unlisted)
 
@@ -103,7 +100,7 @@ def read_splits(root, splits=(), classes=(), report=None, **options) -> list["VO
         years = {entries[image_id][0].root.resolve().name for image_id in dataset.ids}
         dataset.metric = "voc" if any(map(AREA_METRIC.fullmatch, years)) else "voc07"
         dataset.drawn = dataset.split not in listed
-    return finish(datasets, report, raises)
+    return finish(datasets, options, report, raises)
 
 
 def _open(root):
@@ -157,14 +154,16 @@ def check_images(ids, read, options, report: ValidationReport, found: dict, know
     return records
 
 
-def finish(datasets: list, report: ValidationReport, raises: bool) -> list:
-    """Note classes without objects, raise the errors with `raises`, and return the data sets with all notes.
+def finish(datasets: list, options: dict, report: ValidationReport, raises: bool) -> list:
+    """Note what is not used, raise the errors with `raises`, and return the data sets with all notes.
 
     A split of which nothing is left is an error, unless other errors say why.
     """
     for dataset in [] if report.errors else datasets:
         if not dataset.ids:
             report.error("empty", f"{dataset.root}, split {dataset.split}")
+    if options["split_ids"] and any(dataset.drawn for dataset in datasets) and "kept" not in report.notes:
+        report.note("lost", datasets[0].root)
     for dataset in datasets:
         labels = np.concatenate([[], *dataset.without_difficult().labels])
         absent = [name for i, name in enumerate(dataset.classes) if i not in labels and name != UNUSED]

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath, PurePosixPath
 
 from data import read_lines
-from data.drawn_splits import draw, drawn_earlier, ids_below, part_of
+from data.drawn_splits import draw, drawn_earlier, part_of
 from data.validate import FORMATS, IMAGE_SUFFIXES, DataError, ValidationReport, roots_near
 
 UNREAD = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".pgm", ".pbm", ".pnm", ".tga", ".dng", ".svg")  # but images
@@ -176,20 +176,13 @@ class Layout:
         """Whether a file or a folder says what is in a split."""
         return bool({split, _usual(split)} & (self._lists((split,)).keys() | self._folders((split,)).keys()))
 
-    def split_ids(
-        self, splits: Sequence[str], report: ValidationReport, val_ratio=0.0, seed=0, split_ids=None, n_bytes=()
-    ) -> dict:
-        """Return split -> image ids.
+    def split_ids(self, splits: Sequence[str], options: dict, report: ValidationReport) -> dict:
+        """Return split -> image ids; where nothing says what they are, as drawn earlier, else drawn at random.
 
         Args:
             splits: names of the splits.
+            options: see `drawn_earlier` and `draw`.
             report: receives errors and notes.
-            val_ratio: fraction drawn for one of two splits if nothing says what the splits are; the other is the rest.
-                A single split is one of them if its name says which. A split named twice, or 0: all images.
-            seed: seed of the drawing.
-            split_ids: split -> ids, as they were drawn earlier, see `drawn_earlier`, for splits that nothing else says;
-                those that are gone are errors.
-            n_bytes: sizes of the files of their images, if known.
         """
         lists, folders, ids = self._lists(splits), self._folders(splits), {}
         everything, in_none = lists.pop("", None), folders.pop("", ())
@@ -198,10 +191,9 @@ class Layout:
         for split in splits:
             name = split if split in there else _usual(split)
             ids[split] = self._read_ids(lists[name], report) if name in lists else folders.get(name, [])
-        drawn = ids_below(self.root, split_ids or {}, every)
+        drawn, where = options["split_ids"] or (), f" in {self.root.resolve().name}"
         lacking = [s for s in splits if not {s, _usual(s)} & there and (s in drawn or not there)]
-        where = f" in {self.root.resolve().name}"
-        stored = drawn_earlier(lacking, drawn, n_bytes, every, lambda image_id: self._find(image_id)[1], report, where)
+        stored = drawn_earlier(self.root, lacking, options, every, lambda i: self._find(i)[1], report, where)
         ids, there = ids | stored, there | stored.keys()
         if not there:
             hints = [path for path in self.files if self._may_name(path, {*splits, *map(_usual, splits)})]
@@ -209,10 +201,10 @@ class Layout:
             indices = self.annotations, self.images
             read = {path for index in indices for stem in self.annotations for _, path in index.get(stem, ())}
             words |= {w for p in hints if self.root / p in read for w in self._key(p)[0] if named_splits(w)}
-            why = f"for it with --val-ratio={val_ratio:g} of {len(every)} images"
+            why = f"for it with --val-ratio={options['val_ratio']:g} of {len(every)} images"
             why = f"because {hints[0]} may say what it is: if so, write that list, else move it away" if hints else why
             fault += f", and none is drawn {why}"
-            ids |= {} if hints else draw(splits, every, val_ratio, seed, report, where)
+            ids |= {} if hints else draw(splits, options, every, report, where)
         for split in splits:
             if not ids[split] and split not in stored:
                 path = lists.get(split, [self.root / "ImageSets" / "Main" / f"{split}.txt"])[0]
