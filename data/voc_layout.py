@@ -187,7 +187,7 @@ class Layout:
         lists, folders, ids = self._lists(splits), self._folders(splits), {}
         everything, in_none = lists.pop("", None), folders.pop("", ())
         every = sorted(self._read_ids(everything, report) if everything else in_none)
-        there, words, fault = lists.keys() | folders.keys(), (), "does not exist"
+        there, fault = lists.keys() | folders.keys(), "does not exist"
         for split in splits:
             name = split if split in there else _usual(split)
             ids[split] = self._read_ids(lists[name], report) if name in lists else folders.get(name, [])
@@ -197,10 +197,6 @@ class Layout:
         ids, there = ids | stored, there | stored.keys()
         if not there:
             hints = [path for path in self.files if self._may_name(path, {*splits, *map(_usual, splits)})]
-            words = {p.stem for p in hints if p.suffix.lower() == ".txt" and p.parent.as_posix().lower() in PLACES}
-            indices = self.annotations, self.images
-            read = {path for index in indices for stem in self.annotations for _, path in index.get(stem, ())}
-            words |= {w for p in hints if self.root / p in read for w in self._key(p)[0] if named_splits(w)}
             why = f"for it with --val-ratio={options['val_ratio']:g} of {len(every)} images"
             why = f"because {hints[0]} may say what it is: if so, write that list, else move it away" if hints else why
             fault += f", and none is drawn {why}"
@@ -209,7 +205,7 @@ class Layout:
             if not ids[split] and split not in stored:
                 path = lists.get(split, [self.root / "ImageSets" / "Main" / f"{split}.txt"])[0]
                 what = "contains no image id" if split in lists else fault
-                others = ", ".join(sorted(there or words)[:20]) or "none"
+                others = ", ".join(sorted(there)[:20]) or "none"
                 report.error("split", f"{path} {what}; splits in this folder: {others}")
         return ids
 

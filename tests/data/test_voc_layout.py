@@ -557,23 +557,11 @@ FAULTS = {  # files, splits, kind of error, words
             *("coin_train/x.jpg", "Train Set/x.jpg", "images-val/x.jpg", "01_val/x.xml", "test/a.jpg"),
         )
     },
-    "lists of other names": (
-        pairs(ABCD) | lists("", train_list="a", val_list="b") | {"test2017/a.txt": ""},
-        "train",
-        "split",
-        "; splits in this folder: train_list, val_list",
-    ),
     "splits of annotations, cameras of images": (
         pairs("a", "annotations/train/{}.xml", "images/day/{}.jpg"),
         "train",
         "no_image",
         "annotations/train/a.xml, only",
-    ),
-    "splits of images under other names": (
-        pairs("a", "xml/{}.xml", "Train_Set/{}.jpg") | pairs("b", "xml/{}.xml", "Test_Set/{}.jpg"),
-        "train test",
-        "split",
-        "; splits in this folder: Test_Set, Train_Set",
     ),
     "annotations in folders of splits": (
         pairs(ABCD) | {"Annotations_val/a.xml": thing(A), "JPEGImages_train/a.jpg": ""},
