@@ -76,7 +76,10 @@ def read_split(config, checkpoint, classes):
     """Read the split `config.split` with the options of the training, unchecked, and print what it is."""
     unchecked = {"invalid_boxes": "skip", "unknown_classes": "ignore", "proposals_file": None}
     options = training_options(config, checkpoint, **unchecked, val_ratio=0)  # of other data all, as eval.py
-    (dataset,) = data.build(options.data, options, [config.split], classes)
+    try:
+        (dataset,) = data.build(options.data, options, [config.split], classes)
+    except DataError as error:
+        raise DataError(f"{error}\nof images without annotations, name the files or their folder instead") from None
     n_image = min(len(dataset), config.limit or len(dataset))
     print(f"{dataset.root}, split {dataset.split}: {counted(n_image, 'image')}", *dataset.notes, sep="\n")
     return dataset

@@ -39,15 +39,16 @@ def build(options, splits, classes=(), report=None) -> list["COCODataset"]:
     splits = splits or ("train", "eval")
     train = [split for split in splits if min(map(part_of, (split, *named_splits(split)))) < 0]
     prefixes = ["coco" if one or split in train else "coco_eval" for split in splits]
-    files, records, found, known = {}, {}, {}, ({}, {})
+    files, ids, records, found, known = {}, {}, {}, {}, ({}, {})
     for prefix in dict.fromkeys(prefixes):
         paths = getattr(options, f"{prefix}_images"), getattr(options, f"{prefix}_annotations")
         files[prefix] = file = _File(*paths, prefix.replace("_", "-"), values, report)
-        records[prefix] = check_images(file.images, file.read, values, report, found, known, origin=0)
+        own = [split for split, of in zip(splits, prefixes, strict=True) if of == prefix]
+        ids |= _draw(own, file, values, report) if one else dict.fromkeys(own, file.images)
+        used = dict.fromkeys(image_id for split in own for image_id in ids[split] if image_id in file.images)
+        records[prefix] = check_images(used, file.read, values, report, found, known, origin=0)
     check_class_names(found, tuple(classes), report, values["unknown_classes"] == "ignore")
     classes = tuple(classes) or tuple(dict.fromkeys(name for file in files.values() for name in file.classes(found)))
-    ids = {split: [*files[prefix].images] for split, prefix in zip(splits, prefixes, strict=True)}
-    ids = _draw(splits, file, values, report) if one else ids
     datasets = [COCODataset(files[p], s, classes, ids[s], records[p]) for s, p in zip(splits, prefixes, strict=True)]
     for dataset in datasets:
         dataset.drawn = one

@@ -25,7 +25,8 @@ STORED = "pixels as stored (EXIF is not applied), otherwise rotate the images: m
 KINDS = {  # kind -> what it is, what to do or what was done; recorded as an error or as a note
     "split": (
         "unusable splits",
-        "write one image id per line, or name another split; without any list or folder of a split, they are drawn",
+        "write a list of image ids for each, or name another; where no list or folder says what they are, as in "
+        "--voc-data-dir=MYDATA/train, they are drawn",
     ),
     "empty": ("splits without a usable image", "name another, or leave out --invalid-images=skip to see what is wrong"),
     "duplicate_id": (
@@ -37,7 +38,10 @@ KINDS = {  # kind -> what it is, what to do or what was done; recorded as an err
     "ambiguous": ("ids that mean several files", "write the folder before the id, or delete all files but one"),
     "no_annotation": ("images without annotation", "every image needs one; without objects if the image shows none"),
     "annotation": ("annotations that are not in the VOC format", "convert them: see docs/own-data.md"),
-    "coco": ("entries that are not in COCO's format", "correct them, or export the file again"),
+    "coco": (
+        "entries that are not in COCO's format",
+        "correct them, or export the file again; of an image that two people annotated, keep one entry",
+    ),
     "xml": ("annotations that are no valid XML", "correct them, or export them again"),
     "encoding": ("annotations in an unknown encoding", "save them as UTF-8 and declare that in the first line"),
     "object": ("unusable objects", f"each needs a class and one box: {OR_SKIP}"),
@@ -83,7 +87,7 @@ KINDS = {  # kind -> what it is, what to do or what was done; recorded as an err
     "drawn": ("splits drawn at random", "nothing says what the splits are; a training keeps the ids"),
     "kept": ("splits of the training", "the ids that it drew; eval.py --val-ratio draws others"),
     "lost": ("splits of the training that are not used", "their names or most of their images are others"),
-    "new": ("images that came after the splits were drawn", "not used"),
+    "new": ("images that the drawn splits lack", "not used: they came later, or were left out then"),
     "unused": ("folders without the splits of the others", "not used: write lists for them, or delete all lists"),
     "coco_split": ("splits in one file", "write a file each, for --coco-annotations and --coco-eval-annotations"),
     "others": ("other files", "not read"),

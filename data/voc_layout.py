@@ -58,6 +58,7 @@ class Layout:
         xml, images = self._choose()
         self.containers = CONTAINERS | more_containers(xml, images)
         self.annotations, self.images = self._index(xml), self._index(images)
+        self.image_folders = {folder for files in self.images.values() for of, _ in files for folder in of}
         others = reversed(self._of(UNREAD)[0] + images)
         self.alike = {self._key(path)[1].casefold(): root / path for path in others}  # of another format or case
         lists = self._lists(())
@@ -135,7 +136,8 @@ class Layout:
     def _find(self, image_id):
         """Return annotations and images of an id: those in its folders; else those in more; else one of them in fewer.
 
-        visible/a is annotated by a.xml, unless an image a lies beside it.
+        visible/a is annotated by a.xml, unless an image a lies beside it. At last without the folders of the annotation
+        that hold no image: ben/a.xml is of cam1/a.jpg.
         """
         folders, stem = self._key(image_id)
         annotations, images = self.annotations.get(stem, ()), self.images.get(stem, ())
@@ -144,9 +146,16 @@ class Layout:
         own = found[0][0] if found else folders
         apart = [image for image in images if image[0] not in with_annotation - {own}]
         near = _nearest(apart, own, bool(found)) or _nearest(images, own, bool(found))
-        if not found:
-            found = [file for file in annotations if {*folders}.issuperset(file[0]) and file[0] not in with_image]
+        if found:
+            near = near or _nearest(apart, self._shared(own))
+        else:
+            alone = [file for file in annotations if file[0] not in with_image]
+            found = [file for file in alone if {*folders}.issuperset(self._shared(file[0]))]
         return [path for _, path in found], [path for _, path in near]
+
+    def _shared(self, folders):
+        """Return those of the folders of an annotation that hold images, or name a split."""
+        return tuple(folder for folder in folders if folder in self.image_folders or named_splits(folder))
 
     def locate(self, image_id: str, report: ValidationReport, skip: bool = False) -> list[Path | None]:
         """Return annotation and image of an id, None for what is missing or ambiguous, which is reported.

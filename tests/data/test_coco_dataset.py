@@ -229,7 +229,10 @@ def test_one_file_is_divided(write):
     assert (len(train), test.ids) == (10, ["8", "2"])
     kept, new = test.notes
     assert kept.startswith("splits of the training: test 2 of 10 images (")
-    assert new.startswith("images that came after the splits were drawn: 1 of 10, such as 9 (")
+    assert new.startswith("images that the drawn splits lack: 1 of 10, such as 9 (")
+    (Path(options.coco_images) / "9.jpg").unlink()  # is not used
+    assert build("coco", options, ["test"])[0].ids == ["8", "2"]
+    write({"images": images, "categories": []}, images=["9.jpg"])
     options.val_ratio, options.split_ids = 0.3, fit | {"test": ["8", *"abcdefghi"]}  # of other data
     train, test = build("coco", options, ["trainval", "test"])
     assert len(test) == 3

@@ -141,6 +141,12 @@ LAYOUTS = {  # files, ids of the splits train and val
         {"train": ["day/a", "b"], "val": ["c", "d"]},
     ),
     "two folders": (pairs(ABCD, "notes/{}.xml", "photos/{}.jpg"), DRAWN),
+    "annotators and cameras": (
+        pairs("ab", "annotations/anna/{}.xml", "images/cam1/{}.jpg")
+        | pairs("cd", "annotations/ben/{}.xml", "images/cam2/{}.jpg")
+        | lists("", train="a\nimages/cam1/b.jpg", val="ben/c\nd"),
+        {"train": ["a", "cam1/b"], "val": ["ben/c", "d"]},
+    ),
     "splits above": (
         {f"{split}/images/{i}.jpg": "" for split in ("Train", "Val") for i in "ab"}
         | {f"{split}/annotations/{i}.xml": thing(A) for split in ("Train", "Val") for i in "ab"},
@@ -296,7 +302,7 @@ def test_a_split_is_drawn_by_seed_and_ratio_and_can_be_given_back(tmp_path):
     options = SimpleNamespace(voc_data_dir=tmp_path, split_ids=stored, val_ratio=0.2)
     rest, fit = build("voc", options, ["rest", "fit"])
     assert (rest.ids, fit.ids) == (stored["rest"], stored["fit"])
-    new = f"images that came after the splits were drawn: 14 of 30 in {tmp_path.name}, such as 24 ("
+    new = f"images that the drawn splits lack: 14 of 30 in {tmp_path.name}, such as 24 ("
     where = f"in {tmp_path.name}"
     lost = read(tmp_path, "val", split_ids={"train": ["x"], "val": ["y"]}).notes
     assert f"splits of the training that are not used: {tmp_path} ({KINDS['lost'][1]})" in lost
@@ -381,11 +387,11 @@ def test_images_in_formats_that_are_not_read_are_named(tmp_path):
 
 
 def test_a_folder_of_another_name_is_named(tmp_path):
-    write(tmp_path, {"labels/cam1_voc/a.xml": thing(A), "images/cam1/a.jpg": ""})
-    write(tmp_path, pairs("b", "labels/cam2_voc/{}.xml", "images/cam2/{}.jpg"))
-    title, offender, _ = message(read, tmp_path, "train").splitlines()
+    write(tmp_path, {"labels/cam1/a.xml": thing(A), "images/cam2/a.jpg": "", "images/cam1/c.jpg": ""})
+    write(tmp_path, pairs(["cam2/b"], "labels/{}.xml", "images/{}.jpg"))
+    title, offender = message(read, tmp_path, "train").splitlines()
     assert "each named as its annotation, in folders of the same names" in title
-    assert offender == f"  {tmp_path}/labels/cam1_voc/a.xml, only {tmp_path}/images/cam1/a.jpg"
+    assert offender == f"  {tmp_path}/labels/cam1/a.xml, only {tmp_path}/images/cam2/a.jpg"
 
 
 def test_copies_of_images_are_noted(tmp_path):
