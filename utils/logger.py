@@ -197,6 +197,7 @@ class VisdomWriter:
                 opts = {"title": _title(records, name), "legend": [label for label, *_ in lines], "width": 600}
                 opts["linecolor"] = np.array([list(bytes.fromhex(color[1:])) for _, _, color in lines])
                 opts |= {"height": 400, "ytype": "log" if panel.log else "linear", "markers": len(index) <= 20}
+                opts["layoutopts"] = {"plotly": {"title": {"text": opts["title"], "x": 0}}}  # beside the buttons
                 self.client.line(value[index], step[index], win=panel.title, opts=opts)
 
     def picture(self, name: str, img: np.ndarray, step: int) -> None:
