@@ -42,7 +42,7 @@ def main(config):
     for seed in config.seed:
         results.append(run_seed(config, seed))
         per_class = "  ".join(f"{name} {format_value(ap).strip()}" for name, ap in results[-1]["ap"].items())
-        print(f"seed {seed}: mAP {results[-1]['map']:.4f}  {per_class}")
+        print(f"seed {seed}: mAP {format_value(results[-1]['map']).strip()}  {per_class}")
     print(format_row(config, results))
 
 
@@ -97,7 +97,8 @@ def format_row(config, results):
     data += f"{first['precision']}, {counted(len(maps), 'seed')}"
     words = as_words(config.model_copy(update={"resume": False, "overwrite": False}))
     line = shlex.join(["python", "-m", "tools.run_seeds", *words])
-    return f"| {data} | `{line}` | {statistics.mean(maps):.3f} ({min(maps):.3f} to {max(maps):.3f}) |"
+    values = "n/a" if None in maps else f"{statistics.mean(maps):.3f} ({min(maps):.3f} to {max(maps):.3f})"
+    return f"| {data} | `{line}` | {values} |"
 
 
 if __name__ == "__main__":
