@@ -307,7 +307,9 @@ def test_a_split_of_the_data_set(folder, monkeypatch):
             main(config(split="train", voc_data_dir="other", out=out))
     for image in Path("other/JPEGImages").glob("val*"):
         image.rename(f"other/{image.name}.away")
-    with pytest.raises(DataError, match=r"other, split val\nof images without annotations, name the files or their folder instead$"):
+    with pytest.raises(
+        DataError, match=r"other, split val\nof images without annotations, name the files or their folder"
+    ):
         main(config(split="val", voc_data_dir="other", out="none", invalid_images="skip"))
     for image in Path("other").glob("val*.away"):
         image.rename(f"other/JPEGImages/{image.stem}")
