@@ -207,8 +207,7 @@ class _File:
     def _find(self, path):
         """Return the files that `file_name` means, at any depth; it may name more folders.
 
-        A folder that it names is left out only if no folder has that name: cam1/1.jpg is not cam2/1.jpg. Files go first
-        of which it names all folders below `root`.
+        A folder that it names is left out only if no folder has that name: cam1/1.jpg is not cam2/1.jpg.
         """
         return self._look_up(path) or self._look_up(PurePosixPath(unquote(str(path))))  # my%20photo.jpg
 
@@ -216,11 +215,18 @@ class _File:
         if (self.root / path).is_file():
             return [self.root / path]
         beside = self.root.parent / path  # cam2/1.jpg, with img/cam1 as root
-        whole = {beside.resolve(): beside} if len(path.parts) > 1 and beside.is_file() else {}
+        ways = [beside] * (len(path.parts) > 1 and beside.is_file())
+        ways += filter(Path.is_file, self._shortened(path))
+        if files := {file.resolve(): file for file in ways}:
+            return [*files.values()]
         parts = [*map(_folded, reversed(path.parts))]
-        near = {file: own for file, own in self._alike(path).items() if own[0] == parts[0] and self._fits(own, parts)}
-        whole |= {file.resolve(): file for file, own in near.items() if own == parts[: len(own)]}
-        return [*whole.values()] or [*near]
+        return [file for file, own in self._alike(path).items() if own[0] == parts[0] and self._fits(own, parts)]
+
+    def _shortened(self, path):
+        for i, folder in enumerate(path.parts[:-1]):
+            if _folded(folder) in self.folders:
+                return
+            yield self.root.joinpath(*path.parts[i + 1 :])
 
     def _fits(self, own, parts):
         """Whether the folders of a file are the last ones of a file_name, as far as folders of their names exist."""

@@ -14,6 +14,7 @@ import shlex
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path, PurePath, PurePosixPath
 
 from data import read_lines
@@ -58,7 +59,8 @@ class Layout:
         xml, images = self._choose()
         self.containers = CONTAINERS | more_containers(xml, images)
         self.annotations, self.images = self._index(xml), self._index(images)
-        self.image_folders = {folder for files in self.images.values() for of, _ in files for folder in of}
+        self.image_folders = {name.casefold() for files in self.images.values() for of, _ in files for name in of}
+        self._find = cache(self._find)  # of as many files of a name as there are videos, it takes a while
         others = reversed(self._of(UNREAD)[0] + images)
         self.alike = {self._key(path)[1].casefold(): root / path for path in others}  # of another format or case
         lists = self._lists(())
@@ -136,26 +138,26 @@ class Layout:
     def _find(self, image_id):
         """Return annotations and images of an id: those in its folders; else those in more; else one of them in fewer.
 
-        visible/a is annotated by a.xml, unless an image a lies beside it. At last without the folders of the annotation
-        that hold no image: ben/a.xml is of cam1/a.jpg.
+        visible/a is annotated by a.xml, unless an image a lies beside it; cam1/a by ben/a.xml, if there is no other a.
         """
         folders, stem = self._key(image_id)
         annotations, images = self.annotations.get(stem, ()), self.images.get(stem, ())
-        with_annotation, with_image = ({of for of, _ in files} for files in (annotations, images))
         found = _nearest(annotations, folders)
         own = found[0][0] if found else folders
-        apart = [image for image in images if image[0] not in with_annotation - {own}]
-        near = _nearest(apart, own, bool(found)) or _nearest(images, own, bool(found))
+        others = {of for of, _ in annotations} - {own}
+        near = _nearest([image for image in images if image[0] not in others], own, bool(found))
+        near = near or _nearest(images, own, bool(found))
+        shared = self._shared if len(annotations) == len(images) == 1 else tuple
         if found:
-            near = near or _nearest(apart, self._shared(own))
+            near = near or _nearest(images, shared(own))
         else:
-            alone = [file for file in annotations if file[0] not in with_image]
-            found = [file for file in alone if {*folders}.issuperset(self._shared(file[0]))]
+            beside = {of for of, _ in images}
+            found = [file for file in annotations if file[0] not in beside and {*folders}.issuperset(shared(file[0]))]
         return [path for _, path in found], [path for _, path in near]
 
     def _shared(self, folders):
-        """Return those of the folders of an annotation that hold images, or name a split."""
-        return tuple(folder for folder in folders if folder in self.image_folders or named_splits(folder))
+        """Return those of the folders of an annotation that hold images as well, or name a split."""
+        return tuple(name for name in folders if name.casefold() in self.image_folders or named_splits(name))
 
     def locate(self, image_id: str, report: ValidationReport, skip: bool = False) -> list[Path | None]:
         """Return annotation and image of an id, None for what is missing or ambiguous, which is reported.

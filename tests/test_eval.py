@@ -161,6 +161,9 @@ def test_other_images_of_the_same_names_are_not_counted(tmp_path):
     for root, n_seen in (("y", 1), ("x", 2)):  # of another folder only those with a size of the training's
         dataset = SimpleNamespace(root=Path(root), ids=["1", "2", "3"], paths=paths)
         assert count_seen(dataset, checkpoint) == n_seen
+    checkpoint["config"] |= {"data": "coco", "coco_images": "x", "coco_eval_images": "y"}
+    assert count_seen(SimpleNamespace(root=Path("y"), ids=["1", "2"], paths=paths[:2]), checkpoint) == 1
+    checkpoint["config"] = {"voc_data_dir": "x", "train_split": "a"}
     dataset = SimpleNamespace(root=Path("x"), ids=["cam1/1", "cam2/2", "2"], paths=paths)  # others of these names came
     assert count_seen(dataset, checkpoint) == 2
 

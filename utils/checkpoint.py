@@ -312,7 +312,7 @@ def count_seen(dataset, checkpoint: dict) -> int:
     n_bytes = checkpoint.get("file_sizes", {}).get(trained.get("train_split"), ())
     coco, here = trained.get("data") == "coco", Path(dataset.root).resolve()
     root = Path(trained.get("coco_images" if coco else "voc_data_dir", "")).resolve()
-    if coco and Path(trained.get("coco_eval_images") or root).resolve() == here != root:
+    if coco and not n_bytes and Path(trained.get("coco_eval_images") or root).resolve() == here != root:
         return 0  # its images to evaluate on, where files may have the same names
     n_seen = 0
     for image_id, path in zip(dataset.ids, getattr(dataset, "paths", None) or dataset.ids, strict=True):

@@ -530,6 +530,21 @@ FAULTS = {  # files, splits, kind of error, words
         "no_annotation",
         "JPEGImages/x/a.jpg",
     ),
+    "annotation of one of two images": (
+        {"Annotations/cam1_voc/a.xml": thing(A), "JPEGImages/cam1/a.jpg": "", "JPEGImages/cam2/a.jpg": ""}
+        | pairs("b", "Annotations/cam2_voc/{}.xml", "JPEGImages/cam2/{}.jpg")
+        | lists(train="cam2/a"),
+        "train",
+        "no_annotation",
+        "JPEGImages/cam2/a.jpg",
+    ),
+    "annotation in a folder of images": (
+        {"Annotations/Cam1/a.xml": thing(A), "JPEGImages/cam1/b.jpg": "", "JPEGImages/cam2/a.jpg": ""}
+        | lists(train="cam2/a"),
+        "train",
+        "no_annotation",
+        "JPEGImages/cam2/a.jpg",
+    ),
     **{
         line: (pairs("a") | lists(train=f"a\n{line}"), "train", "above", f"Main/train.txt line 2: {line}")
         for line in ("/x/JPEGImages/a.jpg", "C:\\x\\a.jpg", "../a", "..\\a.jpg", "x/../../a")
