@@ -64,26 +64,34 @@ class Layout:
         others = reversed(self._of(UNREAD)[0] + images)
         self.alike = {self._key(path)[1].casefold(): root / path for path in others}  # of another format or case
         lists = self._lists(())
-        read = {*xml, *(path.relative_to(root) for paths in lists.values() for path in paths)}
+        self.others = self._count_others(xml, lists)
+        near = roots_near(root)
+        if not (xml and images) or (not lists and any(root in other.parents for other in near)):
+            raise DataError(self._refusal(xml, images, near))
+
+    def _count_others(self, xml, lists):
+        """Return how many files of each suffix are not read, as text."""
+        read = {*xml, *(path.relative_to(self.root) for paths in lists.values() for path in paths)}
         others = [path for path in self.files if path not in read and path.parts[0].lower() != "imagesets"]
         count = Counter(path.suffix.lower() or "without suffix" for path in others)
         counts = [f"{n} {suffix}" for suffix, n in count.most_common() if suffix not in READ]
         counts += [f"{count['.xml']} .xml whose names are in Annotations, too"] * (count[".xml"] > 0)
-        self.others = ", ".join(counts[:10] + ["more"] * (len(counts) > 10))
-        near = roots_near(root)
-        if xml and images and (lists or not any(root in other.parents for other in near)):
-            return
-        here, above, lacking = root.resolve(), root.resolve().parent, IMAGE_SUFFIXES if xml else (".xml",)
+        return ", ".join(counts[:10] + ["more"] * (len(counts) > 10))
+
+    def _refusal(self, xml, images, near):
+        """Return why the folder is no data set, and what to do: to name one of `near` or its parent, if they may be."""
+        root, here, lacking = self.root, self.root.resolve(), IMAGE_SUFFIXES if xml else (".xml",)
         if here.name.lower() in CONTAINERS:
-            others = [path for deep in ("*", "*/*") for path in above.glob(f"[!.]*/{deep}") if here not in path.parents]
-            near = near or [above] * any(path.suffix.lower() in lacking for path in others)
+            beside = (path for deep in ("*", "*/*") for path in here.parent.glob(f"[!.]*/{deep}"))
+            beside = [path for path in beside if path.suffix.lower() in lacking and here not in path.parents]
+            near = near or [here.parent] * bool(beside)
         found = f"{len(xml)} annotations .xml, {len(images)} images {FORMATS}, other files: {self.others or 'none'}"
         fault = "is a file" if root.is_file() else "does not exist"
         fault = f"contains no data set in the VOC layout ({found})" if root.is_dir() else fault
         found = ", ".join(map(str, near[:5]))
         ways = f"put the images that the annotations describe below it, {FORMATS}" if xml and not images else WAYS
         ways = f"pass --voc-data-dir={shlex.quote(near[0].as_posix())}, found {found}" if near else ways
-        raise DataError(f"{root} {fault}: {ways}")
+        return f"{root} {fault}: {ways}"
 
     def _choose(self):
         """Return the files that are annotations and images, without copies and masks.
