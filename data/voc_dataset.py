@@ -273,7 +273,7 @@ def _open_image(path, file=None):
         empty = Path(path).is_file() and Path(path).stat().st_size == 0
         reason = "the file is empty" if empty else getattr(error, "strerror", None) or str(error) or repr(error)
         if isinstance(error, UnidentifiedImageError) and not empty:
-            reason = f"it is none of {', '.join(IMAGE_FORMATS)}"
+            reason = f"it is none of {', '.join(IMAGE_FORMATS)}, or its bands or bits are unusual: save it as RGB"
         reason = " ".join(reason.replace(f" {str(path)!r}", "").split())
         raise DataError(f"{path} is not a readable image: {reason}") from None
 
