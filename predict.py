@@ -79,7 +79,7 @@ def read_split(config, checkpoint, classes):
     try:
         (dataset,) = data.build(options.data, options, [config.split], classes)
     except DataError as error:
-        raise DataError(f"{error}\nof images without annotations, name the files or their folder instead") from None
+        raise DataError(f"{error}\nwithout annotations, name the images or their folder instead of --split") from None
     n_image = min(len(dataset), config.limit or len(dataset))
     print(f"{dataset.root}, split {dataset.split}: {counted(n_image, 'image')}", *dataset.notes, sep="\n")
     return dataset

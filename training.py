@@ -84,9 +84,8 @@ def fit(config, folder, trainer, build_kwargs, train_set, eval_set, evaluation=N
     finished = step >= n_step and any(r["kind"] == "eval" for r in read_log(folder / "log.jsonl", step, step))
     dist.barrier()  # every process has read the folder
     if finished:
-        print(
-            f"{folder}: already finished at step {step}, nothing is changed; a higher --epoch or --max-steps continues"
-        )
+        more = "a higher --epoch, and --max-steps if given, continues"
+        print(f"{folder}: already finished at step {step}, nothing is changed; {more}")
         return
     logger = build_logger(config, folder, step, device, changed) if dist.rank() == 0 else None
     if logger:

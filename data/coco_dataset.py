@@ -31,7 +31,8 @@ def build(options, splits, classes=(), report=None) -> list["COCODataset"]:
     """Open splits of one or two COCO files: see `data.build`.
 
     A split with "train" in its name, as a word, is `options.coco_images` and `coco_annotations`, any other
-    `coco_eval_images` and `coco_eval_annotations`. Without these, it is drawn from the first, as `val_ratio` says.
+    `coco_eval_images` and `coco_eval_annotations`. Without these, it is drawn from the first, as `val_ratio` says; then
+    only images in the splits are checked, but all objects.
     """
     values = DEFAULTS | {name: getattr(options, name) for name in DEFAULTS if hasattr(options, name)}
     raises, report = report is None, report or ValidationReport()

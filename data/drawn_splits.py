@@ -14,7 +14,7 @@ def ids_below(root: Path, split_ids: dict, every: list[str]) -> dict:
     """Return split -> those of `split_ids` that lie in the folder `root`, without what they start with.
 
     Ids of several folders start with the names of these, which may be others now: they lie in the folder that has most
-    of `every`; of equal ones, in that named as `root`, or in none.
+    of `every`; of equal ones, in `root` itself, in that named as `root`, or in none.
     """
     names, starts = {*every}, Counter()
     for image_id in {image_id for ids in split_ids.values() for image_id in ids}:
@@ -22,7 +22,7 @@ def ids_below(root: Path, split_ids: dict, every: list[str]) -> dict:
             starts[image_id[:i]] += image_id[i:] in names
     most = max(starts.values(), default=0)
     best = [start for start, n in starts.items() if n == most > 0]
-    best = [start for start in best if start in (f"{root.name}/", f"{root}/")] or best
+    best = [""] if "" in best else [start for start in best if start in (f"{root.name}/", f"{root}/")] or best
     if len(best) != 1:
         return {}
     return {s: [i.removeprefix(best[0]) for i in ids if i.startswith(best[0])] for s, ids in split_ids.items()}

@@ -61,8 +61,8 @@ class Layout:
         self.annotations, self.images = self._index(xml), self._index(images)
         self.image_folders = {name.casefold() for files in self.images.values() for of, _ in files for name in of}
         self._find = cache(self._find)  # of as many files of a name as there are videos, it takes a while
-        others = reversed(self._of(UNREAD)[0] + images)
-        self.alike = {self._key(path)[1].casefold(): root / path for path in others}  # of another format or case
+        others = self._of(UNREAD)[0] + images  # of another format or case
+        self.alike = {self._key(path)[1].casefold(): root / path for path in others}
         lists = self._lists(())
         self.others = self._count_others(xml, lists)
         near = roots_near(root)
@@ -154,7 +154,6 @@ class Layout:
         own = found[0][0] if found else folders
         others = {of for of, _ in annotations} - {own}
         near = _nearest([image for image in images if image[0] not in others], own, bool(found))
-        near = near or _nearest(images, own, bool(found))
         shared = self._shared if len(annotations) == len(images) == 1 else tuple
         if found:
             near = near or _nearest(images, shared(own))

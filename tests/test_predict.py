@@ -308,7 +308,7 @@ def test_a_split_of_the_data_set(folder, monkeypatch):
     for image in Path("other/JPEGImages").glob("val*"):
         image.rename(f"other/{image.name}.away")
     with pytest.raises(
-        DataError, match=r"other, split val\nof images without annotations, name the files or their folder"
+        DataError, match=r"other, split val\nwithout annotations, name the images or their folder instead of --split"
     ):
         main(config(split="val", voc_data_dir="other", out="none", invalid_images="skip"))
     for image in Path("other").glob("val*.away"):

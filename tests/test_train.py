@@ -409,7 +409,9 @@ def test_a_finished_run_stays_as_it_is(calm, run, capsys):
     shutil.copytree(calm, run.folder)
     before = {path: path.read_bytes() for path in run.folder.glob("*.*")}
     run(resume="True", lr="0.25")
-    line = "runs/a: already finished at step 12, nothing is changed; a higher --epoch or --max-steps continues"
+    line = (
+        "runs/a: already finished at step 12, nothing is changed; a higher --epoch, and --max-steps if given, continues"
+    )
     assert capsys.readouterr().out.splitlines()[-3] == line
     assert {path: path.read_bytes() for path in run.folder.glob("*.*")} == before
 

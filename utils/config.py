@@ -7,7 +7,6 @@ model; its type and limits say which values are valid. `--help` and docs/options
 import os
 import re
 import shlex
-import subprocess
 import sys
 from typing import Annotated, Any, Literal
 
@@ -291,7 +290,9 @@ def as_words(values: dict[str, Any]) -> str:
 
 def quoted(word: object) -> str:
     """Return a word as a shell takes it; on Windows, where cmd.exe knows no single quotes, in double ones if at all."""
-    return subprocess.list2cmdline([str(word)]) if sys.platform == "win32" else shlex.quote(str(word))
+    if sys.platform == "win32":
+        return f'"{word}"' if re.search(r"[^\w@+=:,./\\~-]", str(word)) else str(word)
+    return shlex.quote(str(word))
 
 
 def counted(number: int, noun: str) -> str:

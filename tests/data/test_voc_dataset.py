@@ -128,6 +128,11 @@ def test_several_folders(tmp_path, monkeypatch):
     unused = "folders without the splits of the others: in/VOC2012, annotations: 2 (not used"
     assert any(note.startswith(unused) for note in test.notes)
     assert not any(note.startswith("folders without") for note in both.notes)
+    for root in ("VOC2007", "in/VOC2012"):
+        write_voc(tmp_path / root, {"d": [thing()]}, "gone")
+        (tmp_path / root / "ImageSets/Main/gone.txt").unlink()
+    unlisted = "annotated images in no split: 2 ("
+    assert any(note.startswith(unlisted) for note in read_splits("VOC2007,in/VOC2012")[0].notes)
     write_voc(tmp_path / "a,b", {"b": [thing()]})
     assert read("a,b").ids == ["b"]
 
@@ -605,7 +610,10 @@ def test_half_a_file_of_another_format_is_found_before_training(tmp_path, suffix
     ("damage", "reason"),
     [
         (lambda data: b"", "the file is empty"),
-        (lambda data: b"no image", "WEBP, or its bands or bits are unusual: save it as RGB"),
+        (
+            lambda data: b"no image",
+            "it is none of JPEG, PNG, BMP, GIF, PPM, TIFF, WEBP, or its bands or bits are unusual",
+        ),
         (lambda data: data[:20], ""),
         (lambda data: data[: len(data) // 2], ""),
         (lambda data: data[:-300], ""),

@@ -1,6 +1,7 @@
 """Where annotations, images and splits are found: layouts that people have, in small."""
 
 import unicodedata
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 from voc_files import message, read, thing, write_voc
 
 from data import build
+from data.drawn_splits import ids_below
 from data.validate import IMAGE_SUFFIXES, KINDS, ValidationReport
 from data.voc_dataset import read_splits
 from data.voc_layout import Layout
@@ -87,6 +89,10 @@ LAYOUTS = {  # files, ids of the splits train and val
     ),
     "no Main": (pairs(ABCD) | lists("ImageSets/", train="a\nb", val="c\nd"), TWO),
     "lists in the root": (pairs(ABCD) | lists("", train="a\nb", val="c\nd", notes="x"), TWO),
+    "lists in several places": (
+        pairs(ABCD) | USUAL | lists("", train="d", val="a") | lists("ImageSets/", train="c", val="b"),
+        TWO,
+    ),
     "lower case": (
         pairs(ABCD, "annotations/{}.xml", "images/{}.png") | lists("imagesets/main/", train="a\nb", val="c\nd"),
         TWO,
@@ -341,6 +347,11 @@ def test_other_names_of_a_split_that_was_drawn(tmp_path):
     two = {"val": ["10"], "test": ["11"], "train": [*map(str, range(12, 40))]}
     assert len(read(tmp_path, "valid", split_ids=two)) == 30  # either
     assert len(read(tmp_path, "x", split_ids=drawn | {"y": ["10"]})) == 30
+
+
+def test_others_of_the_drawn_names_came_above_their_folder():
+    drawn = {"val": ["cam1/1", "cam1/2"]}
+    assert ids_below(Path("x"), drawn, ["1", "2", "cam1/1", "cam1/2"]) == drawn
 
 
 def test_a_split_of_a_list_has_no_other_name(tmp_path):

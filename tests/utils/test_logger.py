@@ -486,6 +486,7 @@ def test_visdom_shows_the_run_and_may_come_and_go(tmp_path, patient, capfd, monk
     }  # fmt: skip
     assert windows["average precision"]["title"] == "average precision on val"
     assert windows["losses"]["content"]["layout"]["yaxis"]["type"] == "log"
+    assert windows["losses"]["content"]["layout"]["title"] == {"text": "losses", "x": 0}
     assert "<td>lr<td>0.001" in windows["options"]["content"]
     assert "&lt;b&gt;" in windows["options"]["content"]
     assert windows["evaluation"]["title"] == "evaluation, step 160"

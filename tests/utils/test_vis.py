@@ -10,7 +10,16 @@ from PIL import Image, ImageDraw
 from skimage.color import deltaE_ciede2000, rgb2lab
 
 from utils import vis
-from utils.vis import class_color, comparison, contact_sheet, draw_bbox, plot_recall, sheet_columns, shrink
+from utils.vis import (
+    class_color,
+    comparison,
+    contact_sheet,
+    draw_bbox,
+    plot_recall,
+    save_picture,
+    sheet_columns,
+    shrink,
+)
 
 GREY = np.full((120, 200, 3), 128, np.uint8)
 CORNERS = np.array([[-5, -9, 30, 40], [0, 170, 30, 200], [100, 0, 120, 30], [90, 160, 140, 230]], np.float32)
@@ -394,6 +403,13 @@ def test_the_suffix_is_the_format(tmp_path, suffix, start):
     path = tmp_path / f"recall{suffix}"
     plot_recall(np.ones((1, 1)), [50], [0.5], path)
     assert path.read_bytes().startswith(start)
+
+
+@pytest.mark.parametrize(("suffix", "kind"), [("", "PNG"), (".PNG", "PNG"), (".JPG", "JPEG")])
+def test_the_suffix_is_the_format_of_a_picture(tmp_path, suffix, kind):
+    save_picture(tmp_path / f"a{suffix}", np.full((4, 6, 3), 200, np.uint8))
+    with Image.open(tmp_path / f"a{suffix}") as img:
+        assert (img.format, img.size, img.getpixel((5, 3))) == (kind, (6, 4), (200, 200, 200))
 
 
 @pytest.mark.parametrize(("low", "labels"), [(0.2, ["0.2", "0.5", "1", "2"]), (1e-10, ["1e-10", "1e-08", "1e-06"])])
