@@ -80,12 +80,13 @@ def fit(config, folder, trainer, build_kwargs, train_set, eval_set, evaluation=N
     run["file_sizes"] = {s.split: sorted({os.path.getsize(path) for path in getattr(s, "paths", ())}) for s in splits}
     step = ckpt.resume_training(folder / "last.pth", trainer.model, trainer.optimizer, run) if config.resume else 0
     epoch_steps = steps_per_epoch(config, len(train_set))
-    n_step = min(config.epoch * epoch_steps, config.max_steps or math.inf)
+    limits = {"--epoch": config.epoch * epoch_steps, "--max-steps": config.max_steps or math.inf}
+    n_step = min(limits.values())
     finished = step >= n_step and any(r["kind"] == "eval" for r in read_log(folder / "log.jsonl", step, step))
     dist.barrier()  # every process has read the folder
     if finished:
-        more = "a higher --epoch, and --max-steps if given, continues"
-        print(f"{folder}: already finished at step {step}, nothing is changed; {more}")
+        names = " and ".join(name for name, limit in limits.items() if limit == n_step)
+        print(f"{folder}: already finished at step {step}, nothing is changed; a higher {names} continues")
         return
     logger = build_logger(config, folder, step, device, changed) if dist.rank() == 0 else None
     if logger:

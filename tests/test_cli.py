@@ -174,7 +174,7 @@ def test_help_lists_every_option(script):
 @pytest.mark.parametrize(
     ("name", "words", "message"),
     [
-        ("train.py", ["--lrr=1"], "there is no option --lrr: did you mean --lr?"),
+        ("train.py", ["--lrr=1"], "there is no option --lrr: did you mean --lr (learning rate)? --help"),
         ("train.py", ["--", "--env=b"], "delete --: what follows it would be ignored"),
         ("train.py", ["x"], "'x' is not an option: write --name=value"),
         ("train.py", ["--data=voc"], "datasets/VOCdevkit/VOC2007 .*--voc-data-dir.*--download.*--data=shapes"),

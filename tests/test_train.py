@@ -408,12 +408,15 @@ def test_a_file_of_class_names_may_move(place, run):
 def test_a_finished_run_stays_as_it_is(calm, run, capsys):
     shutil.copytree(calm, run.folder)
     before = {path: path.read_bytes() for path in run.folder.glob("*.*")}
-    run(resume="True", lr="0.25")
-    line = (
-        "runs/a: already finished at step 12, nothing is changed; a higher --epoch, and --max-steps if given, continues"
-    )
-    assert capsys.readouterr().out.splitlines()[-3] == line
-    assert {path: path.read_bytes() for path in run.folder.glob("*.*")} == before
+    for options, names in (
+        ({"lr": "0.25"}, "--epoch"),
+        ({"epoch": "9", "max_steps": "12"}, "--max-steps"),
+        ({"max_steps": "12"}, "--epoch and --max-steps"),
+    ):
+        run(resume="True", **options)
+        line = f"runs/a: already finished at step 12, nothing is changed; a higher {names} continues"
+        assert capsys.readouterr().out.splitlines()[-3] == line
+        assert {path: path.read_bytes() for path in run.folder.glob("*.*")} == before
 
 
 def test_what_a_resumed_run_changes_is_listed_logged_and_stored(calm, run, capsys):

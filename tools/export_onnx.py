@@ -44,7 +44,7 @@ OUTPUTS = ["bbox", "label", "score"]
 class ExportConfig(Config):
     """python -m tools.export_onnx [IMAGE ...]: Export a detector to ONNX; compare it with torch on images.
 
-    example: python -m tools.export_onnx photo.jpg --load-path=runs/mine/last.pth --out=runs/mine/detector.onnx
+    example: python -m tools.export_onnx photo.jpg --load-path=runs/mine/last.pth --out=runs/mine.onnx
     """
 
     load_path: PathText = option(..., "Run", f"required; {DETECTOR}")

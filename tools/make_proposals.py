@@ -26,7 +26,7 @@ WIDTH = 500  # pixels to which selective search resizes an image (R-CNN, arXiv 1
 class ProposalsConfig(WorkerConfig, DatasetConfig):
     """python -m tools.make_proposals: Compute proposals of images by selective search or edge boxes.
 
-    example: python -m tools.make_proposals --voc-data-dir=MYDATA --splits=train,val --out=runs/selective_search.npz
+    example: python -m tools.make_proposals --voc-data-dir=MYDATA --splits=train,val --out=runs/search.npz
     """
 
     method: Literal["selective-search", "edge-boxes"] = option("selective-search", "Proposals", "as the names say")

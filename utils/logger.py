@@ -155,7 +155,7 @@ def _plot_panel(axes, name: str, records: list[dict]) -> None:
         if panel.smooth and len(step):
             axes.plot(step, value, color=color, alpha=0.18, linewidth=0.6)
             value = smooth(value)
-        last = f"{value[-1]:.4g} " if len(step) else ""
+        last = f"{value[-1]:.4g} ".replace("nan", "n/a") if len(step) else ""
         handles += axes.plot(step, value, color=color, lw=4 if label == "mAP" else 1.8, label=last + label, **look)
     if panel.log and any(np.any(line.get_ydata() > 0) for line in handles):
         set_log_scale(axes, "y")
@@ -265,7 +265,8 @@ class Logger:
     def __init__(self, folder: Path, options: Mapping, visdom_port: int | None = None, tensorboard=False, start_step=0):
         self.folder, self.path, self._openers = Path(folder), Path(folder) / "log.jsonl", {}
         if visdom_port is not None:
-            name = f"Visdom on localhost:{visdom_port}", "To start a server: make dashboard"
+            hint = "To start a server: make dashboard, or python -m visdom.server -bind_local"
+            name = f"Visdom on localhost:{visdom_port}", hint
             self._openers[name] = lambda: VisdomWriter(visdom_port, self.folder.name, options)
         if tensorboard:
             name = "TensorBoard", "To install it: pip install tensorboard"

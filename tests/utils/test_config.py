@@ -149,11 +149,13 @@ def test_every_share_lies_between_0_and_1():
         ("split", "train-split"),
         ("max_iter", "max-steps"),
         ("output_dir", "env"),
+        ("num_classes", "classes"),
     ],
 )
 def test_an_unknown_option_names_the_nearest(name, near):
     text = refusal(TrainConfig, {"lr": "x", name: "1"})
-    assert text == f"there is no option --{dashed(name)}: did you mean --{near}? --help lists all"
+    about = TrainConfig.model_fields[near.replace("-", "_")].description
+    assert text == f"there is no option --{dashed(name)}: did you mean --{near} ({about})? --help lists all"
 
 
 def test_an_option_that_is_near_to_nothing_and_one_of_another_command_are_refused_too():
@@ -168,7 +170,7 @@ def test_equal_limits_do_not_contradict_each_other():
 
 
 def test_a_threshold_is_that_of_scores():
-    assert "did you mean --score-thresh?" in refusal(PredictConfig, {"thresh": "0.5"})
+    assert "did you mean --score-thresh (" in refusal(PredictConfig, {"thresh": "0.5"})
 
 
 def test_a_value_that_lacks_its_second_half_is_not_missing():

@@ -181,7 +181,7 @@ def test_every_figure_has_a_line_and_a_name(tmp_path):
     np.testing.assert_allclose(strong.get_ydata(), smooth(raw.get_ydata()))
     np.testing.assert_array_equal(raw.get_xdata(), 40 * np.arange(1, 41))
     axes = drawn["average precision on val"]
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["0.3 mAP", "0.6 $1_$5", "nan dog"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["0.3 mAP", "0.6 $1_$5", "n/a dog"]
     np.testing.assert_allclose(axes.lines[0].get_ydata(), [0.1, 0.2, 0.3])
     np.testing.assert_allclose(axes.lines[1].get_ydata(), [0.2, 0.4, 0.6])
 
@@ -451,7 +451,8 @@ def test_visdom_shows_the_run_and_may_come_and_go(tmp_path, patient, capfd, monk
     logger.train(40, 0, TRAINED)
     out, err = capfd.readouterr()
     assert out.startswith(f"Visdom on localhost:{port} failed (ConnectionError: ")
-    assert out.endswith("; training continues. To start a server: make dashboard\n")
+    hint = "To start a server: make dashboard, or python -m visdom.server -bind_local\n"
+    assert out.endswith(f"; training continues. {hint}")
     assert (out.count("\n"), err) == (1, "")
     server = start_server(folder, port)
     try:
