@@ -38,7 +38,7 @@ notebook-outputs: $(VENV)/test.done
 
 # the first line downloads the scripts of the page, once; without internet the server runs all the same
 dashboard: $(VENV)/run.done
-	@$(BIN)/python -c "import signal; signal.alarm(60); from visdom.server.build import download_scripts; \
+	@$(BIN)/python -c "import signal; signal.alarm(300); from visdom.server.build import download_scripts; \
 		download_scripts()" 2>/dev/null \
 		|| echo "The scripts of the page cannot be downloaded, so it stays blank: run make dashboard once with internet," \
 		"or look at runs/ENV/curves.png and runs/ENV/pictures/, or train with --tensorboard."

@@ -85,7 +85,7 @@ def fit(config, folder, trainer, build_kwargs, train_set, eval_set, evaluation=N
     finished = step >= n_step and any(r["kind"] == "eval" for r in read_log(folder / "log.jsonl", step, step))
     dist.barrier()  # every process has read the folder
     if finished:
-        names = " and ".join(name for name, limit in limits.items() if limit == n_step)
+        names = " and ".join(name for name, limit in limits.items() if limit <= step)
         print(f"{folder}: already finished at step {step}, nothing is changed; a higher {names} continues")
         return
     logger = build_logger(config, folder, step, device, changed) if dist.rank() == 0 else None

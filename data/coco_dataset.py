@@ -224,6 +224,7 @@ class _File:
         return [file for file, own in self._alike(path).items() if own[0] == parts[0] and self._fits(own, parts)]
 
     def _shortened(self, path):
+        """Yield the paths below `root` without the first folders of `path`, up to one whose name a folder has."""
         for i, folder in enumerate(path.parts[:-1]):
             if _folded(folder) in self.folders:
                 return

@@ -14,7 +14,7 @@ def ids_below(root: Path, split_ids: dict, every: list[str]) -> dict:
     """Return split -> those of `split_ids` that lie in the folder `root`, without what they start with.
 
     Ids of several folders start with the names of these, which may be others now: they lie in the folder that has most
-    of `every`; of equal ones, in `root` itself, in that named as `root`, or in none.
+    of `every`; of equal ones, in `root` itself, else in that named as `root`, else in none.
     """
     names, starts = {*every}, Counter()
     for image_id in {image_id for ids in split_ids.values() for image_id in ids}:

@@ -25,8 +25,8 @@ STORED = "pixels as stored (EXIF is not applied), otherwise rotate the images: m
 KINDS = {  # kind -> what it is, what to do or what was done; recorded as an error or as a note
     "split": (
         "unusable splits",
-        "write a list of image ids for each, or name another; where no list or folder says what they are, they "
-        "are drawn, as from --voc-data-dir=MYDATA/train, if that holds images and annotations",
+        "write a list of image ids for each, or name another; or name a folder without lists, such as "
+        "--voc-data-dir=MYDATA/train, if it holds images and annotations: splits are drawn from it",
     ),
     "empty": ("splits without a usable image", "name another, or leave out --invalid-images=skip to see what is wrong"),
     "duplicate_id": (

@@ -59,8 +59,9 @@ class Layout:
         xml, images = self._choose()
         self.containers = CONTAINERS | more_containers(xml, images)
         self.annotations, self.images = self._index(xml), self._index(images)
-        self.image_folders = {name.casefold() for files in self.images.values() for of, _ in files for name in of}
-        self._find = cache(self._find)  # of as many files of a name as there are videos, it takes a while
+        annotators = folder_names(self.annotations)  # if no image lies in a folder of these names
+        self.annotators = annotators if annotators.isdisjoint(folder_names(self.images)) else set()
+        self._find = cache(self._find)  # it compares all files of a name, of which videos have many
         others = self._of(UNREAD)[0] + images  # of another format or case
         self.alike = {self._key(path)[1].casefold(): root / path for path in others}
         lists = self._lists(())
@@ -146,7 +147,7 @@ class Layout:
     def _find(self, image_id):
         """Return annotations and images of an id: those in its folders; else those in more; else one of them in fewer.
 
-        visible/a is annotated by a.xml, unless an image a lies beside it; cam1/a by ben/a.xml, if there is no other a.
+        visible/a is annotated by a.xml, unless an image a lies beside it; cam1/a by ben/a.xml, if these are the only a.
         """
         folders, stem = self._key(image_id)
         annotations, images = self.annotations.get(stem, ()), self.images.get(stem, ())
@@ -154,17 +155,18 @@ class Layout:
         own = found[0][0] if found else folders
         others = {of for of, _ in annotations} - {own}
         near = _nearest([image for image in images if image[0] not in others], own, bool(found))
-        shared = self._shared if len(annotations) == len(images) == 1 else tuple
+        only = len(annotations) == len(images) == 1
         if found:
-            near = near or _nearest(images, shared(own))
+            near = near or (_nearest(images, self._shared(own)) if only else [])
         else:
             beside = {of for of, _ in images}
-            found = [file for file in annotations if file[0] not in beside and {*folders}.issuperset(shared(file[0]))]
+            above = [(self._shared(of) if only else of, path) for of, path in annotations if of not in beside]
+            found = [(of, path) for of, path in above if {*folders}.issuperset(of)]
         return [path for _, path in found], [path for _, path in near]
 
     def _shared(self, folders):
-        """Return those of the folders of an annotation that hold images as well, or name a split."""
-        return tuple(name for name in folders if name.casefold() in self.image_folders or named_splits(name))
+        """Return the folders of an annotation without those of annotators."""
+        return tuple(name for name in folders if name.casefold() not in self.annotators)
 
     def locate(self, image_id: str, report: ValidationReport, skip: bool = False) -> list[Path | None]:
         """Return annotation and image of an id, None for what is missing or ambiguous, which is reported.
@@ -290,6 +292,12 @@ class Layout:
                 elif image_id and first.setdefault((path, image_id), number) != number:
                     report.error("duplicate_id", f"{path} lines {first[path, image_id]} and {number}: {image_id}")
         return list(dict.fromkeys(image_id for _, image_id in first))
+
+
+def folder_names(index: dict) -> set[str]:
+    """Return the names, in one case, of the folders of an index that do not name a split."""
+    names = {name for files in index.values() for folders, _ in files for name in folders}
+    return {name.casefold() for name in names if not named_splits(name)}
 
 
 def visible_files(root: Path) -> list[Path]:

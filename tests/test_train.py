@@ -411,7 +411,7 @@ def test_a_finished_run_stays_as_it_is(calm, run, capsys):
     for options, names in (
         ({"lr": "0.25"}, "--epoch"),
         ({"epoch": "9", "max_steps": "12"}, "--max-steps"),
-        ({"max_steps": "12"}, "--epoch and --max-steps"),
+        ({"max_steps": "10"}, "--epoch and --max-steps"),
     ):
         run(resume="True", **options)
         line = f"runs/a: already finished at step 12, nothing is changed; a higher {names} continues"

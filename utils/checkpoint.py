@@ -312,15 +312,16 @@ def count_seen(dataset, checkpoint: dict) -> int:
     n_bytes = checkpoint.get("file_sizes", {}).get(trained.get("train_split"), ())
     coco, here = trained.get("data") == "coco", Path(dataset.root).resolve()
     root = Path(trained.get("coco_images" if coco else "voc_data_dir", "")).resolve()
-    if coco and not n_bytes and Path(trained.get("coco_eval_images") or root).resolve() == here != root:
-        return 0  # its images to evaluate on, where files may have the same names
-    n_seen = 0
+    # its images to evaluate on, where others may have the same names, and some of these the same sizes
+    others = coco and Path(trained.get("coco_eval_images") or root).resolve() == here != root
+    n_seen = n_alike = 0
     for image_id, path in zip(dataset.ids, getattr(dataset, "paths", None) or dataset.ids, strict=True):
         parts = f"{here.name}/{image_id}".split("/")
         alike = not ids.isdisjoint("/".join(parts[i:]) for i in range(len(parts)))
         same = here == root and image_id in ids
         n_seen += same or (alike and (not n_bytes or path == image_id or os.path.getsize(path) in n_bytes))
-    return n_seen
+        n_alike += alike
+    return 0 if others and (not n_bytes or 2 * n_seen <= n_alike) else n_seen
 
 
 def rng_state() -> dict:

@@ -549,6 +549,26 @@ FAULTS = {  # files, splits, kind of error, words
         "no_annotation",
         "JPEGImages/cam2/a.jpg",
     ),
+    "annotations of two": (
+        pairs("a", "Annotations/anna/{}.xml", "JPEGImages/cam1/{}.jpg")
+        | {"Annotations/ben/a.xml": thing(A), "JPEGImages/cam2/b.jpg": ""}
+        | lists(train="cam1/a"),
+        "train",
+        "no_annotation",
+        "JPEGImages/cam1/a.jpg",
+    ),
+    "images of one of two videos": (
+        pairs(["v1/1", "v1/3"]) | {"JPEGImages/v1/2.jpg": "", "Annotations/v2/2.xml": thing(A)},
+        "train",
+        "no_image",
+        "Annotations/v2/2.xml, only ",
+    ),
+    "image of an annotation above": (
+        pairs("a") | {"Annotations/cam1/a.xml": thing(A)} | pairs(["cam2/b"]) | lists(train="cam1/a\ncam2/b"),
+        "train",
+        "no_image",
+        "Annotations/cam1/a.xml",
+    ),
     "annotation in a folder of images": (
         {"Annotations/Cam1/a.xml": thing(A), "JPEGImages/cam1/b.jpg": "", "JPEGImages/cam2/a.jpg": ""}
         | lists(train="cam2/a"),
