@@ -147,7 +147,7 @@ class Layout:
     def _find(self, image_id):
         """Return annotations and images of an id: those in its folders; else those in more; else one of them in fewer.
 
-        visible/a is annotated by a.xml, unless an image a lies beside it; cam1/a by ben/a.xml, if these are the only a.
+        visible/a is annotated by a.xml, unless an image a lies beside it; cam1/a by ben/a.xml, if there is no other a.
         """
         folders, stem = self._key(image_id)
         annotations, images = self.annotations.get(stem, ()), self.images.get(stem, ())
@@ -155,11 +155,10 @@ class Layout:
         own = found[0][0] if found else folders
         others = {of for of, _ in annotations} - {own}
         near = _nearest([image for image in images if image[0] not in others], own, bool(found))
-        only = len(annotations) == len(images) == 1
-        if found:
-            near = near or (_nearest(images, self._shared(own)) if only else [])
-        else:
-            beside = {of for of, _ in images}
+        if found and len(images) == 1:
+            near = near or _nearest(images, self._shared(own))
+        elif not found:
+            beside, only = {of for of, _ in images}, len(annotations) == len(images) == 1
             above = [(self._shared(of) if only else of, path) for of, path in annotations if of not in beside]
             found = [(of, path) for of, path in above if {*folders}.issuperset(of)]
         return [path for _, path in found], [path for _, path in near]

@@ -117,6 +117,14 @@ LAYOUTS = {  # files, ids of the splits train and val
         | lists(train="rgb/a\nir/b.png\n", val="rgb/train/c\nir/d"),
         {"train": ["rgb/a", "ir/b"], "val": ["rgb/train/c", "ir/d"]},
     ),
+    "DIOR": (
+        pairs("ab", "Annotations/Horizontal Bounding Boxes/{}.xml", "JPEGImages-trainval/{}.jpg")
+        | pairs("cd", "Annotations/Horizontal Bounding Boxes/{}.xml", "JPEGImages-test/{}.jpg")
+        | {f"Annotations/Oriented Bounding Boxes/{i}.xml": "" for i in ABCD}
+        | lists(train="Horizontal Bounding Boxes/a\nHorizontal Bounding Boxes/b", val="Horizontal Bounding Boxes/c")
+        | lists(test="Horizontal Bounding Boxes/d"),
+        {"train": [f"Horizontal Bounding Boxes/{i}" for i in "ab"], "val": ["Horizontal Bounding Boxes/c"]},
+    ),
     "in a folder": (pairs(ABCD, "photos/{}.xml", "photos/{}.tif"), DRAWN),
     "hidden files": (pairs(ABCD) | {"JPEGImages/._a.jpg": "", "Annotations/._a.xml": "", ".git/x.xml": ""}, DRAWN),
     "Roboflow": (pairs(["train/a", "train/b", "valid/c", "valid/d", "test/e"], "{}.xml", "{}.jpg"), TWO),
