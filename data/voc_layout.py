@@ -155,9 +155,9 @@ class Layout:
         own = found[0][0] if found else folders
         others = {of for of, _ in annotations} - {own}
         near = _nearest([image for image in images if image[0] not in others], own, bool(found))
-        if found and len(images) == 1:
+        if found:
             near = near or _nearest(images, self._shared(own))
-        elif not found:
+        else:
             beside, only = {of for of, _ in images}, len(annotations) == len(images) == 1
             above = [(self._shared(of) if only else of, path) for of, path in annotations if of not in beside]
             found = [(of, path) for of, path in above if {*folders}.issuperset(of)]
