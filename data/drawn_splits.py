@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,13 @@ def ids_below(root: Path, split_ids: dict, every: list[str]) -> dict:
 
 
 def drawn_earlier(
-    root: Path, splits: Sequence[str], options: dict, every: list[str], find, report: ValidationReport, where: str = ""
+    root: Path,
+    splits: Sequence[str],
+    options: dict,
+    every: list[str],
+    find: Callable[[str], list[Path]],
+    report: ValidationReport,
+    where: str = "",
 ) -> dict[str, list[str]]:
     """Return split -> ids that were drawn earlier, of those of `splits` that were drawn from these data.
 

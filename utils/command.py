@@ -22,15 +22,14 @@ SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if 
 SYNONYMS = {"learning_rate": "lr", "weights": "load_path", "checkpoint": "load_path", "batch": "batch_size"}
 SYNONYMS |= {"thresh": "score_thresh", "threshold": "score_thresh", "conf": "score_thresh", "iou": "nms_thresh"}
 SYNONYMS |= {"split": "train_split", "splits": "train_split", "data_path": "voc_data_dir", "data_dir": "voc_data_dir"}
+SYNONYMS |= {"name": "env", "run_name": "env", "output_dir": "out env", "output": "out env", "out": "env"}
 SYNONYMS |= {
     "dataset": "voc_data_dir",
-    "name": "env",
-    "run_name": "env",
-    "output_dir": "out env",
-    "output": "out env",
-    "out": "env",
+    "max_iter": "max_steps",
+    "lr_steps": "lr_decay_step",
+    "imgsz": "min_size",
+    "gpu": "device",
 }
-SYNONYMS |= {"max_iter": "max_steps", "lr_steps": "lr_decay_step", "imgsz": "min_size", "gpu": "device"}
 Values = dict[str, Any]
 Defaults = Callable[[str, str], Values] | None
 
@@ -54,8 +53,8 @@ def parse_options(
     for name, text in texts.items():
         if name not in fields:
             near = [*SYNONYMS.get(name, "").split(), *difflib.get_close_matches(name, fields, 1, cutoff=0.72)]
-            near = [f"did you mean --{dashed(n)} ({fields[n].description})? " for n in near if n in fields]
-            hint = "".join(near[:1])
+            near = (f"did you mean --{dashed(n)} ({fields[n].description})? " for n in near if n in fields)
+            hint = next(near, "")
             raise OptionError(f"there is no option --{dashed(name)}: {hint}--help lists all")
         field, kinds = fields[name], typing.get_args(fields[name].annotation)
         filled = field.annotation is str or PathText in kinds or "own" in field.json_schema_extra  # others may be empty

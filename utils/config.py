@@ -290,9 +290,10 @@ def as_words(values: dict[str, Any]) -> str:
 
 def quoted(word: object) -> str:
     """Return a word as a shell takes it; on Windows, where cmd.exe knows no single quotes, in double ones if at all."""
-    if sys.platform == "win32":
-        return '"{}"'.format(str(word).replace('"', r"\"")) if re.search(r"[^\w@+=:,./\\~-]", str(word)) else str(word)
-    return shlex.quote(str(word))
+    word = str(word)
+    if sys.platform != "win32":
+        return shlex.quote(word)
+    return word if re.fullmatch(r"[\w@+=:,./\\~-]+", word) else '"{}"'.format(word.replace('"', r"\""))
 
 
 def counted(number: int, noun: str) -> str:
